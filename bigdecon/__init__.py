@@ -1,0 +1,1 @@
+"""Self-supervised deconvolution of fluorescence volumes of any size."""

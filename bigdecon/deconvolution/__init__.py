@@ -1,0 +1,1 @@
+"""Deconvolution: the block engine and the methods that run on it."""

@@ -1,0 +1,1 @@
+"""Distributed: the Dask cluster, regions in flight, and progress."""

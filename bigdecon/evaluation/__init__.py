@@ -1,0 +1,1 @@
+"""Evaluation: scores against a truth, and pictures."""

@@ -1,0 +1,1 @@
+"""Input and output: OME-Zarr and TIFF, provenance."""

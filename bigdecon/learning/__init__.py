@@ -1,0 +1,1 @@
+"""Learning: the network, its losses, patches, and training (no dask, zarr or click)."""

@@ -1,0 +1,1 @@
+"""Optics: point spread functions, blurring, and simulated specimens (no dask, zarr or click)."""

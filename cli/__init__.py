@@ -1,0 +1,1 @@
+"""The bigdecon command line: thin click commands over the library."""
