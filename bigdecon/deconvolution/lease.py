@@ -1,0 +1,262 @@
+"""Lease: keeps two processes from writing one output at the same time.
+
+A lock of the file system would be forgotten or ignored on NFS, Lustre and object stores. The lease is
+a small file that its holder renews; nobody waits for it, a second writer is refused. A lease counts as
+abandoned, and the next writer takes it over, when
+
+- its holder ran on this machine and is dead: at once, so that a killed command can be repeated;
+- it has not been renewed for a minute: the other machine, or its network, is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from uuid import uuid4
+
+from bigdecon.deconvolution.durable import TEMPORARY, write_durably
+from bigdecon.errors import OutputError
+
+__all__ = ["Holder", "Lease"]
+
+NAME = "lease.json"
+VERSION = 1
+SETTLE_SECONDS = 0.25
+"""How long a taker-over waits before it looks whether another one came after it."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who writes.
+
+    Attributes
+    ----------
+    id : random, one a lease
+    host : name of the machine
+    machine : identifies boot and process namespace: where it is equal, `pid` means the same process
+    pid : process number
+    started : when that process began, in the kernel's ticks; "" where unknown
+    renewed : seconds since 1970 by the holder's clock
+    version : of the format
+    """
+
+    id: str
+    host: str
+    machine: str
+    pid: int
+    started: str
+    renewed: float
+    version: int = VERSION
+
+    @classmethod
+    def here(cls) -> Holder:
+        """Describe this process."""
+        pid = os.getpid()
+        return cls(uuid4().hex, socket.gethostname(), _machine(), pid, _process_start(pid) or "", time.time())
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process is known to have ended; False for processes of other machines."""
+        if self.machine != _machine():
+            return False
+        started = _process_start(self.pid)
+        return started is None or (bool(started) and bool(self.started) and started != self.started)
+
+
+class Lease:
+    """The right to write one output, held between `with` and its end.
+
+    Parameters
+    ----------
+    folder : folder of the output's bookkeeping; made where missing
+    renew_seconds : time between two signs of life
+    expire_seconds : silence after which another process may take over
+    """
+
+    def __init__(self, folder: Path, *, renew_seconds: float = 10.0, expire_seconds: float = 60.0) -> None:
+        self._path = Path(folder) / NAME
+        self._renew_seconds = renew_seconds
+        self._expire_seconds = expire_seconds
+        self._holder = Holder.here()
+        self._lost: Holder | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Lease:
+        """Take the lease.
+
+        Raises
+        ------
+        OutputError
+            if another process holds it, or the folder is not writable
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._acquire()
+        except OSError as error:
+            raise OutputError(
+                f"the folder {self._path.parent} cannot be written ({error.strerror or error}); "
+                "choose another output with --output."
+            ) from error
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the lease back, unless another process took it over."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        try:
+            holder = _read(self._path)
+            if holder is not None and holder.id == self._holder.id:
+                self._path.unlink(missing_ok=True)
+        except OSError:
+            pass  # the folder went away, and the lease with it
+
+    def check(self) -> None:
+        """Make sure that the lease is still ours; cheap, to be called before each region is entered.
+
+        Raises
+        ------
+        OutputError
+            if another process took over after we had been silent for too long
+        """
+        if self._lost is not None:
+            raise OutputError(
+                f"process {self._lost.pid} on {self._lost.host} took over {self._path.parent} while this one "
+                "was asleep; let that one finish."
+            )
+
+    def _acquire(self) -> None:
+        """Create the file if it is not there; else refuse, or replace an abandoned one."""
+        if self._create():
+            return
+        holder = self._present()
+        if holder is not None and not holder.is_dead:
+            silent = _age_seconds(self._path)
+            if silent is not None and silent < self._expire_seconds:
+                raise self._refusal(holder, silent)
+        self._renew()
+        time.sleep(SETTLE_SECONDS)
+        winner = _read(self._path)
+        if winner is None or winner.id != self._holder.id:
+            raise self._refusal(winner or self._holder, 0.0)
+
+    def _create(self) -> bool:
+        """Make the file if it does not exist; the file server decides between two that try at once."""
+        try:
+            handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return False
+        with open(handle, "wb") as file:
+            file.write(_encode(self._holder))
+        return True
+
+    def _present(self) -> Holder | None:
+        """Read the other's lease; it may be empty for the moment between its creation and its writing."""
+        for _ in range(10):
+            holder = _read(self._path)
+            if holder is not None or not self._path.exists():
+                return holder
+            time.sleep(0.1)
+        return None
+
+    def _renew(self) -> None:
+        write_durably(self._path, _encode(self._holder))
+
+    def _keep_renewing(self) -> None:
+        while not self._stop.wait(self._renew_seconds):
+            try:
+                holder = _read(self._path)
+                if holder is not None and holder.id != self._holder.id:
+                    self._lost = holder
+                    return
+                self._renew()
+            except OSError:
+                pass  # a file system that hangs for a while: the next sign of life may get through
+
+    def _refusal(self, holder: Holder, silent: float) -> OutputError:
+        return OutputError(
+            f"another bigdecon (process {holder.pid} on {holder.host}, last seen {silent:.0f} s ago) "
+            f"is writing to {self._path.parent}; wait until it has finished, or stop it first."
+        )
+
+
+def _encode(holder: Holder) -> bytes:
+    values = asdict(holder)
+    values["renewed"] = time.time()
+    return json.dumps(values).encode()
+
+
+def _read(path: Path) -> Holder | None:
+    """Read a lease; None if it is missing or damaged."""
+    try:
+        values = json.loads(path.read_bytes())
+        return Holder(
+            id=str(values["id"]),
+            host=str(values["host"]),
+            machine=str(values["machine"]),
+            pid=int(values["pid"]),
+            started=str(values["started"]),
+            renewed=float(values["renewed"]),
+            version=int(values["version"]),
+        )
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _age_seconds(path: Path) -> float | None:
+    """Give the time since a lease was renewed, by the file server's clock alone; None if it is gone.
+
+    The clocks of two machines may differ by more than a minute. A probe written now beside the lease
+    gets its time from the same server as the lease did.
+    """
+    probe = path.with_name(f"{TEMPORARY}{uuid4().hex}")
+    try:
+        probe.write_bytes(b"now")
+        return max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
+    except FileNotFoundError:
+        return None
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """Identify boot and process namespace; host names repeat among containers and after a restart."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _process_start(pid: int) -> str | None:
+    """Tell when a process of this machine began; "" if it lives but that is unknown, None if it is dead."""
+    try:
+        # The name in brackets may hold spaces: what follows it is state, parent, ..., start (22nd field).
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
+    except (OSError, IndexError):
+        pass
+    if os.name != "posix":  # where signal 0 would not be a question
+        return ""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except (OSError, ValueError):
+        pass
+    return ""

@@ -1,0 +1,287 @@
+"""Ledger: the record on disk of what has been written.
+
+    ledger/                       one folder for one output
+        lease.json                who is writing now; see lease.py
+        3f/                       256 subfolders, chosen by a hash of the file name
+            l0.t0.c0.0-256.0-512.0-512.json      one immutable object a finished region
+
+A region is entered after its shards are on disk, by writing a temporary file beside the final name
+and renaming it. An entry is therefore whole or absent; entering a region twice (a task that ran
+twice) replaces an object by an equal one. No file is ever appended to or locked, so local disks,
+NFS, Lustre and file views of object stores all serve.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bigdecon.deconvolution.durable import TEMPORARY, write_durably
+from bigdecon.deconvolution.lease import Lease
+from bigdecon.errors import OutputError, WriteError
+from bigdecon.volume import Box
+
+__all__ = ["Extent", "Ignored", "Lease", "Ledger", "LedgerScan", "RegionKey", "RegionRecord"]
+
+FORMAT = "bigdecon-ledger"
+VERSION = 1
+READERS = 8
+
+
+class Extent(NamedTuple):
+    """A box that can be a key: its first voxel, and the one after its last, per spatial axis."""
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+
+    @classmethod
+    def from_box(cls, box: Box) -> Extent:
+        """Take the bounds of slices with explicit start and stop."""
+        return cls(tuple(part.start for part in box), tuple(part.stop for part in box))
+
+    @property
+    def box(self) -> Box:
+        """The same as slices."""
+        return tuple(slice(start, stop) for start, stop in zip(self.start, self.stop, strict=True))
+
+
+class RegionKey(NamedTuple):
+    """Which region of the output: resolution level, time point, channel, and its box in voxels.
+
+    `start` and `stop` have one entry per spatial axis, in the order of the axes.
+    """
+
+    level: int
+    timepoint: int
+    channel: int
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+
+    @classmethod
+    def from_box(cls, box: Box, *, level: int = 0, timepoint: int = 0, channel: int = 0) -> RegionKey:
+        """Name the region that `box` (slices with explicit bounds) cuts from the output."""
+        return cls(level, timepoint, channel, *Extent.from_box(box))
+
+    @property
+    def box(self) -> Box:
+        """The region as slices over the spatial axes."""
+        return Extent(self.start, self.stop).box
+
+    @property
+    def name(self) -> str:
+        """A name for files and tasks, the same in every run: "l0.t0.c0.0-256.0-512.0-512"."""
+        sides = (f"{start}-{stop}" for start, stop in zip(self.start, self.stop, strict=True))
+        return ".".join([f"l{self.level}", f"t{self.timepoint}", f"c{self.channel}", *sides])
+
+
+@dataclass(frozen=True)
+class RegionRecord:
+    """What is known of a region once it is written.
+
+    Attributes
+    ----------
+    digests : BLAKE2b digest (hexadecimal) of the decoded bytes of every written unit (shard)
+    clipped : voxels whose value was cut to fit the output's type
+    minimum : smallest value written, in output units
+    maximum : largest value written, in output units
+    seconds : wall time from the first task of the region to its last
+    """
+
+    digests: Mapping[Extent, str]
+    clipped: int
+    minimum: float
+    maximum: float
+    seconds: float
+
+
+class Ignored(NamedTuple):
+    """A file of the ledger that counts as absent, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class LedgerScan:
+    """All that one look at the ledger found.
+
+    Attributes
+    ----------
+    finished : the record of every finished region
+    ignored : files that are torn or foreign; their regions count as not finished
+    """
+
+    finished: dict[RegionKey, RegionRecord]
+    ignored: tuple[Ignored, ...]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The finished regions of one output.
+
+    Attributes
+    ----------
+    folder : where the entries lie; made when the first region is entered
+    """
+
+    folder: Path
+
+    def mark(self, key: RegionKey, record: RegionRecord) -> None:
+        """Enter a region as finished; call it after the region's last shard is on disk.
+
+        Raises
+        ------
+        WriteError
+            if the entry cannot be written, as on a full disk
+        """
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(path, _encode(key, record))
+        except OSError as error:
+            raise WriteError(
+                f"the ledger entry {path} cannot be written ({error.strerror or error}); "
+                "what was finished is kept: make room or mend the folder, then run the same command again."
+            ) from error
+
+    def finished(self, key: RegionKey) -> bool:
+        """Tell whether a whole entry for the region exists.
+
+        Raises
+        ------
+        OutputError
+            if another version of bigdecon wrote it in a format that this one does not know
+        """
+        return not isinstance(_load(self._path(key)), Ignored)
+
+    def read(self) -> dict[RegionKey, RegionRecord]:
+        """Give the record of every finished region; see `scan` for what was passed over.
+
+        Raises
+        ------
+        OutputError
+            if another version of bigdecon wrote an entry in a format that this one does not know
+        """
+        return self.scan().finished
+
+    def scan(self) -> LedgerScan:
+        """Read every entry, and list the files that could not be used.
+
+        Raises
+        ------
+        OutputError
+            if the folder cannot be listed, or holds a format that this version does not know
+        """
+        # Threads hide the latency of a network file system; on a local disk they cost nothing.
+        with ThreadPoolExecutor(READERS, thread_name_prefix="ledger") as pool:
+            entries = list(chain.from_iterable(pool.map(_load_shelf, self._shelves())))
+        ignored = tuple(entry for entry in entries if isinstance(entry, Ignored))
+        return LedgerScan(dict(entry for entry in entries if not isinstance(entry, Ignored)), ignored)
+
+    def sweep(self) -> int:
+        """Remove temporary files that a killed process left; only for the one that holds the lease.
+
+        Returns
+        -------
+        int
+            how many were removed
+        """
+        stale = [path for shelf in self._shelves() for path in shelf.glob(f"{TEMPORARY}*")]
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)
+
+    def _path(self, key: RegionKey) -> Path:
+        """Spread entries over 256 subfolders: large folders are slow on network file systems."""
+        shelf = blake2b(key.name.encode(), digest_size=1).hexdigest()
+        return self.folder / shelf / f"{key.name}.json"
+
+    def _shelves(self) -> list[Path]:
+        try:
+            with os.scandir(self.folder) as found:
+                return sorted(Path(entry.path) for entry in found if len(entry.name) == 2 and entry.is_dir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise OutputError(
+                f"the ledger {self.folder} cannot be read ({error.strerror or error})."
+            ) from error
+
+
+def _encode(key: RegionKey, record: RegionRecord) -> bytes:
+    text = json.dumps(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "region": key._asdict(),
+            "digests": [[*extent, digest] for extent, digest in record.digests.items()],
+            "clipped": int(record.clipped),
+            "minimum": float(record.minimum),
+            "maximum": float(record.maximum),
+            "seconds": float(record.seconds),
+        },
+        separators=(",", ":"),
+    )
+    return text.encode() + b"\n"
+
+
+def _decode(entry: dict[str, Any]) -> tuple[RegionKey, RegionRecord]:
+    region = entry["region"]
+    key = RegionKey(
+        int(region["level"]),
+        int(region["timepoint"]),
+        int(region["channel"]),
+        tuple(region["start"]),
+        tuple(region["stop"]),
+    )
+    digests = {Extent(tuple(start), tuple(stop)): str(digest) for start, stop, digest in entry["digests"]}
+    return key, RegionRecord(
+        digests,
+        int(entry["clipped"]),
+        float(entry["minimum"]),
+        float(entry["maximum"]),
+        float(entry["seconds"]),
+    )
+
+
+def _load_shelf(shelf: Path) -> list[tuple[RegionKey, RegionRecord] | Ignored]:
+    try:
+        with os.scandir(shelf) as found:
+            names: Iterable[str] = sorted(entry.name for entry in found)
+    except OSError as error:
+        return [Ignored(shelf, f"cannot be listed: {error.strerror or error}")]
+    return [_load(shelf / name) for name in names if not name.startswith(TEMPORARY)]
+
+
+def _load(path: Path) -> tuple[RegionKey, RegionRecord] | Ignored:
+    """Read one entry; anything but an unknown version makes it count as absent."""
+    try:
+        entry = json.loads(path.read_bytes())
+        if not isinstance(entry, dict) or entry.get("format") != FORMAT:
+            return Ignored(path, "not an entry of a bigdecon ledger")
+        _check_version(path, entry.get("version"))
+        key, record = _decode(entry)
+    except OSError as error:
+        return Ignored(path, f"cannot be read: {error.strerror or error}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Ignored(path, "torn or damaged")
+    if path.name != f"{key.name}.json":
+        return Ignored(path, f"holds the entry of another region, {key.name}")
+    return key, record
+
+
+def _check_version(path: Path, version: object) -> None:
+    if not isinstance(version, int):
+        raise ValueError("an entry without a version is damaged")
+    if version != VERSION:
+        raise OutputError(
+            f"{path} is in version {version} of the ledger's format, this bigdecon reads version {VERSION}; "
+            "continue with the version that began the run, or begin again with --overwrite."
+        )

@@ -1,0 +1,154 @@
+"""The trained network as a method for the block engine."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bigdecon.config import NetworkConfig
+from bigdecon.deconvolution.tiling import pyramid_weights, tile_boxes
+from bigdecon.intensity import IntensityStats
+from bigdecon.learning.checkpoint import Checkpoint
+from bigdecon.learning.unet import UNet, alignment, memory_format, receptive_radius
+
+__all__ = ["DEFAULT_HALO", "NetworkDeconvolver", "NetworkNeeds", "inference_bytes_per_voxel"]
+
+DEFAULT_HALO = 32
+"""Halo in voxels, of the paper's tiles; at least the receptive radius, 24 voxels."""
+
+# One network pass at a time in a process: several would only compete for cores and memory. Tasks that
+# read or write go on meanwhile.
+_ONE_AT_A_TIME = threading.Lock()
+_loaded: dict[tuple[str, str], UNet] = {}
+
+
+@dataclass(frozen=True)
+class NetworkNeeds:
+    """What a network will need of the blocks, known before it is trained.
+
+    Attributes
+    ----------
+    halo : voxels on each side of a block, for every spatial axis
+    alignment : blocks start at multiples of this, in voxels
+    name : of the method
+    """
+
+    halo: tuple[int, ...]
+    alignment: int
+    name: str = "siamese"
+
+    @classmethod
+    def of(cls, config: NetworkConfig) -> NetworkNeeds:
+        """Read the needs off the network's shape."""
+        return cls((receptive_radius(config),) * config.ndim, alignment(config))
+
+
+def inference_bytes_per_voxel(config: NetworkConfig) -> int:
+    """Estimate peak memory of a float32 pass for every voxel of its input, in bytes.
+
+    At the top level the skip, a unit's input, and two features between them live at once; the
+    levels below add an eighth (a quarter in 2D) each (benchmarks/memory.py).
+    """
+    alive = 5 if config.skip == "add" else 7
+    return int(4 * config.channels * alive * 1.2)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkDeconvolver:
+    """Runs a trained network over a block, tile by tile where the block is too large for one pass.
+
+    Attributes
+    ----------
+    checkpoint : the trained network
+    stats : brightness of the volume to restore, measured once for all of its blocks
+    key : names the weights, so that a worker loads them once
+    device : torch device, "cpu" or "cuda"
+    tile : extent of a network pass, in voxels; None takes the whole block
+    exact_tiles : tiles weigh nothing where a cut face may have spoilt them; False is the paper's way,
+        tiles that overlap by 32 voxels and all count
+    threads : CPU threads for the network; None leaves torch's setting
+    """
+
+    checkpoint: Checkpoint
+    stats: IntensityStats
+    key: str
+    device: str = "cpu"
+    tile: int | None = None
+    exact_tiles: bool = True
+    threads: int | None = None
+    name: str = field(default="siamese", init=False)
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """Receptive radius of the network, for every spatial axis."""
+        return NetworkNeeds.of(self.checkpoint.config.network).halo
+
+    @property
+    def alignment(self) -> int:
+        """Blocks start at multiples of this, in voxels."""
+        return alignment(self.checkpoint.config.network)
+
+    def __call__(self, block: NDArray[Any]) -> NDArray[np.float32]:
+        """Restore a block ([z,] y, x) in data units; the result has its shape and units."""
+        x = self._padded(self.stats.standardize(block))
+        with _ONE_AT_A_TIME, torch.inference_mode():
+            if self.threads:
+                torch.set_num_threads(self.threads)
+            y = self._restore(self._network(), torch.from_numpy(x), self.tile)
+        return self.stats.restore(y[tuple(slice(0, n) for n in block.shape)])
+
+    def _padded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Repeat the far edge up to the next multiple of the alignment."""
+        return np.pad(x, [(0, -n % self.alignment) for n in x.shape], mode="edge")
+
+    def _network(self) -> UNet:
+        """Give the network on its device, loaded once in a process."""
+        key = (self.key, self.device)
+        if key not in _loaded:
+            torch.backends.cudnn.deterministic = True
+            network = self.checkpoint.network()
+            layout = memory_format(network.config.ndim)
+            _loaded[key] = network.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
+        return _loaded[key]
+
+    def _restore(self, network: UNet, x: Tensor, tile: int | None) -> NDArray[np.float32]:
+        """Predict in tiles; where the GPU's memory runs out, in smaller ones: the result stays the same."""
+        try:
+            return self._in_tiles(network, x, tile)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            smaller = (tile or max(x.shape)) // 2 // self.alignment * self.alignment
+            if smaller <= 2 * network.receptive_radius + self.alignment:
+                raise
+            return self._restore(network, x, smaller)
+
+    def _in_tiles(self, network: UNet, x: Tensor, tile: int | None) -> NDArray[np.float32]:
+        """Predict every tile and blend them with pyramid weights, on the device."""
+        if tile is None or all(n <= tile for n in x.shape):
+            return self._predict(network, x).cpu().numpy()
+        radius = network.receptive_radius if self.exact_tiles else DEFAULT_HALO // 2
+        total = torch.zeros(x.shape, device=self.device)
+        weight = torch.zeros(x.shape, device=self.device)
+        for part in tile_boxes(x.shape, [tile] * x.ndim, radius, self.alignment):
+            ramps = pyramid_weights(part.shape, part.cut, radius if self.exact_tiles else 0)
+            w = torch.from_numpy(ramps).to(self.device)
+            total[part.box] += w * self._predict(network, x[part.box])
+            weight[part.box] += w
+        blended: NDArray[np.float32] = (total / weight).cpu().numpy()
+        return blended
+
+    def _predict(self, network: UNet, x: Tensor) -> Tensor:
+        """Run the network over ([z,] y, x); float32 in and out."""
+        precision = self.checkpoint.precision if torch.device(self.device).type == "cuda" else "float32"
+        batch = x.to(self.device)[None, None].contiguous(memory_format=memory_format(x.ndim))
+        with torch.autocast(
+            torch.device(self.device).type, getattr(torch, precision), enabled=precision != "float32"
+        ):
+            y: Tensor = network(batch)
+        return y[0, 0].float()

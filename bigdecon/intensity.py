@@ -1,0 +1,147 @@
+"""IntensityStats: how bright a volume is, measured once so that all of its blocks agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigdecon.errors import VolumeError
+from bigdecon.volume import Box, Stack
+
+__all__ = ["IntensityStats", "measure_intensity"]
+
+SAMPLE_VOXELS = 2**26
+"""Volumes up to this many voxels (a 512 x 512 x 256 volume) are read whole, larger ones sampled."""
+
+
+@dataclass(frozen=True)
+class IntensityStats:
+    """Brightness of one channel, in data units.
+
+    Attributes
+    ----------
+    mean, std : over all voxels looked at
+    minimum, maximum : extremes of the voxels looked at
+    background : camera offset, see `measure_intensity`
+    sampled : part of the voxels that was looked at, in (0, 1]
+    """
+
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+    background: float
+    sampled: float = 1.0
+
+    def standardize(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """Give zero mean and unit variance, over the volume."""
+        return ((np.asarray(x, np.float32) - np.float32(self.mean)) / np.float32(self.std)).astype(np.float32)
+
+    def restore(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """Undo `standardize`: back to data units."""
+        return (np.asarray(x, np.float32) * np.float32(self.std) + np.float32(self.mean)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Sums over one box, enough to add boxes up."""
+
+    count: int
+    mean: float
+    squares: float
+    minimum: float
+    maximum: float
+    local_means: NDArray[np.float64]
+
+
+def measure_intensity(
+    stacks: Sequence[Stack], *, sample_voxels: int = SAMPLE_VOXELS, name: str = "the volume"
+) -> IntensityStats:
+    """Measure the brightness of a channel over all its time points.
+
+    The background is the 1st percentile of the means of 4-voxel boxes: averaging keeps the noise
+    out of it, and a few dark boxes are enough to find it.
+
+    Parameters
+    ----------
+    stacks : one channel at every time point
+    sample_voxels : read at most about this many voxels, in chunks spread evenly over the volume
+    name : what to call the volume in messages
+
+    Raises
+    ------
+    VolumeError
+        if a voxel is NaN or infinite (it says where), or all voxels have one value
+    """
+    boxes = list(_sample_boxes(stacks, sample_voxels))
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda item: _measure_box(stacks[item[0]], item[1], name), boxes))
+    count = sum(part.count for part in parts)
+    mean = sum(part.count * part.mean for part in parts) / count
+    squares = sum(part.squares + part.count * (part.mean - mean) ** 2 for part in parts)
+    low, high = min(part.minimum for part in parts), max(part.maximum for part in parts)
+    if low == high:
+        raise VolumeError(
+            f"every voxel of {name} has the value {low:g}; there is nothing to restore in a constant image."
+        )
+    background = float(np.percentile(np.concatenate([part.local_means for part in parts]), 1))
+    total = len(stacks) * int(np.prod(stacks[0].shape))
+    return IntensityStats(mean, float(np.sqrt(squares / count)), low, high, background, count / total)
+
+
+def _sample_boxes(stacks: Sequence[Stack], sample_voxels: int) -> Iterator[tuple[int, Box]]:
+    """Choose whole chunks, evenly spread over all stacks; all of them where they are few enough."""
+    shape, chunks = stacks[0].shape, stacks[0].chunks
+    sides = [min(max(c, 32), 256) for c in chunks]
+    counts = [-(-n // side) for n, side in zip(shape, sides, strict=True)]
+    total = len(stacks) * int(np.prod(counts))
+    wanted = max(1, sample_voxels // int(np.prod([min(s, n) for s, n in zip(sides, shape, strict=True)])))
+    # An irrational stride visits all parts of the volume whatever its shape.
+    picks = (
+        range(total)
+        if wanted >= total
+        else sorted({int((i * 0.6180339887498949 % 1) * total) for i in range(wanted)})
+    )
+    for pick in picks:
+        index, rest = pick % len(stacks), pick // len(stacks)
+        corner = np.unravel_index(rest, counts)
+        yield (
+            index,
+            tuple(
+                slice(int(i) * side, min((int(i) + 1) * side, n))
+                for i, side, n in zip(corner, sides, shape, strict=True)
+            ),
+        )
+
+
+def _measure_box(stack: Stack, box: Box, name: str) -> _Part:
+    data = np.asarray(stack[box], np.float64)
+    low, high = float(data.min()), float(data.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = np.argwhere(~np.isfinite(data))[0]
+        place = ", ".join(
+            f"{axis}={part.start + int(i)}"
+            for axis, part, i in zip("zyx"[-data.ndim :], box, bad, strict=True)
+        )
+        raise VolumeError(
+            f"{name} holds NaN or infinity, first at {place} of time point {stack.timepoint}, "
+            f"channel {stack.channel}; replace such voxels before deconvolution."
+        )
+    mean = float(data.mean())
+    return _Part(data.size, mean, float(((data - mean) ** 2).sum()), low, high, _local_means(data))
+
+
+def _local_means(data: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of boxes of 4 voxels a side; voxels left over at the far edges are not used."""
+    sides = [min(4, n) for n in data.shape]
+    trimmed = data[tuple(slice(0, n - n % s) for n, s in zip(data.shape, sides, strict=True))]
+    split: list[int] = []
+    for n, s in zip(trimmed.shape, sides, strict=True):
+        split += [n // s, s]
+    means: NDArray[np.float64] = trimmed.reshape(split).mean(axis=tuple(range(1, 2 * data.ndim, 2))).ravel()
+    return means

@@ -1,0 +1,275 @@
+"""Where a result comes from: everything that shaped its voxels, as JSON that a person can read too."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigdecon.errors import OutputError, WriteError
+from bigdecon.io.identity import InputIdentity, input_identity
+
+__all__ = [
+    "RUN_FORMAT",
+    "CurvePoint",
+    "InputIdentity",
+    "PSFRecord",
+    "Provenance",
+    "RunRecord",
+    "TrainingRecord",
+    "fingerprint",
+    "input_identity",
+    "installed_versions",
+    "now",
+    "read_run",
+    "settings_that_matter",
+    "write_run",
+]
+
+RUN_FORMAT = 1
+"""Version of run.json."""
+
+PACKAGES = ("bigdecon", "torch", "zarr", "dask", "distributed", "numpy", "scipy", "numcodecs", "tifffile")
+
+IRRELEVANT_SETTINGS = frozenset(
+    {
+        "cluster",
+        "dashboard_address",
+        "dry_run",
+        "input",
+        "memory_limit",
+        "output",
+        "overwrite",
+        "psf",
+        "threads",
+        "workers",
+    }
+)
+"""Settings that leave the voxels as they are, or (input, psf) paths whose content is hashed instead."""
+
+
+@dataclass(frozen=True)
+class PSFRecord:
+    """One point spread function as it was used.
+
+    Attributes
+    ----------
+    name : file name or description
+    sha256 : hash of the final array
+    corrections : what loading changed, one sentence each
+    voxel_size_um : along the spatial axes, in micrometres; None where unknown
+    """
+
+    name: str
+    sha256: str
+    corrections: tuple[str, ...] = ()
+    voxel_size_um: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One point of a training curve; the held-out error is None where it was not measured."""
+
+    step: int
+    loss: float
+    held_out: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How the network of some channels was trained.
+
+    Attributes
+    ----------
+    channels : indices of the channels it serves
+    model_sha256 : hash of the weights
+    why_stopped : steps, time, no further gain, or a model that was given
+    curve : loss and held-out error over the steps
+    """
+
+    channels: tuple[int, ...]
+    model_sha256: str = ""
+    why_stopped: str = ""
+    curve: tuple[CurvePoint, ...] = ()
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from.
+
+    Attributes
+    ----------
+    configuration : everything the run was asked for, and what "auto" became; plain JSON values
+    psfs : one for every channel, or one for all
+    input : what identifies the input
+    seed : of everything random
+    device : type and name of the processor that computed
+    training : one entry for every trained model; none for methods without training
+    versions : of Python and the packages
+    created : time in UTC, ISO 8601
+    """
+
+    configuration: Mapping[str, Any]
+    psfs: tuple[PSFRecord, ...]
+    input: InputIdentity
+    seed: int
+    device: str
+    training: tuple[TrainingRecord, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
+    created: str = field(default_factory=lambda: now())
+
+    def as_json(self) -> dict[str, Any]:
+        """Give plain JSON values; NaN and infinity become null."""
+        content: dict[str, Any] = _plain({"format": RUN_FORMAT, **asdict(self)})
+        return content
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of run.json: what a later run compares itself with.
+
+    Attributes
+    ----------
+    fingerprint : of everything that shapes the voxels
+    provenance : as JSON
+    finished : whether every voxel of every level is written
+    """
+
+    fingerprint: str
+    provenance: Mapping[str, Any]
+    finished: bool = False
+
+
+def now() -> str:
+    """Give the time in UTC, to the second, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def installed_versions() -> dict[str, str]:
+    """Give the versions of Python and of the packages that touch voxels."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def settings_that_matter(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop from `RunConfig.as_dict()` what cannot change a voxel: workers, addresses, the engine, paths."""
+    kept = {key: value for key, value in configuration.items() if key not in IRRELEVANT_SETTINGS}
+    if isinstance(kept.get("tiling"), Mapping):
+        kept["tiling"] = {key: value for key, value in kept["tiling"].items() if key != "engine"}
+    return kept
+
+
+def fingerprint(
+    configuration: Mapping[str, Any],
+    psfs: Sequence[PSFRecord],
+    source: InputIdentity,
+    further: Mapping[str, Any] | None = None,
+) -> str:
+    """Hash everything that affects the voxels: equal fingerprints belong to one result.
+
+    Parameters
+    ----------
+    configuration : `RunConfig.as_dict()`; what cannot change a voxel is left out
+    psfs : as used; only the hash of the array counts
+    source : the input; its place does not count, its content does
+    further : anything else, such as the hash of a model that was given, as JSON values
+
+    Returns
+    -------
+    SHA-256, 64 hexadecimal digits
+    """
+    parts = {
+        "settings": settings_that_matter(configuration),
+        "psfs": [psf.sha256 for psf in psfs],
+        "input": {**asdict(source), "location": ""},
+        "further": dict(further or {}),
+    }
+    text = json.dumps(_plain(parts), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples, NumPy numbers and paths into plain JSON values."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value
+
+
+def write_run(path: str | os.PathLike[str], record: RunRecord) -> None:
+    """Write run.json in one step: a reader finds the old content or the new, never a part.
+
+    Parameters
+    ----------
+    path : of the file run.json; its folder exists
+
+    Raises
+    ------
+    WriteError
+        if the file system refuses
+    """
+    target = Path(path)
+    text = json.dumps({"format": RUN_FORMAT, **_plain(asdict(record))}, indent=1, allow_nan=False)
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with open(draft, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, target)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise WriteError(
+            f"{target} cannot be written: {error.strerror or error}; what is finished is kept, "
+            "and once this is put right the same command continues."
+        ) from error
+
+
+def read_run(path: str | os.PathLike[str]) -> RunRecord | None:
+    """Read run.json; None where there is none.
+
+    Raises
+    ------
+    OutputError
+        if a newer bigdecon wrote it, or it is damaged
+    """
+    target = Path(path)
+    try:
+        content = json.loads(target.read_text(encoding="utf-8"))
+        version = int(content["format"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{target} is damaged ({type(error).__name__}: {error}); --overwrite starts anew."
+        ) from error
+    if version > RUN_FORMAT:
+        raise OutputError(
+            f"{target} has format {version}, written by a newer bigdecon; this one reads up to {RUN_FORMAT}: "
+            "update bigdecon or choose another output."
+        )
+    try:
+        return RunRecord(str(content["fingerprint"]), content["provenance"], bool(content["finished"]))
+    except KeyError as error:
+        raise OutputError(f"{target} lacks the entry {error}; --overwrite starts anew.") from error

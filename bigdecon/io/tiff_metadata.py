@@ -1,0 +1,135 @@
+"""Voxel sizes, channels and times from TIFF metadata: OME-XML, ImageJ tags, resolution tags."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from typing import Any
+
+from bigdecon.io.ome_metadata import TIME_UNITS, UM_PER_UNIT, clean_color
+from bigdecon.volume import Channel
+
+__all__ = ["TiffMetadata", "read_tiff_metadata"]
+
+PLAUSIBLE_PIXEL_UM = (1e-4, 100.0)
+"""Resolution tags outside this range describe a print (72 dots an inch), not a microscope image."""
+
+
+@dataclass(frozen=True)
+class TiffMetadata:
+    """What a TIFF file says beside its voxels.
+
+    Attributes
+    ----------
+    size_um : (z, y, x) in micrometres; None for each that is unknown
+    channels : names and colours, as far as given
+    time_step : interval between time points in `time_unit`
+    time_unit : full name of a unit of time
+    """
+
+    size_um: tuple[float | None, float | None, float | None] = (None, None, None)
+    channels: tuple[Channel, ...] = ()
+    time_step: float | None = None
+    time_unit: str = "second"
+
+
+def read_tiff_metadata(tiff: Any, series: Any) -> TiffMetadata:
+    """Take the metadata of one image (series) of an open `tifffile.TiffFile`.
+
+    OME-XML goes before ImageJ tags, which go before the resolution tags of plain TIFF.
+    """
+    if series.kind == "ome" and tiff.ome_metadata:
+        return _from_ome(tiff.ome_metadata, series.index)
+    if series.kind == "imagej" and tiff.imagej_metadata:
+        return _from_imagej(tiff.imagej_metadata, series.keyframe)
+    x, y = (_plausible(_resolution_um(series.keyframe, axis, None)) for axis in "XY")
+    return TiffMetadata(size_um=(None, y, x))
+
+
+def _positive(value: object) -> float | None:
+    """Give a finite number above 0, or None."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number > 0 else None
+
+
+def _plausible(size_um: float | None) -> float | None:
+    low, high = PLAUSIBLE_PIXEL_UM
+    return size_um if size_um is not None and low <= size_um <= high else None
+
+
+def _resolution_um(page: Any, axis: str, unit: str | None) -> float | None:
+    """Give the pixel size from XResolution or YResolution (pixels a unit) in micrometres.
+
+    `unit` names the unit of length; None takes the tag ResolutionUnit (2 inch, 3 centimetre).
+    """
+    tag = page.tags.get(f"{axis}Resolution")
+    if unit is None:
+        unit_tag = page.tags.get("ResolutionUnit")
+        unit = {2: "inch", 3: "cm"}.get(int(unit_tag.value) if unit_tag else 1)
+    factor = UM_PER_UNIT.get(unit.lower()) if unit else None
+    if tag is None or factor is None:
+        return None
+    numerator, denominator = tag.value
+    return factor * denominator / numerator if numerator > 0 and denominator > 0 else None
+
+
+def _from_imagej(metadata: dict[str, Any], page: Any) -> TiffMetadata:
+    """Read ImageJ's description: unit and spacing there, x and y in the resolution tags."""
+    unit = str(metadata.get("unit") or "") or None
+    factor = UM_PER_UNIT.get(unit.lower()) if unit else None
+    x, y = (_resolution_um(page, axis, unit) for axis in "XY")
+    spacing = _positive(metadata.get("spacing"))
+    if unit is None:
+        x, y = _plausible(x), _plausible(y)
+    z = None if spacing is None or factor is None else spacing * factor
+    luts = metadata.get("LUTs") or []
+    colors = ["".join(f"{int(value):02X}" for value in lut[:, -1]) for lut in luts if len(lut) == 3]
+    n_channels = int(metadata.get("channels", 1))
+    labels = [str(label) for label in metadata.get("Labels") or []]
+    names = labels if len(labels) == n_channels else [f"channel {i}" for i in range(n_channels)]
+    channels = tuple(
+        Channel(n, clean_color(colors[i] if i < len(colors) else "")) for i, n in enumerate(names)
+    )
+    interval = _positive(metadata.get("finterval"))
+    time_unit = str(metadata.get("tunit") or "second")
+    return TiffMetadata((z, y, x), channels, interval, TIME_UNITS.get(time_unit, time_unit))
+
+
+def _from_ome(xml: str, index: int) -> TiffMetadata:
+    """Read the Pixels and Channel elements of one image of an OME-XML text."""
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return TiffMetadata()
+    images = root.findall("{*}Image")
+    pixels = images[index].find("{*}Pixels") if index < len(images) else None
+    if pixels is None:
+        return TiffMetadata()
+    unit = pixels.get("TimeIncrementUnit", "s")
+    return TiffMetadata(
+        size_um=(_ome_size(pixels, "Z"), _ome_size(pixels, "Y"), _ome_size(pixels, "X")),
+        channels=tuple(_ome_channel(c, i) for i, c in enumerate(pixels.findall("{*}Channel"))),
+        time_step=_positive(pixels.get("TimeIncrement")),
+        time_unit=TIME_UNITS.get(unit, unit),
+    )
+
+
+def _ome_size(pixels: ElementTree.Element, axis: str) -> float | None:
+    """Give PhysicalSizeX, Y or Z in micrometres; the unit is micrometres unless it says otherwise."""
+    size = _positive(pixels.get(f"PhysicalSize{axis}"))
+    factor = UM_PER_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm").lower())
+    return None if size is None or factor is None else size * factor
+
+
+def _ome_channel(element: ElementTree.Element, index: int) -> Channel:
+    """Read a Channel element; its Color is a signed 32-bit number, RGBA."""
+    color = element.get("Color")
+    try:
+        digits = "FFFFFF" if color is None else f"{int(color) & 0xFFFFFFFF:08X}"[:6]
+    except ValueError:
+        digits = "FFFFFF"
+    return Channel(element.get("Name") or f"channel {index}", digits)

@@ -1,0 +1,367 @@
+"""TIFF files as sources of voxels, read in place: rows of plain files, strips or tiles of packed ones."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from bigdecon.errors import ReadError, VolumeError
+from bigdecon.io.image_file import ImageInfo, LevelInfo
+from bigdecon.io.stores import filesystem, is_url
+from bigdecon.io.tiff_metadata import TiffMetadata, read_tiff_metadata
+from bigdecon.volume import Box
+
+__all__ = ["TiffImage", "TiffSource", "open_tiff_image"]
+
+
+class PlainData(NamedTuple):
+    """Where uncompressed voxels lie in one piece: byte offset, and type as stored."""
+
+    offset: int
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class TiffSource:
+    """One image of a TIFF file, read when it is sliced; the file is open only while it is being read.
+
+    Attributes
+    ----------
+    location : local path or URL
+    series : index of the image in the file
+    level : resolution level, for pyramidal files
+    file_axes : letters of the axes as the file stores them
+    axes : letters as this source gives them, in the order tczyx
+    shape : extent of every axis, in voxels
+    dtype : native-endian type of the values
+    chunks : unit of reading
+    plain : place of the voxels, where they lie uncompressed in one piece
+    """
+
+    location: str
+    series: int
+    level: int
+    file_axes: str
+    axes: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...]
+    plain: PlainData | None = None
+
+    def __getitem__(self, selection: Box, /) -> NDArray[Any]:
+        """Read the voxels of one slice (step 1) per axis.
+
+        Raises
+        ------
+        ReadError
+            if a plane cannot be read or decoded; the message says which one
+        """
+        ranges = [range(*part.indices(size)[:2]) for part, size in zip(selection, self.shape, strict=True)]
+        out = np.zeros([len(r) for r in ranges], self.dtype)
+        if out.size == 0:
+            return out
+        lead, (rows, columns) = ranges[:-2], ranges[-2:]
+        with _plane_reader(self) as read_plane:
+            for index in itertools.product(*lead):
+                place = tuple(i - r.start for i, r in zip(index, lead, strict=True))
+                self._read_into(out[place], read_plane, index, rows, columns)
+        return out
+
+    def _read_into(
+        self, out: NDArray[Any], read_plane: Any, index: tuple[int, ...], rows: range, columns: range
+    ) -> None:
+        try:
+            read_plane(self._plane_number(index), rows, columns, out)
+        except Exception as error:
+            plane = ", ".join(f"{axis}={i}" for axis, i in zip(self.axes, index, strict=False)) or "0"
+            cause = " ".join(str(error).split()).rstrip(".")
+            raise ReadError(
+                f"plane {plane} of {self.location} cannot be read ({type(error).__name__}: {cause}): "
+                "the file is damaged or out of reach; with a sound copy the same command continues."
+            ) from error
+
+    def _plane_number(self, index: tuple[int, ...]) -> int:
+        """Give the position of a plane in the file, whose axes may be in another order."""
+        at = dict(zip(self.axes, index, strict=False))
+        extent = dict(zip(self.axes, self.shape, strict=True))
+        number = 0
+        for axis in self.file_axes[:-2]:
+            number = number * extent[axis] + at[axis]
+        return number
+
+
+@contextmanager
+def _plane_reader(source: TiffSource) -> Iterator[Any]:
+    """Give a function (plane number, rows, columns, out) that fills `out`."""
+    if source.plain is None:
+        yield _packed_pages(source, os.getpid()).read_plane
+        return
+    try:
+        handle = _open_binary(source.location)
+    except Exception as error:
+        raise ReadError(f"{source.location} cannot be opened any more ({error}).") from error
+    with handle:
+        yield _PlainPlanes(source, source.plain, handle).read_plane
+
+
+def _open_binary(location: str) -> Any:
+    if is_url(location):
+        return filesystem(location).open(location, "rb")
+    return open(location, "rb", buffering=0)
+
+
+class _PlainPlanes:
+    """Reads whole rows straight from the file and keeps the columns asked for."""
+
+    def __init__(self, source: TiffSource, plain: PlainData, handle: Any) -> None:
+        self.height, self.width = source.shape[-2:]
+        self.plain = plain
+        self.handle = handle
+
+    def read_plane(self, number: int, rows: range, columns: range, out: NDArray[Any]) -> None:
+        row_bytes = self.width * self.plain.dtype.itemsize
+        wanted = len(rows) * row_bytes
+        self.handle.seek(self.plain.offset + (number * self.height + rows.start) * row_bytes)
+        buffer = bytearray()
+        while len(buffer) < wanted:
+            piece = self.handle.read(wanted - len(buffer))
+            if not piece:
+                raise EOFError(f"the file ends {wanted - len(buffer)} bytes too early")
+            buffer += piece
+        data = np.frombuffer(buffer, self.plain.dtype).reshape(len(rows), self.width)
+        out[...] = data[:, columns.start : columns.stop]
+
+
+class _PackedPages:
+    """The pages of a compressed or scattered file; the handle is closed between reads.
+
+    Bytes are read under a lock (a file handle has one position), decoded outside it.
+    """
+
+    def __init__(self, source: TiffSource) -> None:
+        self.lock = threading.Lock()
+        with _open_tiff(source.location) as tiff:
+            self.series = tiff.series[source.series].levels[source.level]
+        self.keyframe = self.series.keyframe
+
+    def read_plane(self, number: int, rows: range, columns: range, out: NDArray[Any]) -> None:
+        for segment, data in self._raw_segments(number, rows, columns):
+            decoded, (_, _, y, x, _), (_, height, width, _) = self.keyframe.decode(data, segment)
+            if decoded is None:
+                continue
+            y0, y1 = max(y, rows.start), min(y + height, rows.stop)
+            x0, x1 = max(x, columns.start), min(x + width, columns.stop)
+            if y0 < y1 and x0 < x1:
+                part = decoded[0, y0 - y : y1 - y, x0 - x : x1 - x, 0]
+                out[y0 - rows.start : y1 - rows.start, x0 - columns.start : x1 - columns.start] = part
+
+    def _raw_segments(self, number: int, rows: range, columns: range) -> list[tuple[int, bytes]]:
+        with self.lock:
+            page = self.series[number]
+            if page is None:
+                return []
+            handle = page.parent.filehandle
+            handle.open()
+            try:
+                offsets, counts = page.dataoffsets, page.databytecounts
+                chosen = [i for i in self._segments_in(rows, columns) if i < len(offsets) and counts[i]]
+                return [(i, _read_exactly(handle, offsets[i], counts[i])) for i in chosen]
+            finally:
+                handle.close()
+
+    def _segments_in(self, rows: range, columns: range) -> list[int]:
+        """List the strips or tiles that a rectangle touches."""
+        page = self.keyframe
+        if not page.is_tiled:
+            step = page.rowsperstrip
+            return list(range(rows.start // step, (rows.stop - 1) // step + 1))
+        across = -(-page.imagewidth // page.tilewidth)
+        return [
+            i * across + j
+            for i in range(rows.start // page.tilelength, (rows.stop - 1) // page.tilelength + 1)
+            for j in range(columns.start // page.tilewidth, (columns.stop - 1) // page.tilewidth + 1)
+        ]
+
+
+def _read_exactly(handle: Any, offset: int, count: int) -> bytes:
+    handle.seek(offset)
+    data: bytes = handle.read(count)
+    if len(data) != count:
+        raise EOFError(f"the file ends {count - len(data)} bytes too early")
+    return data
+
+
+@lru_cache(maxsize=16)
+def _packed_pages(source: TiffSource, pid: int) -> _PackedPages:
+    """Look through the file once a process."""
+    try:
+        return _PackedPages(source)
+    except VolumeError as error:
+        raise ReadError(str(error)) from error
+
+
+@contextmanager
+def _open_tiff(location: str) -> Iterator[Any]:
+    """Open a TIFF file for the time of a `with` block.
+
+    Raises
+    ------
+    VolumeError
+        if it is missing, unreadable or no TIFF
+    """
+    try:
+        handle = _open_binary(location)
+    except Exception as error:
+        raise VolumeError(f"{location} cannot be opened ({type(error).__name__}: {error}).") from error
+    with handle:
+        try:
+            tiff = tifffile.TiffFile(handle if is_url(location) else location)
+        except Exception as error:
+            raise VolumeError(
+                f"{location} is not an image that can be read here ({error}); "
+                "give an OME-Zarr folder, a TIFF or an OME-TIFF."
+            ) from error
+        with tiff:
+            yield tiff
+
+
+@dataclass(frozen=True)
+class TiffImage:
+    """A TIFF file whose metadata has been read.
+
+    Attributes
+    ----------
+    info : what the file says about itself
+    sources : one for each level
+    """
+
+    info: ImageInfo
+    sources: tuple[TiffSource, ...]
+
+    def source(self, level: int) -> TiffSource:
+        """Describe the array of one level."""
+        return self.sources[level]
+
+
+def open_tiff_image(location: str) -> TiffImage:
+    """Look at a TIFF, OME-TIFF or ImageJ TIFF file; the first image in it is taken.
+
+    Raises
+    ------
+    VolumeError
+        if it is missing, no TIFF, in colour, or has axes that make no image
+    """
+    with _open_tiff(location) as tiff:
+        try:
+            series = tiff.series[0]
+            metadata = read_tiff_metadata(tiff, series)
+            sources = tuple(_describe(location, s, i) for i, s in enumerate(series.levels))
+        except VolumeError:
+            raise
+        except Exception as error:
+            raise VolumeError(
+                f"{location} is damaged or no image ({type(error).__name__}: {error})."
+            ) from error
+        notes = (
+            (f"The file holds {len(tiff.series)} images; the first is taken.",)
+            if len(tiff.series) > 1
+            else ()
+        )
+        kind = {"ome": "OME-TIFF", "imagej": "ImageJ TIFF"}.get(series.kind, "TIFF")
+    return TiffImage(_info(location, kind, metadata, sources, notes), sources)
+
+
+def _info(
+    location: str, kind: str, metadata: TiffMetadata, sources: tuple[TiffSource, ...], notes: tuple[str, ...]
+) -> ImageInfo:
+    axes = sources[0].axes
+    n_spatial = sum(axis in "zyx" for axis in axes)
+    sizes = metadata.size_um[-n_spatial:]
+    known = tuple(size for size in sizes if size is not None)
+    levels = []
+    for source in sources:
+        ratio = [full / size for full, size in zip(sources[0].shape, source.shape, strict=True)][-n_spatial:]
+        size_um = tuple(s * r for s, r in zip(known, ratio, strict=True)) if len(known) == n_spatial else None
+        shift = (0.0,) * n_spatial
+        if size_um is not None:
+            shift = tuple((r - 1) / 2 * s for s, r in zip(known, ratio, strict=True))
+        levels.append(LevelInfo(str(source.level), size_um, shift))
+    return ImageInfo(
+        location,
+        kind,
+        axes,
+        tuple(levels),
+        metadata.channels,
+        os.path.basename(location),
+        metadata.time_step if "t" in axes else None,
+        metadata.time_unit,
+        notes,
+    )
+
+
+def _describe(location: str, series: Any, level: int) -> TiffSource:
+    file_axes = _known_axes(location, series)
+    extent = dict(zip(file_axes, series.shape, strict=True))
+    axes = "".join(axis for axis in "tczyx" if axis in extent)
+    shape = tuple(int(extent[axis]) for axis in axes)
+    dtype = np.dtype(series.dtype)
+    if dtype.kind not in "uif":
+        raise VolumeError(
+            f"{location} holds values of type {dtype}; an image holds integers or real numbers."
+        )
+    page = series.keyframe
+    plain = None
+    if series.dataoffset is not None:
+        plain = PlainData(int(series.dataoffset), dtype.newbyteorder(page.parent.byteorder))
+    elif series.transform is not None or page.imagedepth > 1 or page.samplesperpixel > 1:
+        raise VolumeError(
+            f"{location} packs its voxels in a way that cannot be read here; save it as OME-TIFF."
+        )
+    else:
+        _try_to_decode(location, page)
+    tile = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, shape[-1])
+    unit = shape[-2:] if plain else tuple(min(t, n) for t, n in zip(tile, shape[-2:], strict=True))
+    chunks = (*(1,) * (len(shape) - 2), *unit)
+    return TiffSource(
+        location, series.index, level, file_axes, axes, shape, dtype.newbyteorder("="), chunks, plain
+    )
+
+
+def _try_to_decode(location: str, page: Any) -> None:
+    """Find out before the work starts whether a decoder for the compression is installed."""
+    try:
+        page.decode(None, 0)
+    except Exception as error:
+        raise VolumeError(
+            f"{location} is compressed in a way that cannot be read here ({error}); "
+            "install the package imagecodecs, or save the image uncompressed or as OME-Zarr."
+        ) from error
+
+
+def _known_axes(location: str, series: Any) -> str:
+    """Give the file's axes in lower case; one unnamed axis before y and x counts as z."""
+    letters = str(series.axes).upper()
+    unknown = [letter for letter in letters if letter not in "TCZYX"]
+    if len(unknown) == 1 and unknown[0] in "IQ" and "Z" not in letters:
+        letters, unknown = letters.replace(unknown[0], "Z"), []
+    if "S" in unknown:
+        raise VolumeError(
+            f"{location} is a colour image (axes {letters}, shape {series.shape}); "
+            "save its channels as separate grey planes."
+        )
+    if unknown or len(set(letters)) != len(letters) or not letters.endswith("YX"):
+        raise VolumeError(
+            f"{location} has the axes {letters} with shape {series.shape}; "
+            "they must be some of T, C, Z, Y, X with Y, X at the end: save it as OME-TIFF or OME-Zarr."
+        )
+    return letters.lower()

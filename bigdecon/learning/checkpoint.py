@@ -1,0 +1,207 @@
+"""Trained networks on disk: weights as safetensors, everything else as JSON beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from bigdecon.config import LossWeights, NetworkConfig, TrainingConfig
+from bigdecon.errors import ModelError
+from bigdecon.intensity import IntensityStats
+from bigdecon.learning.unet import UNet
+from bigdecon.optics.psf import PSF
+
+__all__ = ["Checkpoint", "CurvePoint", "check_fit", "load_checkpoint", "save_checkpoint", "write_atomically"]
+
+FORMAT_VERSION = 1
+PSF_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One point of the training curve.
+
+    Attributes
+    ----------
+    step : steps done
+    loss : mean loss since the last point, in squared standardised units
+    held_out_error : mean squared error at held-out voxels, same units
+    """
+
+    step: int
+    loss: float
+    held_out_error: float | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network and what is needed to use it.
+
+    Attributes
+    ----------
+    weights : state of the `UNet` by name, as plain arrays: no tensor travels between processes
+    config : how it was trained
+    stats : brightness of the training data, in data units
+    psf : array it was trained for
+    psf_sha256 : hash of that PSF as loaded
+    voxel_size_um : of the training data; None where unknown
+    curve : loss and held-out error over training
+    seconds : training time
+    device : where it was trained
+    stopped_by : "steps", "time" or "plateau"
+    precision : "float32", or "bfloat16" or "float16" where that was measured to agree on this device
+    """
+
+    weights: dict[str, NDArray[Any]]
+    config: TrainingConfig
+    stats: IntensityStats
+    psf: NDArray[np.float32]
+    psf_sha256: str
+    voxel_size_um: tuple[float, ...] | None
+    curve: tuple[CurvePoint, ...] = field(default=())
+    seconds: float = 0.0
+    device: str = "cpu"
+    stopped_by: str = "steps"
+    precision: str = "float32"
+
+    def network(self) -> UNet:
+        """Build the network with its weights, in evaluation mode, on the CPU."""
+        network = UNet(self.config.network)
+        network.load_state_dict({name: torch.from_numpy(array) for name, array in self.weights.items()})
+        return network.eval()
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> Path:
+    """Write `path` (.safetensors) and its JSON neighbour; returns the path of the weights."""
+    target = Path(path).with_suffix(".safetensors")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"network.{name}": torch.from_numpy(array) for name, array in checkpoint.weights.items()}
+    tensors["psf"] = torch.from_numpy(np.ascontiguousarray(checkpoint.psf))
+    described = asdict(replace(checkpoint, weights={}, psf=np.zeros(0, np.float32)))
+    del described["weights"], described["psf"]
+    text = json.dumps({"format": "bigdecon-model", "format_version": FORMAT_VERSION, **described}, indent=2)
+    write_atomically(target.with_suffix(".json"), text.encode())
+    write_atomically(target, save(tensors))
+    return target
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a trained network; nothing is unpickled.
+
+    Parameters
+    ----------
+    path : the .safetensors file or its .json neighbour
+
+    Raises
+    ------
+    ModelError
+        if a file is missing, damaged, or written by a newer version
+    """
+    target = Path(path).with_suffix(".safetensors")
+    try:
+        described = json.loads(target.with_suffix(".json").read_text())
+        tensors = load(target.read_bytes())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(
+            f"the model {target} cannot be read ({error}); "
+            "it needs a .safetensors file with its .json beside it."
+        ) from error
+    if described.get("format") != "bigdecon-model" or described.get("format_version") != FORMAT_VERSION:
+        raise ModelError(
+            f"the model {target} has format {described.get('format')!r}, version "
+            f"{described.get('format_version')!r}; this bigdecon reads bigdecon-model, version {FORMAT_VERSION}."
+        )
+    try:
+        return _assemble(described, tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(f"the model {target} is incomplete: {error}.") from error
+
+
+def check_fit(checkpoint: Checkpoint, psf: PSF, voxel_size_um: tuple[float, ...] | None) -> None:
+    """Refuse a model that was trained for another PSF or voxel size.
+
+    PSFs fit if their absolute difference sums to at most 5 % of their sum; voxel sizes to 1 %.
+
+    Raises
+    ------
+    ModelError
+        if they do not fit
+    """
+    if checkpoint.psf.ndim != psf.array.ndim:
+        raise ModelError(
+            f"the model is for {checkpoint.psf.ndim}D images, but the PSF has {psf.array.ndim} dimensions."
+        )
+    trained = checkpoint.voxel_size_um
+    if trained and voxel_size_um and not np.allclose(trained, voxel_size_um, rtol=0.01):
+        raise ModelError(
+            f"the model was trained for voxels of {_sizes(trained)} um, "
+            f"but the volume has {_sizes(voxel_size_um)} um; train a model for this volume."
+        )
+    difference = _psf_difference(checkpoint.psf, psf.array)
+    if difference > PSF_TOLERANCE:
+        raise ModelError(
+            f"the model was trained for another PSF (they differ by {difference:.0%} of their energy, "
+            f"{PSF_TOLERANCE:.0%} is allowed); train a model for this PSF."
+        )
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file in one step, so that a crash leaves the old one or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+
+
+def _assemble(described: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
+    training = described["config"]
+    config = TrainingConfig(
+        **{
+            **training,
+            "network": NetworkConfig(**training["network"]),
+            "loss": LossWeights(**training["loss"]),
+            "patch_shape": tuple(training["patch_shape"]),
+        }
+    )
+    size = described["voxel_size_um"]
+    checkpoint = Checkpoint(
+        weights={name.removeprefix("network."): t.numpy() for name, t in tensors.items() if name != "psf"},
+        config=config,
+        stats=IntensityStats(**described["stats"]),
+        psf=tensors["psf"].numpy(),
+        psf_sha256=described["psf_sha256"],
+        voxel_size_um=None if size is None else tuple(size),
+        curve=tuple(CurvePoint(**point) for point in described["curve"]),
+        seconds=described["seconds"],
+        device=described["device"],
+        stopped_by=described["stopped_by"],
+        precision=described["precision"],
+    )
+    checkpoint.network()
+    return checkpoint
+
+
+def _psf_difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """Half the summed absolute difference of two centred PSFs of odd extents, in [0, 1]."""
+    shape = np.maximum(first.shape, second.shape)
+    placed = []
+    for psf in (first, second):
+        room = [(int(m) - n) // 2 for m, n in zip(shape, psf.shape, strict=True)]
+        placed.append(np.pad(psf, [(r, r) for r in room]))
+    return float(np.abs(placed[0] - placed[1]).sum() / 2)
+
+
+def _sizes(voxel_size_um: tuple[float, ...]) -> str:
+    return " x ".join(f"{size:g}" for size in voxel_size_um)

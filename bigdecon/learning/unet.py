@@ -1,0 +1,159 @@
+"""Residual U-Net for 2D and 3D images (Papkov et al. 2023, after Xie et al. 2020).
+
+    level 0   conv3 - unit ------------------------ skip - unit - norm ReLU 1x1
+    level 1      down - unit ----------- skip - unit - up
+    level 2          down - unit (bottom) - up
+
+A *unit* is norm-ReLU-conv3-norm-ReLU-conv3 plus its input. Every convolution pads with zeros, which in
+standardised units is the volume's mean.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bigdecon.config import NetworkConfig
+
+__all__ = ["PassNorm", "ResidualUnit", "UNet", "alignment", "memory_format", "receptive_radius"]
+
+CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+
+def memory_format(ndim: int) -> torch.memory_format:
+    """Choose the layout in which convolutions of 2 or 3 dimensions run fastest."""
+    return torch.channels_last if ndim == 2 else torch.channels_last_3d
+
+
+class PassNorm(nn.Module):
+    """Batch normalisation that keeps the passes of one batch apart.
+
+    In training the batch holds `passes` passes of equal size, one after the other, and each is
+    normalised by its own statistics: the unmasked pass must not tell the masked one what was masked.
+    Inference uses the running statistics of the last pass.
+
+    Parameters
+    ----------
+    channels : features
+    momentum : weight of a new batch in the running statistics, in (0, 1]
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.momentum = momentum
+        self.passes = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (passes * batch, channels, [z,] y, x)."""
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+        parts = x.chunk(self.passes)
+        done = [F.batch_norm(part, None, None, self.weight, self.bias, True) for part in parts[:-1]]
+        last = F.batch_norm(
+            parts[-1], self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum
+        )
+        return torch.cat([*done, last]) if done else last
+
+
+class ResidualUnit(nn.Module):
+    """norm-ReLU-conv3-norm-ReLU-conv3 plus the input; a 1x1 convolution where the width changes."""
+
+    def __init__(self, config: NetworkConfig, channels_in: int, channels: int) -> None:
+        super().__init__()
+        conv = CONVOLUTION[config.ndim]
+        self.first_norm = _norm(config, channels_in)
+        self.first = conv(channels_in, channels, 3, padding=1, bias=config.norm == "none")
+        self.second_norm = _norm(config, channels)
+        self.second = conv(channels, channels, 3, padding=1)
+        self.shortcut = nn.Identity() if channels_in == channels else conv(channels_in, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels_in, [z,] y, x) to (batch, channels, [z,] y, x)."""
+        y = self.first(F.relu(self.first_norm(x)))
+        y = self.second(F.relu(self.second_norm(y)))
+        result: Tensor = y + self.shortcut(x)
+        return result
+
+
+class UNet(nn.Module):
+    """The network f: standardised noisy image in, standardised deconvolved image out.
+
+    Extents must be multiples of `alignment`; `NetworkDeconvolver` pads where they are not.
+
+    Attributes
+    ----------
+    alignment : extents, and the cuts between blocks, must be multiples of this many voxels
+    receptive_radius : farthest voxel, along any axis, that an output voxel can depend on
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        conv, transposed = CONVOLUTION[config.ndim], TRANSPOSED[config.ndim]
+        widths = [config.channels * 2**level for level in range(config.depth)]
+        joined = 2 if config.skip == "concatenate" else 1
+        self.enter = conv(1, widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList(ResidualUnit(config, width, width) for width in widths)
+        self.down = nn.ModuleList(conv(a, b, 2, stride=2) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(transposed(b, a, 2, stride=2) for a, b in pairwise(widths))
+        self.decoder = nn.ModuleList(ResidualUnit(config, joined * width, width) for width in widths[:-1])
+        self.leave_norm = _norm(config, widths[0])
+        self.leave = conv(widths[0], 1, 1)
+        self.alignment = alignment(config)
+        self.receptive_radius = receptive_radius(config)
+
+    def forward(self, x: Tensor, passes: int = 1) -> Tensor:
+        """Map (passes * batch, 1, [z,] y, x) to the same shape.
+
+        Parameters
+        ----------
+        x : standardised images; with several passes, all images of one pass follow those of the other
+        passes : groups whose normalisation statistics stay apart in training
+        """
+        for module in self.modules():
+            if isinstance(module, PassNorm):
+                module.passes = passes
+        x = self.encoder[0](self.enter(x))
+        skips = []
+        for down, unit in zip(self.down, self.encoder[1:], strict=True):
+            skips.append(x)
+            x = unit(down(x))
+        for level in reversed(range(len(skips))):
+            x = self.up[level](x)
+            joined = (
+                torch.cat([x, skips[level]], 1) if self.config.skip == "concatenate" else x + skips[level]
+            )
+            x = self.decoder[level](joined)
+        result: Tensor = self.leave(F.relu(self.leave_norm(x)))
+        return result
+
+
+def _norm(config: NetworkConfig, channels: int) -> nn.Module:
+    return PassNorm(channels) if config.norm == "batch" else nn.Identity()
+
+
+def alignment(config: NetworkConfig) -> int:
+    """Give the multiple, in voxels, that extents and cuts must have: one step of the bottom level."""
+    return int(2 ** (config.depth - 1))
+
+
+def receptive_radius(config: NetworkConfig) -> int:
+    """Give the farthest voxel, along any axis, that an output voxel can depend on: 24 for depth 3.
+
+    Level l counts in voxels of size 2^l: the entrance reaches 1, a unit 2; all levels but the
+    bottom hold two units. Strided steps add at most `alignment` - 1.
+    """
+    levels = range(config.depth)
+    units = sum(2 * 2**level * (1 if level == config.depth - 1 else 2) for level in levels)
+    return int(1 + units + alignment(config) - 1)

@@ -1,0 +1,66 @@
+"""The surroundings of every test: few threads, nobody's settings, no cluster and no internet."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from typing import Any
+
+import pytest
+
+THREADS = "2"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Settle the environment, for this process and those it starts, before torch and dask are imported."""
+    home = config.cache.mkdir("home") if config.cache else config.rootpath
+    fixed = {
+        "HOME": str(home),
+        "XDG_CACHE_HOME": str(home),
+        "XDG_CONFIG_HOME": str(home),
+        "DASK_CONFIG": str(home),
+        "MPLCONFIGDIR": str(home),
+        "MPLBACKEND": "Agg",
+        "OMP_NUM_THREADS": THREADS,
+        "MKL_NUM_THREADS": THREADS,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_COLOR": "1",
+        "COLUMNS": "120",
+    }
+    for name in [name for name in os.environ if name.startswith(("DASK_", "AWS_", "BIGDECON_"))]:
+        del os.environ[name]
+    os.environ.update(fixed)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none; torch is imported only if some test asks."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _leaves_the_machine(address: Any) -> bool:
+    """Whether an address as given to `connect` is a public one."""
+    try:
+        return ipaddress.ip_address(address[0]).is_global
+    except (ValueError, TypeError, IndexError):
+        return False
+
+
+@pytest.fixture(autouse=True)
+def no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse TCP connections to public addresses, as a machine without internet would."""
+    connect = socket.socket.connect
+
+    def connect_nearby(self: socket.socket, address: Any) -> None:
+        if self.type == socket.SOCK_STREAM and _leaves_the_machine(address):
+            raise OSError(f"tests use no internet, and {address[0]} is not on this machine")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_nearby)

@@ -1,0 +1,222 @@
+"""The ledger: entries are whole or absent, and survive whatever happens to their neighbours."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bigdecon.deconvolution.durable import TEMPORARY, write_durably
+from bigdecon.deconvolution.ledger import Extent, Ledger, RegionKey, RegionRecord
+from bigdecon.errors import OutputError, WriteError
+
+RECORD = RegionRecord(
+    {Extent((0, 0), (64, 64)): "ab" * 16}, clipped=3, minimum=-1.5, maximum=2e4, seconds=0.25
+)
+
+
+def key(index: int) -> RegionKey:
+    return RegionKey(0, 0, 1, (index, 0, 512), (index + 1, 64, 1024))
+
+
+def entry_path(ledger: Ledger, which: RegionKey) -> Path:
+    return next(ledger.folder.glob(f"*/{which.name}.json"))
+
+
+def test_what_was_marked_is_read(tmp_path):
+    ledger = Ledger(tmp_path / "ledger")
+    assert ledger.read() == {}
+    assert not ledger.finished(key(0))
+    for index in range(5):
+        ledger.mark(key(index), RECORD)
+    assert ledger.read() == {key(index): RECORD for index in range(5)}
+    assert ledger.finished(key(3))
+    assert not ledger.finished(key(5))
+
+
+axis = st.integers(0, 10**6)
+boxes = st.lists(st.tuples(axis, axis), min_size=1, max_size=3)
+
+
+@given(boxes, boxes, st.integers(0, 9), st.integers(0, 99), st.integers(0, 9))
+def test_names_are_equal_only_for_equal_regions(first, second, level, timepoint, channel):
+    one, two = (
+        RegionKey.from_box(tuple(slice(a, a + b) for a, b in box), level=level, timepoint=timepoint)
+        for box in (first, second)
+    )
+    assert (one.name == two.name) == (one == two)
+    assert RegionKey.from_box(one.box, level=level, timepoint=timepoint) == one
+    assert one.name != one._replace(channel=channel + 1).name
+
+
+def test_not_a_number_statistics_survive(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.mark(key(0), RegionRecord({}, 0, math.inf, -math.inf, 0.0))
+    assert ledger.read()[key(0)].minimum == math.inf
+
+
+@pytest.mark.parametrize("length", range(0, 200, 13))
+def test_a_torn_entry_counts_as_unfinished(tmp_path, length):
+    ledger = Ledger(tmp_path)
+    ledger.mark(key(0), RECORD)
+    ledger.mark(key(1), RECORD)
+    torn = entry_path(ledger, key(0))
+    torn.write_bytes(torn.read_bytes()[:length])
+    scan = ledger.scan()
+    assert set(scan.finished) == {key(1)}
+    assert [ignored.path for ignored in scan.ignored] == [torn]
+    assert not ledger.finished(key(0))
+    ledger.mark(key(0), RECORD)
+    assert ledger.finished(key(0))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\0" * 300,
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"format": "bigdecon-ledger"}',
+        b'{"format": "bigdecon-ledger", "version": 1, "region": 7}',
+        b"[" * 100_000,
+    ],
+)
+def test_damaged_entries_are_listed_and_never_crash(tmp_path, content):
+    ledger = Ledger(tmp_path)
+    ledger.mark(key(0), RECORD)
+    entry_path(ledger, key(0)).write_bytes(content)
+    scan = ledger.scan()
+    assert scan.finished == {}
+    assert len(scan.ignored) == 1
+    assert not ledger.finished(key(0))
+
+
+def test_an_entry_under_another_name_is_ignored(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.mark(key(0), RECORD)
+    path = entry_path(ledger, key(0))
+    path.rename(path.with_name(f"{key(1).name}.json"))
+    assert ledger.read() == {}
+
+
+def test_a_folder_in_place_of_an_entry_is_ignored(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.mark(key(0), RECORD)
+    path = entry_path(ledger, key(0))
+    path.unlink()
+    path.mkdir()
+    assert len(ledger.scan().ignored) == 1
+
+
+def test_another_version_is_refused_by_name(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.mark(key(0), RECORD)
+    path = entry_path(ledger, key(0))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 9}))
+    for look in (ledger.read, lambda: ledger.finished(key(0))):
+        with pytest.raises(OutputError, match="version 9 of the ledger's format"):
+            look()
+
+
+def test_temporary_files_are_never_read_and_can_be_swept(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.mark(key(0), RECORD)
+    shelf = entry_path(ledger, key(0)).parent
+    (shelf / f"{TEMPORARY}half").write_bytes(b"{")
+    assert ledger.scan().ignored == ()
+    assert ledger.sweep() == 1
+    assert set(ledger.read()) == {key(0)}
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_durably(path, b"old")
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_durably(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(WriteError, match="No space left on device"):
+        Ledger(tmp_path / "ledger").mark(key(0), RECORD)
+
+
+MANY = """
+import sys
+from pathlib import Path
+from bigdecon.deconvolution.ledger import Ledger, RegionKey, RegionRecord
+for index in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
+    start = index % 25
+    key = RegionKey(0, 0, 0, (start,), (start + 1,))
+    Ledger(Path(sys.argv[1])).mark(key, RegionRecord({}, 0, 0.0, 1.0, 0.0))
+"""
+
+
+def test_many_processes_may_mark_at_once(tmp_path):
+    first, second = (
+        subprocess.Popen([sys.executable, "-c", MANY, str(tmp_path), begin]) for begin in ("0", "5")
+    )
+    assert (first.wait(), second.wait()) == (0, 0)
+    scan = Ledger(tmp_path).scan()
+    assert {key.start[0] for key in scan.finished} == set(range(25))
+    assert scan.ignored == ()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from bigdecon.deconvolution.ledger import Ledger, RegionKey, RegionRecord
+index = 0
+while True:
+    key = RegionKey(0, 0, 0, (index,), (index + 1,))
+    Ledger(Path(sys.argv[1])).mark(key, RegionRecord({}, 0, 0.0, 1.0, 0.0))
+    print(index, flush=True)
+    index += 1
+"""
+
+
+def test_sigkill_loses_nothing_that_was_marked(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        for line in process.stdout:
+            if int(line) > 30:
+                process.send_signal(signal.SIGKILL)
+                break
+        last = max([int(line), *map(int, process.stdout)])
+    scan = Ledger(tmp_path).scan()
+    assert {key.start[0] for key in scan.finished} >= set(range(last + 1))
+    assert scan.ignored == ()
+
+
+@pytest.mark.slow
+def test_sixty_thousand_entries_are_read_in_seconds(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.mark(key(0), RECORD)
+    text = entry_path(ledger, key(0)).read_text()
+    for index in range(60_000):
+        path = ledger._path(key(index))
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(
+            text.replace("[0,0,512],", f"[{index},0,512],").replace("[1,64,", f"[{index + 1},64,")
+        )
+    began = time.monotonic()
+    assert len(ledger.read()) == 60_000
+    seconds = time.monotonic() - began
+    print(f"60000 entries in {seconds:.1f} s")
+    assert seconds < 20
