@@ -52,7 +52,7 @@ def command(
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Score RESULT against TRUTH, two images of one shape.
+    """Score RESULT against TRUTH, two images of one shape.
 
     The row "plain" compares the values as they are; the row "affine" after the scale and offset that
     fit the result to the truth best, as the 3D scores of Papkov et al. 2023 do.
@@ -61,7 +61,7 @@ def command(
     Examples:
       bigdecon evaluate demo/noisy.deconvolved.ome.zarr demo/truth.ome.zarr
       bigdecon evaluate result.tif truth.tif --data-range 1 --crop-border 8 --json
-    """
+    """  # noqa: D301 (click needs the control character)
     from bigdecon.evaluation.metrics import evaluate
     from bigdecon.io.reading import open_volume
 

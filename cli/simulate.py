@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bigdecon.errors import InputError, OptionError, OutputError
+from bigdecon.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
     from bigdecon.optics.psf import PSF
@@ -40,7 +40,7 @@ NOISY, TRUTH, PSF_FILE = "noisy.ome.zarr", "truth.ome.zarr", "psf.tif"
     nargs=3,
     type=click.FloatRange(min=0, min_open=True),
     metavar="Z Y X",
-    help="Voxel size in µm, to which the PSF is resampled [default: the PSF's own].",
+    help="Voxel size in µm, to which the PSF is resampled [default: the PSF's own; not used along Z in 2D].",
 )
 @click.option(
     "--poisson", type=float, default=0.001, show_default=True, help="Variance of shot noise per signal."
@@ -76,7 +76,7 @@ def command(
     dtype: str,
     offset: float,
 ) -> None:
-    r"""Make a test volume: noisy image, truth and PSF.
+    """Make a test volume: noisy image, truth and PSF.
 
     KIND is filaments, points, nuclei or bars. The folder receives noisy.ome.zarr, truth.ome.zarr and
     psf.tif. Noise and PSF default to those of Papkov et al. 2023. Volumes may be larger than memory.
@@ -86,7 +86,7 @@ def command(
       bigdecon simulate filaments -o demo
       bigdecon simulate nuclei -o large --shape 1024 2048 2048 --dtype uint16 --offset 100
       bigdecon simulate bars -o flat --shape 1 512 512
-    """
+    """  # noqa: D301 (click needs the control character)
     extents = shape if shape[0] > 1 else shape[1:]
     _refuse_existing(output)
     from bigdecon.optics.simulation import NoiseModel, paper_noise
@@ -108,17 +108,20 @@ def _refuse_existing(output: Path) -> None:
 
 
 def _open_psf(path: Path | None, voxel_size: tuple[float, ...] | None, extents: tuple[int, ...]) -> PSF:
-    ndim = len(extents)
-    size = None if voxel_size is None else voxel_size[-ndim:]
-    if path is not None:
-        from bigdecon.optics.psf import load_psf
+    """Load the PSF at the simulated volume's voxel size, or at its own where none is given."""
+    if path is None:
+        from bigdecon.optics.simulation import paper_psf
 
-        return load_psf(path, voxel_size_um=size, ndim=ndim)
-    from bigdecon.optics.simulation import paper_psf
+        if voxel_size is not None:
+            raise OptionError("--voxel-size needs --psf: the paper's PSF has voxels of 0.406 µm.")
+        return paper_psf(len(extents))
+    from bigdecon.optics.psf import load_psf, read_psf_file
 
-    if size is not None:
-        raise InputError("--voxel-size needs --psf: the paper's PSF has voxels of 0.406 µm.")
-    return paper_psf(ndim)
+    own = read_psf_file(path)[1]
+    given = None if voxel_size is None else voxel_size[-len(extents) :]
+    return load_psf(
+        path, voxel_size_um=given or own, psf_voxel_size_um=None if own else given, ndim=len(extents)
+    )
 
 
 def _source(
@@ -150,9 +153,9 @@ def _write(output: Path, source: SimulatedSource, psf: PSF, dtype: str) -> None:
 
     try:
         output.mkdir(parents=True, exist_ok=True)
+        save_psf(psf, output / PSF_FILE)
     except OSError as error:
-        raise OutputError(f"the folder {output} cannot be made: {error.strerror or error}.") from error
-    save_psf(psf, output / PSF_FILE)
+        raise OutputError(f"{output} cannot be written into: {error.strerror or error}.") from error
     for name, part, kept in ((TRUTH, source.truth, "float32"), (NOISY, source, dtype)):
         axes = "zyx"[-len(source.shape) :]
         volume = Volume(part, axes, psf.voxel_size_um, name=name.removesuffix(".ome.zarr"))

@@ -19,11 +19,10 @@ import os
 import signal
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.system import MEMORY_LIMIT
 
 from bigdecon.distributed.gpus import visible_gpus
+from bigdecon.distributed.surroundings import environment_kept, quiet_logging, sigint_blocked
 from bigdecon.errors import ClusterError, OptionError
 
 __all__ = ["Connection", "connect", "gpu_workers", "visible_gpus"]
@@ -108,7 +108,7 @@ def connect(
         if a number, the memory limit, the device or the dashboard's address cannot be
     """
     with ExitStack() as stack:
-        stack.enter_context(_quiet_logging())
+        stack.enter_context(quiet_logging())
         if isinstance(cluster, Client):
             client, owned = cluster, False
         elif cluster == "local":
@@ -116,7 +116,9 @@ def connect(
             client, owned = stack.enter_context(_local(layout, dashboard_address)), True
         else:
             client, owned = stack.enter_context(_existing(_find_scheduler(cluster))), False
-        yield _describe(client, owned)
+        # Dask gives the link of its health pages where there is no dashboard
+        link = "" if owned and _dashboard_place(dashboard_address) is None else client.dashboard_link
+        yield _describe(client, link or "", owned)
 
 
 def gpu_workers(client: Client) -> list[str]:
@@ -202,15 +204,20 @@ def _local(layout: _Layout, dashboard_address: str) -> Iterator[Client]:
     """Start a cluster on this machine, and end all of it afterwards."""
     dashboard = _dashboard_place(dashboard_address)
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set(SETTINGS | _proxied_link()))
-        stack.enter_context(_environment_kept())
+        stack.enter_context(environment_kept())
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="bigdecon-", ignore_cleanup_errors=True)
         )
-        with _sigint_blocked(), _environment_kept():
+        stack.enter_context(dask.config.set(SETTINGS | _proxied_link() | {"temporary-directory": folder}))
+        with sigint_blocked(), environment_kept():
             cluster = _start(layout, dashboard, folder)
         stack.callback(_end, cluster)
-        yield stack.enter_context(Client(cluster, timeout=SCHEDULER_SECONDS))
+        client = stack.enter_context(Client(cluster, timeout=SCHEDULER_SECONDS))
+        try:
+            yield client
+        except BaseException:
+            _abandon(cluster)
+            raise
 
 
 def _start(layout: _Layout, dashboard: str | None, folder: str) -> SpecCluster:
@@ -246,12 +253,22 @@ def _worker_options(gpu: str, layout: _Layout, folder: str) -> dict[str, Any]:
         "env": {"CUDA_VISIBLE_DEVICES": gpu},
         "death_timeout": START_SECONDS,
         "silence_logs": logging.CRITICAL + 1,
+        "preload": ["bigdecon.distributed.worker_setup"],
     }
 
 
+def _abandon(cluster: SpecCluster) -> None:
+    """End the workers in the middle of what they do: after an error or Ctrl-C nobody waits for it."""
+    for nanny in cluster.workers.values():
+        nanny.close_gracefully("abandoned")  # only says that the worker is not to be started again
+        if nanny.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(nanny.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
 def _end(cluster: SpecCluster) -> None:
-    """Stop the workers; those that are in the middle of a task do not get to finish it."""
-    with _sigint_blocked(), suppress(TimeoutError, OSError):
+    """Stop workers and scheduler; a second Ctrl-C has to wait for it."""
+    with sigint_blocked(), suppress(TimeoutError, OSError):
         cluster.close(timeout=20)
 
 
@@ -262,7 +279,8 @@ def _dashboard_place(address: str) -> str | None:
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
         raise OptionError(
-            f"the dashboard's address {address!r} is not understood; give host:port as in 127.0.0.1:8787, or none."
+            f"the dashboard's address {address!r} is not understood; "
+            "give host:port as in 127.0.0.1:8787, or none."
         )
     host = host or LOOPBACK
     return f"{host}:{port if _is_free(host, int(port)) else 0}"
@@ -302,7 +320,24 @@ def _existing(address: str) -> Iterator[Client]:
                 f"the scheduler at {address} has no workers (waited {WORKERS_SECONDS:.0f} s); "
                 f"start some with: dask worker {address}"
             ) from error
+        _check_versions(client, address)
         yield client
+
+
+def _check_versions(client: Client, address: str) -> None:
+    """Refuse workers that could not read our tasks: Dask would try, and fail, without an end."""
+    ours = _our_version()
+    for worker, theirs in client.run(version, "bigdecon", on_error="return").items():
+        if theirs != ours:
+            found = "no bigdecon" if isinstance(theirs, Exception) else f"bigdecon {theirs}"
+            raise ClusterError(
+                f"the worker {worker} of the scheduler at {address} has {found}; "
+                f"install version {ours}, as here, where the workers run."
+            )
+
+
+def _our_version() -> str:
+    return version("bigdecon")
 
 
 def _find_scheduler(cluster: str) -> str:
@@ -336,55 +371,6 @@ def _read_scheduler_file(path: Path) -> str:
     )
 
 
-def _describe(client: Client, owned: bool) -> Connection:
+def _describe(client: Client, link: str, owned: bool) -> Connection:
     threads = client.nthreads()
-    link = client.dashboard_link or ""
     return Connection(client, link, len(threads), min(threads.values(), default=1), owned)
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Start threads and processes that never see SIGINT; one that arrives meanwhile is delivered at the end.
-
-    Threads and processes inherit the mask. This holds for workers that a nanny starts again later, too.
-    """
-    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    resource_tracker.ensure_running()  # where it starts by itself, it unblocks SIGINT behind our back
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _environment_kept() -> Iterator[None]:
-    """Undo what a nanny leaves in this process's environment: OMP_NUM_THREADS=1 and the like."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        os.environ.update(before)
-
-
-@contextmanager
-def _quiet_logging() -> Iterator[None]:
-    """Keep Dask's own messages off the terminal: a lost connection is reported by us, in one sentence."""
-    names = [
-        name
-        for name in logging.root.manager.loggerDict
-        if name.split(".")[0] in ("distributed", "tornado", "bokeh")
-    ]
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)

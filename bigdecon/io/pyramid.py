@@ -22,6 +22,7 @@ WRITERS = 2
 """Write units in work at a time; each holds its voxels in memory."""
 PERCENTILES = (0.1, 99.9)
 TIMES_TO_SAMPLE = 3
+VALUES_TO_SAMPLE = 2**21
 
 
 def pyramid_boxes(layout: OutputLayout, level: int) -> list[Box]:
@@ -131,26 +132,34 @@ def measure_windows(path: str | os.PathLike[str], layout: OutputLayout) -> tuple
     WriteError
         if that level cannot be read
     """
-    level = len(layout.levels) - 1
-    everything = tuple(slice(0, n) for n in layout.levels[level].spatial_shape)
     last = layout.n_timepoints - 1
     times = sorted({last * i // (TIMES_TO_SAMPLE - 1) for i in range(TIMES_TO_SAMPLE)})
     windows = []
     for channel in range(layout.n_channels):
-        values = np.concatenate(
-            [read_box(path, layout, level, t, channel, everything).ravel() for t in times]
-        )
-        windows.append(_window(values))
+        samples = [_sample(path, layout, timepoint, channel) for timepoint in times]
+        windows.append(_window(np.concatenate(samples)))
     return tuple(windows)
+
+
+def _sample(path: str | os.PathLike[str], layout: OutputLayout, timepoint: int, channel: int) -> NDArray[Any]:
+    """Take the extremes of the coarsest level and evenly spaced values in between."""
+    level = len(layout.levels) - 1
+    everything = tuple(slice(0, n) for n in layout.levels[level].spatial_shape)
+    values = read_box(path, layout, level, timepoint, channel, everything).ravel()
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return values
+    spaced = values[:: -(-values.size // VALUES_TO_SAMPLE)]
+    sample: NDArray[Any] = np.concatenate([spaced, [values.min(), values.max()]]).astype(values.dtype)
+    return sample
 
 
 def _window(values: NDArray[Any]) -> DisplayWindow:
     """Give limits that are finite and not empty, as viewers need them."""
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
+    if values.size == 0:
         return DisplayWindow(0.0, 1.0, 0.0, 1.0)
-    low, high = float(finite.min()), float(finite.max())
-    start, end = (float(v) for v in np.percentile(finite, PERCENTILES))
+    low, high = float(values.min()), float(values.max())
+    start, end = (float(v) for v in np.percentile(values, PERCENTILES))
     if high <= low:
         return DisplayWindow(low, low + 1.0, low, low + 1.0)
     return DisplayWindow(low, high, *((start, end) if end > start else (low, high)))

@@ -18,10 +18,21 @@ from zarr.storage import LocalStore
 
 from bigdecon.errors import OutputError, VolumeError
 
-__all__ = ["RemoteStore", "filesystem", "is_url", "local_output_path", "open_store", "read_key", "resolve"]
+__all__ = [
+    "RemoteStore",
+    "filesystem",
+    "is_denied",
+    "is_url",
+    "local_output_path",
+    "open_store",
+    "read_key",
+    "resolve",
+]
 
 ATTEMPTS = 3
 """How often a request to a server is made before its failure counts."""
+FIRST_PAUSE_S = 0.1
+"""Pause after the first failure; four times as long after the next."""
 
 
 def is_url(location: str) -> bool:
@@ -103,6 +114,11 @@ def _trim(data: bytes, request: ByteRequest | None) -> bytes:
     return data
 
 
+def is_denied(error: BaseException) -> bool:
+    """Whether a server refused for good. Some say so of files that do not exist (S3 without listing)."""
+    return isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
+
+
 NOTHING: tuple[str, ...] = ()
 
 
@@ -152,10 +168,10 @@ class RemoteStore(Store):
                 return data
             except FileNotFoundError:
                 return None
-            except Exception:
-                if attempt == ATTEMPTS - 1:
+            except Exception as error:
+                if attempt == ATTEMPTS - 1 or is_denied(error):
                     raise
-                time.sleep(0.1 * 4**attempt)
+                time.sleep(FIRST_PAUSE_S * 4**attempt)
         return None
 
     async def _request(self, key: str, start: int | None, end: int | None) -> bytes:
@@ -175,10 +191,10 @@ class RemoteStore(Store):
                 return prototype.buffer.from_bytes(_trim(data, byte_range))
             except FileNotFoundError:
                 return None
-            except Exception:
-                if attempt == ATTEMPTS - 1:
+            except Exception as error:
+                if attempt == ATTEMPTS - 1 or is_denied(error):
                     raise
-                await asyncio.sleep(0.1 * 4**attempt)
+                await asyncio.sleep(FIRST_PAUSE_S * 4**attempt)
         return None
 
     async def get_partial_values(

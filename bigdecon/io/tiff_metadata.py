@@ -40,7 +40,7 @@ def read_tiff_metadata(tiff: Any, series: Any) -> TiffMetadata:
     OME-XML goes before ImageJ tags, which go before the resolution tags of plain TIFF.
     """
     if series.kind == "ome" and tiff.ome_metadata:
-        return _from_ome(tiff.ome_metadata, series.index)
+        return _from_ome(tiff.ome_metadata)
     if series.kind == "imagej" and tiff.imagej_metadata:
         return _from_imagej(tiff.imagej_metadata, series.keyframe)
     x, y = (_plausible(_resolution_um(series.keyframe, axis, None)) for axis in "XY")
@@ -99,14 +99,14 @@ def _from_imagej(metadata: dict[str, Any], page: Any) -> TiffMetadata:
     return TiffMetadata((z, y, x), channels, interval, TIME_UNITS.get(time_unit, time_unit))
 
 
-def _from_ome(xml: str, index: int) -> TiffMetadata:
-    """Read the Pixels and Channel elements of one image of an OME-XML text."""
+def _from_ome(xml: str) -> TiffMetadata:
+    """Read the Pixels and Channel elements of the first image of an OME-XML text."""
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
         return TiffMetadata()
     images = root.findall("{*}Image")
-    pixels = images[index].find("{*}Pixels") if index < len(images) else None
+    pixels = images[0].find("{*}Pixels") if images else None
     if pixels is None:
         return TiffMetadata()
     unit = pixels.get("TimeIncrementUnit", "s")

@@ -38,7 +38,7 @@ class TiffSource:
     Attributes
     ----------
     location : local path or URL
-    series : index of the image in the file
+    series : index of the image in the file; the first is taken
     level : resolution level, for pyramidal files
     file_axes : letters of the axes as the file stores them
     axes : letters as this source gives them, in the order tczyx
@@ -150,8 +150,13 @@ class _PackedPages:
 
     def __init__(self, source: TiffSource) -> None:
         self.lock = threading.Lock()
-        with _open_tiff(source.location) as tiff:
+        self.stays_open = is_url(source.location)  # a connection cannot be opened again, a file can
+        tiff = _parse(source.location)
+        try:
             self.series = tiff.series[source.series].levels[source.level]
+        finally:
+            if not self.stays_open:
+                tiff.close()
         self.keyframe = self.series.keyframe
 
     def read_plane(self, number: int, rows: range, columns: range, out: NDArray[Any]) -> None:
@@ -171,13 +176,15 @@ class _PackedPages:
             if page is None:
                 return []
             handle = page.parent.filehandle
-            handle.open()
+            if not self.stays_open:
+                handle.open()
             try:
                 offsets, counts = page.dataoffsets, page.databytecounts
                 chosen = [i for i in self._segments_in(rows, columns) if i < len(offsets) and counts[i]]
                 return [(i, _read_exactly(handle, offsets[i], counts[i])) for i in chosen]
             finally:
-                handle.close()
+                if not self.stays_open:
+                    handle.close()
 
     def _segments_in(self, rows: range, columns: range) -> list[int]:
         """List the strips or tiles that a rectangle touches."""
@@ -210,9 +217,8 @@ def _packed_pages(source: TiffSource, pid: int) -> _PackedPages:
         raise ReadError(str(error)) from error
 
 
-@contextmanager
-def _open_tiff(location: str) -> Iterator[Any]:
-    """Open a TIFF file for the time of a `with` block.
+def _parse(location: str) -> Any:
+    """Open a TIFF file; the caller closes it.
 
     Raises
     ------
@@ -220,19 +226,27 @@ def _open_tiff(location: str) -> Iterator[Any]:
         if it is missing, unreadable or no TIFF
     """
     try:
-        handle = _open_binary(location)
+        handle = _open_binary(location) if is_url(location) else location
+        tiff = tifffile.TiffFile(handle)
+        if _is_loose_stack(tiff):
+            tiff.close()
+            tiff = tifffile.TiffFile(handle, is_shaped=False)
+        return tiff
+    except (OSError, ReadError) as error:
+        cause = " ".join(str(error).split()).rstrip(".")
+        raise VolumeError(f"{location} cannot be opened ({type(error).__name__}: {cause}).") from error
     except Exception as error:
-        raise VolumeError(f"{location} cannot be opened ({type(error).__name__}: {error}).") from error
-    with handle:
-        try:
-            tiff = tifffile.TiffFile(handle if is_url(location) else location)
-        except Exception as error:
-            raise VolumeError(
-                f"{location} is not an image that can be read here ({error}); "
-                "give an OME-Zarr folder, a TIFF or an OME-TIFF."
-            ) from error
-        with tiff:
-            yield tiff
+        cause = " ".join(str(error).split()).rstrip(".")
+        raise VolumeError(
+            f"{location} is not an image that can be read here ({cause}); "
+            "give an OME-Zarr folder, a TIFF or an OME-TIFF."
+        ) from error
+
+
+def _is_loose_stack(tiff: Any) -> bool:
+    """Whether planes of one shape and type were added to a file one by one: they make one stack."""
+    kinds = {(s.kind, s.axes, s.shape, s.dtype) for s in tiff.series}
+    return len(tiff.series) > 1 and len(kinds) == 1 and next(iter(kinds))[:2] == ("shaped", "YX")
 
 
 @dataclass(frozen=True)
@@ -261,11 +275,13 @@ def open_tiff_image(location: str) -> TiffImage:
     VolumeError
         if it is missing, no TIFF, in colour, or has axes that make no image
     """
-    with _open_tiff(location) as tiff:
+    with _parse(location) as tiff:
         try:
             series = tiff.series[0]
             metadata = read_tiff_metadata(tiff, series)
             sources = tuple(_describe(location, s, i) for i, s in enumerate(series.levels))
+            if is_url(location):  # some servers only send whole files: find out now
+                sources[0][tuple(slice(n - 1, n) for n in sources[0].shape)]
         except VolumeError:
             raise
         except Exception as error:
@@ -332,9 +348,7 @@ def _describe(location: str, series: Any, level: int) -> TiffSource:
     tile = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, shape[-1])
     unit = shape[-2:] if plain else tuple(min(t, n) for t, n in zip(tile, shape[-2:], strict=True))
     chunks = (*(1,) * (len(shape) - 2), *unit)
-    return TiffSource(
-        location, series.index, level, file_axes, axes, shape, dtype.newbyteorder("="), chunks, plain
-    )
+    return TiffSource(location, 0, level, file_axes, axes, shape, dtype.newbyteorder("="), chunks, plain)
 
 
 def _try_to_decode(location: str, page: Any) -> None:

@@ -12,7 +12,7 @@ from zarr.abc.store import Store
 from bigdecon.errors import VolumeError
 from bigdecon.io.image_file import ImageInfo, LevelInfo
 from bigdecon.io.ome_metadata import parse_multiscale, plain_axes
-from bigdecon.io.stores import is_url, open_store, read_key
+from bigdecon.io.stores import is_denied, is_url, open_store, read_key
 from bigdecon.io.zarr_source import ZarrSource, open_zarr_source
 
 __all__ = ["ZarrImage", "open_zarr_image"]
@@ -81,6 +81,8 @@ def _read_json(store: Store, location: str, key: str) -> dict[str, Any] | None:
     except VolumeError:
         raise
     except Exception as error:
+        if is_url(location) and is_denied(error):
+            return None
         message = " ".join(str(error).split()).rstrip(".")
         raise VolumeError(
             f"{location}/{key} cannot be read ({type(error).__name__}: {message}); "
@@ -115,17 +117,27 @@ def open_zarr_image(location: str) -> ZarrImage:
     """
     node = _read_node(open_store(location), location)
     if node is None:
+        denied = " that may be read" if is_url(location) else ""
         raise VolumeError(
-            f"{location} is no Zarr image: there is no zarr.json, .zgroup or .zarray; "
+            f"{location} is no Zarr image: there is no zarr.json, .zgroup or .zarray{denied}; "
             "give the folder of an OME-Zarr image, or a TIFF file."
         )
     if node.is_array:
         return _plain_array(location, node)
     if node.ome.get("multiscales"):
-        return ZarrImage(parse_multiscale(node.ome, location, node.zarr_format), node.zarr_format)
+        return ZarrImage(_parsed(node, location), node.zarr_format)
     if "bioformats2raw.layout" in node.ome:
         return _only_series(location)
     raise VolumeError(_why_no_image(location, node))
+
+
+def _parsed(node: Node, location: str) -> ImageInfo:
+    try:
+        return parse_multiscale(node.ome, location, node.zarr_format)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise VolumeError(
+            f"the OME metadata of {location} is malformed ({type(error).__name__}: {error})."
+        ) from error
 
 
 def _plain_array(location: str, node: Node) -> ZarrImage:

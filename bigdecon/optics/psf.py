@@ -439,8 +439,10 @@ def _background(data: Array) -> float:
     pairs = _border_faces(data)
     levels = [_middle(outer) for outer, _ in pairs]
     darkest = int(np.argmin(levels))
-    noise = 1.4826 * float(np.median(np.abs(pairs[darkest][0] - levels[darkest])))
-    dark = [pair for pair, level in zip(pairs, levels, strict=True) if level <= levels[darkest] + noise]
+    face = pairs[darkest][0]
+    noise = 1.4826 * float(np.median(np.abs(face - levels[darkest])))
+    alike = levels[darkest] + 4 * noise / np.sqrt(len(face))  # four standard errors of a face's level
+    dark = [pair for pair, level in zip(pairs, levels, strict=True) if level <= alike]
     level = _middle(np.concatenate([outer for outer, _ in dark]))
     inside = _middle(np.concatenate([inner for _, inner in dark]))
     is_real = abs(level) > BACKGROUND_ABOVE * float(data.max())
@@ -478,10 +480,10 @@ def _without_background(data: Array, level: float) -> Array:
     clean = data - np.float32(level)
     noise = _spread_below(clean)
     if not level or not noise:
-        return np.maximum(clean, 0)
+        return np.asarray(np.maximum(clean, 0), dtype=np.float32)
     around = scipy.ndimage.gaussian_filter(clean, sigma=2, truncate=3)
     faint = np.where(around > 3 * _spread_below(around), around, np.float32(0))
-    return np.asarray(np.where(around > 2 * noise, np.maximum(clean, 0), faint), np.float32)
+    return np.asarray(np.where(around > 2 * noise, np.maximum(clean, 0), faint), dtype=np.float32)
 
 
 def _spread_below(clean: Array) -> float:

@@ -63,6 +63,29 @@ def test_a_flat_image_in_counts_with_a_psf_of_its_own(tmp_path):
     assert np.corrcoef(truth.ravel(), counts.ravel())[0, 1] > 0.4
 
 
+def test_the_psf_is_resampled_to_another_voxel_size(tmp_path):
+    save_psf(paper_psf(3), tmp_path / "own.tif")
+    options = ["--shape", 8, 20, 20, "--psf", tmp_path / "own.tif", "--voxel-size", 0.406, 0.203, 0.203]
+    simulate("points", "-o", tmp_path / "out", *options)
+    assert open_volume(tmp_path / "out" / "noisy.ome.zarr").voxel_size_um == pytest.approx(
+        (0.406, 0.203, 0.203)
+    )
+
+
+def test_a_psf_without_voxel_size_takes_the_one_given(tmp_path):
+    np.save(tmp_path / "own.npy", paper_psf(3).array)
+    options = ["--shape", 8, 20, 20, "--psf", tmp_path / "own.npy", "--voxel-size", 0.3, 0.2, 0.2]
+    simulate("points", "-o", tmp_path / "with", *options)
+    assert open_volume(tmp_path / "with" / "noisy.ome.zarr").voxel_size_um == pytest.approx((0.3, 0.2, 0.2))
+    simulate("points", "-o", tmp_path / "without", *options[:-4])
+    assert open_volume(tmp_path / "without" / "truth.ome.zarr").voxel_size_um is None
+
+
+def test_the_help_shows_the_examples_line_by_line():
+    lines = [line.strip() for line in simulate("--help").splitlines()]
+    assert "bigdecon simulate bars -o flat --shape 1 512 512" in lines
+
+
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "psf.tif").write_text("precious")
     with pytest.raises(InputError, match=r"psf\.tif exists already"):

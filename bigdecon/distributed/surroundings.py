@@ -1,0 +1,70 @@
+"""What Dask would change or print around us, kept within a `with` block."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+
+import dask
+
+__all__ = ["environment_kept", "quiet_logging", "sigint_blocked", "silence_dask"]
+
+NOISY = ("distributed", "tornado", "bokeh")
+
+
+@contextmanager
+def sigint_blocked() -> Iterator[None]:
+    """Start threads and processes that never see SIGINT; one that arrives meanwhile is delivered at the end.
+
+    Threads and processes inherit the mask, and so do workers that a nanny starts again later. Does
+    nothing outside the main thread, or where the system has no signal masks.
+    """
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    resource_tracker.ensure_running()  # where it starts by itself, it unblocks SIGINT behind our back
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def environment_kept() -> Iterator[None]:
+    """Undo what a nanny leaves in this process's environment: OMP_NUM_THREADS=1 and the like."""
+    names = {"PYTHONHASHSEED", *dask.config.get("distributed.nanny.pre-spawn-environ", {})}
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def quiet_logging() -> Iterator[None]:
+    """Keep Dask's own messages off the terminal: what matters in them is reported in our words."""
+    before = silence_dask()
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def silence_dask() -> dict[str, int]:
+    """Let nothing through of what Dask and its web server log; give the levels as they were, by name."""
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in NOISY]
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    return before
