@@ -145,7 +145,7 @@ def _sample(path: str | os.PathLike[str], layout: OutputLayout, timepoint: int, 
     """Take the extremes of the coarsest level and evenly spaced values in between."""
     level = len(layout.levels) - 1
     everything = tuple(slice(0, n) for n in layout.levels[level].spatial_shape)
-    values = read_box(path, layout, level, timepoint, channel, everything).ravel()
+    values: NDArray[Any] = read_box(path, layout, level, timepoint, channel, everything).ravel()
     values = values[np.isfinite(values)]
     if values.size == 0:
         return values

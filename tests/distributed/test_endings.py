@@ -110,7 +110,13 @@ if __name__ == "__main__":
 """
     host = tmp_path / "host.py"
     host.write_text(code)
-    scheduler = subprocess.Popen([sys.executable, str(host)], stdout=subprocess.PIPE, text=True)
+    scheduler = subprocess.Popen(
+        [sys.executable, str(host)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # Python itself counts the semaphores that SIGKILL left
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
     with scheduler:
         client = start(script, 60, scheduler.stdout.readline().strip())
         scheduler.kill()

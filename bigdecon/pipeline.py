@@ -1,0 +1,497 @@
+"""`run`: from a blurred, noisy volume to a restored OME-Zarr, readable top to bottom."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import dask.array as da
+import numpy as np
+import torch
+from dask.delayed import Delayed, delayed
+from numpy.typing import NDArray
+
+from bigdecon.config import RunConfig, TrainingConfig
+from bigdecon.deconvolution.blockwise import deconvolve_stack
+from bigdecon.deconvolution.lease import Lease
+from bigdecon.deconvolution.ledger import Extent, Ledger, RegionKey, RegionRecord
+from bigdecon.deconvolution.network import NetworkDeconvolver
+from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
+from bigdecon.distributed.cluster import Connection, connect, gpu_workers, visible_gpus
+from bigdecon.distributed.progress import (
+    Event,
+    Message,
+    RegionDone,
+    StageFinished,
+    StageStarted,
+    TrainingProgress,
+    publish,
+    subscribe,
+)
+from bigdecon.distributed.scheduling import Call, Task, run_tasks
+from bigdecon.intensity import IntensityStats
+from bigdecon.io.layout import OutputLayout
+from bigdecon.io.output_folder import remove_output
+from bigdecon.io.provenance import CurvePoint, Provenance, PSFRecord, RunRecord, TrainingRecord, write_run
+from bigdecon.io.writing import (
+    convert,
+    create_ome_zarr,
+    measure_windows,
+    pyramid_boxes,
+    set_display_windows,
+    set_provenance,
+    write_box,
+    write_pyramid_box,
+)
+from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from bigdecon.learning.training import TrainingStep, train
+from bigdecon.optics.psf import PSF
+from bigdecon.planning import RunPlan, prepare
+from bigdecon.volume import Box, Volume
+
+__all__ = ["RunResult", "run"]
+
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left behind.
+
+    Attributes
+    ----------
+    plan : what was to be done
+    state : "planned" (dry run), "finished", or "found finished" (by an earlier run)
+    clipped : voxels outside the range of an integer output type
+    models : trained networks, one for every channel; none for methods without training
+    seconds : time it took
+    """
+
+    plan: RunPlan
+    state: str
+    clipped: int = 0
+    models: tuple[Path, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def output(self) -> Path:
+        """Folder of the result."""
+        return self.plan.output
+
+
+def run(
+    config: RunConfig,
+    *,
+    on_plan: Callable[[RunPlan], None] | None = None,
+    on_event: Listener | None = None,
+) -> RunResult:
+    """Restore a volume: plan, train, deconvolve region by region, write, and record how.
+
+    The same call continues a run that was interrupted, and recognises one that is finished.
+
+    Parameters
+    ----------
+    config : what to do
+    on_plan : gets the plan before anything is written
+    on_event : gets progress, from several threads
+
+    Raises
+    ------
+    InputError
+        for bad input; nothing has been written
+    RunError
+        for failures while running; what is finished is kept
+    """
+    started = time.monotonic()
+    listener = on_event or (lambda event: None)
+    with ExitStack() as stack:
+        remote = stack.enter_context(_connect(config)) if config.cluster != "local" else None
+        plan = prepare(config, _device(config, remote))
+        if on_plan:
+            on_plan(plan)
+        if config.dry_run:
+            return RunResult(plan, "planned")
+        if plan.state == "finished":
+            return RunResult(plan, "found finished", models=_model_paths(plan))
+        connection = remote or stack.enter_context(_connect(config))
+        if connection.dashboard_link:
+            listener(Message(f"Dask dashboard: {connection.dashboard_link}"))
+        _open_output(plan)
+        stack.enter_context(Lease(plan.bookkeeping))
+        stack.enter_context(subscribe(connection.client, listener))
+        models = _train(plan, connection, listener)
+        clipped = _deconvolve(plan, connection, models, listener)
+        _coarser_levels(plan, connection, listener)
+        _finish(plan, models)
+        return RunResult(plan, "finished", clipped, _model_paths(plan), time.monotonic() - started)
+
+
+@contextmanager
+def _connect(config: RunConfig) -> Iterator[Connection]:
+    with connect(
+        config.cluster,
+        workers=config.workers,
+        threads=config.threads,
+        memory_limit=config.memory_limit,
+        dashboard_address=config.dashboard_address,
+        device=config.device,
+    ) as connection:
+        yield connection
+
+
+def _device(config: RunConfig, remote: Connection | None) -> str:
+    """Choose the torch device of the workers; each sees its own GPU as the first."""
+    if config.device != "auto":
+        return "cuda" if config.device.startswith("cuda") and remote is None else config.device
+    if remote is None:
+        return "cuda" if visible_gpus() else "cpu"
+    return "cuda" if any(remote.client.run(torch.cuda.is_available).values()) else "cpu"
+
+
+def _open_output(plan: RunPlan) -> None:
+    """Create the arrays, or take up an interrupted run's."""
+    if plan.state == "continue":
+        return
+    if plan.config.overwrite:
+        remove_output(plan.output)
+    create_ome_zarr(plan.output, plan.volume, plan.layout, name=plan.output.name.removesuffix(".ome.zarr"))
+    write_run(plan.bookkeeping / "run.json", RunRecord(plan.fingerprint, _provenance(plan, ()).as_json()))
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def _train(plan: RunPlan, connection: Connection, listener: Listener) -> tuple[Path, ...]:
+    """Train a network for every channel that has none yet; each is kept as soon as it is done."""
+    if plan.config.method != "siamese":
+        return ()
+    paths = _model_paths(plan)
+    for channel, path in enumerate(paths):
+        if path.with_suffix(".json").exists() and path.exists():
+            continue
+        if plan.model is not None:
+            save_checkpoint(plan.model, path)
+        elif plan.training is not None:
+            save_checkpoint(_train_channel(plan, plan.training, channel, connection, listener), path)
+    shutil.rmtree(plan.bookkeeping / "training", ignore_errors=True)
+    return paths
+
+
+def _train_channel(
+    plan: RunPlan, training: TrainingConfig, channel: int, connection: Connection, listener: Listener
+) -> Checkpoint:
+    name = f"train channel {channel}" if plan.volume.n_channels > 1 else "train"
+    state = plan.bookkeeping / "training" / f"channel-{channel}.safetensors"
+    work = Call(
+        train_on_worker,
+        (plan.volume, plan.psfs[channel], training, channel, plan.device, plan.stats[channel], state.absolute(),
+         connection.threads_per_worker),
+    )  # fmt: skip
+    trained: dict[int, Checkpoint] = {}
+    with _stage(name, training.steps, listener):
+        task = Task(channel, lambda: work, name.replace(" ", "-"), _training_workers(plan, connection))
+        run_tasks(connection.client, [task], in_flight=1, on_done=trained.__setitem__)
+    return trained[channel]
+
+
+def train_on_worker(
+    volume: Volume,
+    psf: PSF,
+    training: TrainingConfig,
+    channel: int,
+    device: str,
+    stats: IntensityStats,
+    state_path: Path,
+    threads: int,
+) -> Checkpoint:
+    """Train in a worker process and send progress to the client; arguments as for `train`."""
+    if device == "cpu":
+        torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
+
+    def report(step: TrainingStep) -> None:
+        publish(TrainingProgress(**asdict(step)))
+
+    return train(
+        volume,
+        psf,
+        training,
+        channel=channel,
+        device=device,
+        stats=stats,
+        state_path=state_path,
+        on_event=report,
+    )
+
+
+def _training_workers(plan: RunPlan, connection: Connection) -> tuple[str, ...]:
+    """Keep training off workers without a GPU; a cluster of our own has workers of one kind only."""
+    if connection.owns_cluster or plan.device == "cpu":
+        return ()
+    return tuple(gpu_workers(connection.client))
+
+
+def _model_paths(plan: RunPlan) -> tuple[Path, ...]:
+    if plan.config.method != "siamese":
+        return ()
+    folder = plan.bookkeeping / "model"
+    return tuple(folder / f"channel-{c}.safetensors" for c in range(plan.volume.n_channels))
+
+
+# --- deconvolution -------------------------------------------------------------------------------
+
+
+class WrittenUnit(NamedTuple):
+    """One write unit that is on disk."""
+
+    extent: Extent
+    digest: str
+    clipped: int
+    minimum: float
+    maximum: float
+
+
+def _deconvolve(plan: RunPlan, connection: Connection, models: tuple[Path, ...], listener: Listener) -> int:
+    """Walk the regions that the ledger does not have yet; returns the number of clipped voxels."""
+    ledger = Ledger(plan.bookkeeping / "ledger")
+    finished = ledger.read()
+    everything = [
+        RegionKey.from_box(box, level=0, timepoint=t, channel=c)
+        for t, c in itertools.product(range(plan.volume.n_timepoints), range(plan.volume.n_channels))
+        for box in plan.regions
+    ]
+    missing = [key for key in everything if key not in finished]
+    progress = _Progress(listener, len(everything), sum(_voxels(k) for k in everything if k in finished))
+    clipped = sum(finished[key].clipped for key in everything if key in finished)
+
+    def done(key: RegionKey, record: RegionRecord) -> None:
+        nonlocal clipped
+        ledger.mark(key, record)
+        clipped += record.clipped
+        progress.advance(_voxels(key))
+
+    methods = [_method(plan, c, models, connection) for c in range(plan.volume.n_channels)]
+    with _stage("deconvolve", len(everything), listener):
+        progress.start(len(everything) - len(missing))
+        tasks = (Task(key, _region_builder(plan, methods[key.channel], key), "region") for key in missing)
+        run_tasks(connection.client, tasks, in_flight=2 * connection.n_workers, on_done=done)
+    return clipped
+
+
+def _method(
+    plan: RunPlan, channel: int, models: tuple[Path, ...], connection: Connection
+) -> Callable[[], Delayed]:
+    """Say how to make the deconvolver: small in every region's graph, loaded once by every worker."""
+    if plan.config.method == "richardson-lucy":
+        background = max(0.0, plan.config.background or 0.0)
+        method = RichardsonLucy(plan.psfs[channel].array, plan.config.iterations, background, plan.device)
+        return lambda: delayed(method, pure=False, name="richardson-lucy", traverse=False)
+    arguments = (
+        models[channel].absolute(),
+        plan.stats[channel],
+        plan.device,
+        plan.tile,
+        plan.config.preset != "paper",
+        connection.threads_per_worker,
+    )
+    return lambda: delayed(load_network, pure=False)(*arguments)
+
+
+def load_network(
+    path: Path, stats: IntensityStats, device: str, tile: int | None, exact_tiles: bool, threads: int
+) -> NetworkDeconvolver:
+    """Load a trained network in a worker process; see `NetworkDeconvolver`."""
+    checkpoint = load_checkpoint(path)
+    key = f"{path}:{path.stat().st_mtime_ns}"
+    return NetworkDeconvolver(
+        checkpoint, stats, key, device, tile, exact_tiles, threads if device == "cpu" else None
+    )
+
+
+def _region_builder(plan: RunPlan, method: Callable[[], Delayed], key: RegionKey) -> Callable[[], Delayed]:
+    """Make the graph of one region when its turn comes: deconvolve its blocks, write its shards."""
+
+    def build() -> Delayed:
+        stack = plan.volume.stack(timepoint=key.timepoint, channel=key.channel)
+        restored = deconvolve_stack(stack, method(), grid=plan.grid, engine=plan.engine, box=key.box)
+        offset = plan.background(key.channel) if plan.config.subtract_background else 0.0
+        write = delayed(write_unit, pure=False)
+        written = [
+            write(
+                plan.output.absolute(),
+                plan.layout,
+                key.timepoint,
+                key.channel,
+                unit,
+                _part(restored, unit, key.box),
+                offset,
+            )
+            for unit in _units_within(plan.layout, key.box)
+        ]
+        result: Delayed = delayed(summarize_region, pure=False)(written, time.time())
+        return result
+
+    return build
+
+
+def _part(array: da.Array, unit: Box, region: Box) -> da.Array:
+    inner = tuple(slice(u.start - r.start, u.stop - r.start) for u, r in zip(unit, region, strict=True))
+    part: da.Array = array[inner]
+    return part
+
+
+def _units_within(layout: OutputLayout, region: Box) -> list[Box]:
+    """Find the write units that make up a region."""
+    steps = zip(region, layout.write_shape, strict=True)
+    sides = [
+        [slice(start, min(start + step, part.stop)) for start in range(part.start, part.stop, step)]
+        for part, step in steps
+    ]
+    return list(itertools.product(*sides))
+
+
+def write_unit(
+    path: Path,
+    layout: OutputLayout,
+    timepoint: int,
+    channel: int,
+    box: Box,
+    data: NDArray[np.float32],
+    background: float,
+) -> WrittenUnit:
+    """Convert and write one shard in a worker process; `background` is subtracted, in data units."""
+    values = data - np.float32(background) if background else data
+    converted = convert(np.ascontiguousarray(values), layout.dtype)
+    digest = write_box(path, layout, 0, timepoint, channel, box, converted.array)
+    low, high = float(values.min()), float(values.max())
+    return WrittenUnit(Extent.from_box(box), digest, converted.n_clipped, low, high)
+
+
+def summarize_region(written: list[WrittenUnit], started: float) -> RegionRecord:
+    """Sum up a region for the ledger."""
+    return RegionRecord(
+        digests={unit.extent: unit.digest for unit in written},
+        clipped=sum(unit.clipped for unit in written),
+        minimum=min(unit.minimum for unit in written),
+        maximum=max(unit.maximum for unit in written),
+        seconds=time.time() - started,
+    )
+
+
+# --- coarser levels, metadata --------------------------------------------------------------------
+
+
+def _coarser_levels(plan: RunPlan, connection: Connection, listener: Listener) -> None:
+    """Fill the resolution pyramid, each level from the one before."""
+    ledger = Ledger(plan.bookkeeping / "ledger")
+    finished = ledger.read()
+    places = list(itertools.product(range(plan.volume.n_timepoints), range(plan.volume.n_channels)))
+    for level in range(1, len(plan.layout.levels)):
+        keys = [
+            RegionKey.from_box(box, level=level, timepoint=t, channel=c)
+            for t, c in places
+            for box in pyramid_boxes(plan.layout, level)
+        ]
+        progress = _Progress(listener, len(keys), 0)
+
+        def done(key: RegionKey, record: RegionRecord, progress: _Progress = progress) -> None:
+            ledger.mark(key, record)
+            progress.advance(_voxels(key))
+
+        with _stage(f"level {level}", len(keys), listener):
+            missing = [key for key in keys if key not in finished]
+            progress.start(len(keys) - len(missing))
+            tasks = (Task(key, _pyramid_builder(plan, key), f"write-level-{level}") for key in missing)
+            run_tasks(connection.client, tasks, in_flight=4 * connection.n_workers, on_done=done)
+
+
+def _pyramid_builder(plan: RunPlan, key: RegionKey) -> Callable[[], Call]:
+    arguments = (plan.output.absolute(), plan.layout, key.level, key.timepoint, key.channel, key.box)
+    return lambda: Call(write_coarse_unit, arguments)
+
+
+def write_coarse_unit(
+    path: Path, layout: OutputLayout, level: int, timepoint: int, channel: int, box: Box
+) -> RegionRecord:
+    """Average and write one unit of a coarser level in a worker process."""
+    started = time.monotonic()
+    digest = write_pyramid_box(path, layout, level, timepoint, channel, box)
+    extent = Extent.from_box(box)
+    return RegionRecord({extent: digest}, 0, 0.0, 0.0, time.monotonic() - started)
+
+
+def _finish(plan: RunPlan, models: tuple[Path, ...]) -> None:
+    """Set display windows, write provenance, and mark the run as finished."""
+    set_display_windows(plan.output, measure_windows(plan.output, plan.layout))
+    provenance = _provenance(plan, tuple(load_checkpoint(path) for path in models)).as_json()
+    set_provenance(plan.output, provenance)
+    write_run(plan.bookkeeping / "run.json", RunRecord(plan.fingerprint, provenance, finished=True))
+
+
+def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...]) -> Provenance:
+    training = tuple(
+        TrainingRecord(
+            (channel,),
+            why_stopped="a model was given" if plan.model else model.stopped_by,
+            curve=tuple(CurvePoint(p.step, p.loss, p.held_out_error) for p in model.curve),
+        )
+        for channel, model in enumerate(models)
+    )
+    chosen = {"training": asdict(plan.training)} if plan.training else {}
+    return Provenance(
+        configuration={
+            **plan.config.as_dict(),
+            "chosen": {**chosen, "engine": plan.engine, "tile": plan.tile},
+        },
+        psfs=tuple(PSFRecord(p.name, p.sha256, p.corrections, p.voxel_size_um) for p in plan.psfs),
+        input=plan.identity,
+        seed=plan.config.seed,
+        device=plan.device,
+        training=training,
+    )
+
+
+# --- progress ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _stage(name: str, total: int, listener: Listener) -> Iterator[None]:
+    started = time.monotonic()
+    listener(StageStarted(name, total))
+    yield
+    listener(StageFinished(name, time.monotonic() - started))
+
+
+class _Progress:
+    """Counts regions and estimates the time left."""
+
+    def __init__(self, listener: Listener, total: int, voxels: int) -> None:
+        self._listener = listener
+        self._event = RegionDone(0, total, voxels)
+        self._first = 0
+        self._started = time.monotonic()
+
+    def start(self, done: int) -> None:
+        """Begin after what an earlier run finished."""
+        self._first = done
+        self._event = replace(self._event, done=done)
+        if done:
+            self._listener(self._event)
+
+    def advance(self, voxels: int) -> None:
+        """Count one more region."""
+        done = self._event.done + 1
+        rate = (time.monotonic() - self._started) / (done - self._first)
+        left = rate * (self._event.total - done)
+        self._event = RegionDone(done, self._event.total, self._event.voxels + voxels, left)
+        self._listener(self._event)
+
+
+def _voxels(key: RegionKey) -> int:
+    return int(np.prod([stop - start for start, stop in zip(key.start, key.stop, strict=True)]))

@@ -1,0 +1,419 @@
+"""What a run is going to do, found out and checked before anything is written.
+
+`prepare` opens the input, loads the PSFs, measures the brightness, and cuts the volume. All bad input
+is found here; the result, a `RunPlan`, is what `bigdecon run` prints first and `pipeline.run` follows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from dask.utils import format_bytes, parse_bytes
+from distributed.system import MEMORY_LIMIT
+
+from bigdecon.config import RunConfig, TrainingConfig, parse_loss, training_preset
+from bigdecon.deconvolution.blockwise import choose_engine, plan_grid
+from bigdecon.deconvolution.network import DEFAULT_HALO, NetworkNeeds, inference_bytes_per_voxel
+from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
+from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
+from bigdecon.errors import OptionError, OutputError
+from bigdecon.intensity import IntensityStats, measure_intensity
+from bigdecon.io.identity import InputIdentity, input_identity
+from bigdecon.io.layout import OutputLayout, plan_output
+from bigdecon.io.output_folder import BOOKKEEPING, check_output_path, is_own_output
+from bigdecon.io.provenance import PSFRecord, fingerprint, read_run, settings_that_matter
+from bigdecon.io.reading import open_volume
+from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
+from bigdecon.optics.psf import PSF, load_psf, psf_from_array
+from bigdecon.volume import Box, Stack, Volume
+
+__all__ = ["RunPlan", "default_output", "parse_roi", "prepare"]
+
+REGION_VOXELS = 2**25
+"""Size of a region: two shards of 256 voxels a side, so that a few in flight fit a laptop."""
+MEMORY_SHARE = 0.5
+"""Part of a worker's memory that a network pass may fill; the rest is for blocks read and written."""
+ENDINGS = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif")
+
+OutputState = Literal["new", "continue", "finished"]
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Everything about a run that is known before it starts.
+
+    Attributes
+    ----------
+    config : as asked for
+    volume : the input, cropped to the region of interest
+    psfs, stats : one for every channel
+    training : how networks are trained; None for methods without training, and for a model that is given
+    model : the model that was given
+    grid : how a stack is cut into blocks
+    layout : of the output's arrays
+    regions : boxes that are computed and written one after the other, for every stack
+    engine : how blocks get their halo
+    tile : extent of a network pass, in voxels; None for whole blocks
+    output : folder of the result
+    state : whether the output is new, to be continued, or finished
+    device : torch device of the workers
+    identity : of the input
+    fingerprint : of everything that shapes the voxels
+    bytes_per_worker : estimate of the memory that one block takes
+    """
+
+    config: RunConfig
+    volume: Volume
+    psfs: tuple[PSF, ...]
+    stats: tuple[IntensityStats, ...]
+    training: TrainingConfig | None
+    model: Checkpoint | None
+    grid: BlockGrid
+    layout: OutputLayout
+    regions: tuple[Box, ...]
+    engine: Literal["map-overlap", "direct"]
+    tile: int | None
+    output: Path
+    state: OutputState
+    device: str
+    identity: InputIdentity
+    fingerprint: str
+    bytes_per_worker: int
+
+    @property
+    def bookkeeping(self) -> Path:
+        """Folder, inside the output, of ledger, models and run.json."""
+        return self.output / BOOKKEEPING
+
+    def stacks(self, channel: int) -> list[Stack]:
+        """One channel at every time point."""
+        times = range(self.volume.n_timepoints)
+        return [self.volume.stack(timepoint=t, channel=channel) for t in times]
+
+    def background(self, channel: int) -> float:
+        """Camera offset of a channel, as given or as measured, in data units."""
+        given = self.config.background
+        return self.stats[channel].background if given is None else given
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Give the plan as pairs of a heading and a short text."""
+        return [*_describe_input(self), *_describe_work(self)]
+
+
+def prepare(config: RunConfig, device: str) -> RunPlan:
+    """Check everything that can be checked, and decide everything that can be decided.
+
+    Parameters
+    ----------
+    config : what was asked for
+    device : torch device of the workers
+
+    Raises
+    ------
+    InputError
+        one of its kinds, for bad input; nothing has been written then
+    """
+    _check_options(config)
+    volume = _open(config)
+    psfs = _load_psfs(config, volume)
+    model = _load_model(config, psfs, volume)
+    psfs = psfs or (psf_from_array(model.psf, name="PSF of the model"),) * volume.n_channels  # type: ignore[union-attr]
+    output = Path(config.output) if config.output else default_output(config.input)
+    training = _training(config, volume, device) if config.method == "siamese" and model is None else None
+    identity = input_identity(volume)
+    records = [PSFRecord(psf.name, psf.sha256, psf.corrections, psf.voxel_size_um) for psf in psfs]
+    mark = fingerprint(config.as_dict(), records, identity, {"model": _digest(config.model)})
+    state = _output_state(config, output, mark, records, identity)
+    names = [
+        volume.name if volume.n_channels == 1 else f"channel {c} of {volume.name}"
+        for c in range(volume.n_channels)
+    ]
+    stats = tuple(
+        measure_intensity(
+            [volume.stack(timepoint=t, channel=c) for t in range(volume.n_timepoints)], name=names[c]
+        )
+        for c in range(volume.n_channels)
+    )
+    grid = _grid(config, volume, psfs, model.config if model else training)
+    layout = plan_output(volume, dtype=config.dtype, ome_version=config.ome_version, unit=config.tiling.block)
+    tile, needed = _memory(config, grid, psfs, model.config if model else training, device)
+    return RunPlan(
+        config=config,
+        volume=volume,
+        psfs=psfs,
+        stats=stats,
+        training=training,
+        model=model,
+        grid=grid,
+        layout=layout,
+        regions=tuple(region_boxes(grid, layout.write_shape, target_voxels=REGION_VOXELS)),
+        engine=choose_engine(volume.stack(), config.tiling.engine),
+        tile=tile,
+        output=output,
+        state=state,
+        device=device,
+        identity=identity,
+        fingerprint=mark,
+        bytes_per_worker=needed,
+    )
+
+
+def default_output(location: str) -> Path:
+    """Name the result: NAME.deconvolved.ome.zarr beside a local input, in this folder for a URL."""
+    remote = "://" in location
+    name = PurePosixPath(location.rstrip("/")).name if remote else Path(location).resolve().name
+    for ending in ENDINGS:
+        if name.lower().endswith(ending):
+            name = name[: -len(ending)]
+            break
+    folder = Path() if remote else Path(location).resolve().parent
+    return folder / f"{name}.deconvolved.ome.zarr"
+
+
+def parse_roi(text: str, axes: str) -> Box:
+    """Read a region of interest, "z0:z1,y0:y1,x0:x1"; a bound that is left out is the image's edge.
+
+    Raises
+    ------
+    OptionError
+        if it is not of that form
+    """
+    parts = [part.split(":") for part in text.split(",")]
+    try:
+        bounds = [tuple(int(b) if b.strip() else None for b in part) for part in parts]
+        if len(bounds) != len(axes) or any(len(b) != 2 for b in bounds):
+            raise ValueError
+    except ValueError:
+        form = ",".join(f"{axis}0:{axis}1" for axis in axes)
+        raise OptionError(
+            f"the ROI {text!r} is not understood; give {form} in voxels, counted from 0."
+        ) from None
+    return tuple(slice(*b) for b in bounds)
+
+
+def _check_options(config: RunConfig) -> None:
+    if not config.psf and not config.model:
+        raise OptionError("no PSF was given; name its file with --psf, or make one with bigdecon psf make.")
+    if config.model and config.method != "siamese":
+        raise OptionError(f"--model belongs to the method siamese, not to {config.method}.")
+    if config.steps is not None and config.steps < 1:
+        raise OptionError(f"--steps is {config.steps}; at least 1 step is needed.")
+    if config.train_minutes is not None and not config.train_minutes > 0:
+        raise OptionError(f"--train-minutes is {config.train_minutes:g}; it must be above 0.")
+    if config.background is not None and not math.isfinite(config.background):
+        raise OptionError(f"--background is {config.background:g}; it must be a finite number in data units.")
+
+
+def _open(config: RunConfig) -> Volume:
+    chosen = [int(c) if c.isdigit() else c for c in config.channel]
+    volume = open_volume(
+        config.input,
+        level=config.level,
+        channel=chosen or None,
+        timepoint=config.timepoint,
+        voxel_size_um=config.voxel_size,
+    )
+    return volume.crop(parse_roi(config.roi, volume.spatial_axes)) if config.roi else volume
+
+
+def _load_psfs(config: RunConfig, volume: Volume) -> tuple[PSF, ...]:
+    """Load one PSF for every channel; one file serves all channels."""
+    if len(config.psf) > 1 and len(config.psf) != volume.n_channels:
+        raise OptionError(
+            f"{len(config.psf)} PSFs were given for {volume.n_channels} channels; give one for all, "
+            "or one --psf for every channel in their order."
+        )
+    loaded = [
+        load_psf(
+            path,
+            voxel_size_um=volume.voxel_size_um,
+            psf_voxel_size_um=config.psf_voxel_size,
+            ndim=len(volume.spatial_axes),
+            max_shape=[2 * n - 1 for n in volume.spatial_shape],
+        )
+        for path in config.psf
+    ]
+    return tuple(loaded * volume.n_channels if len(loaded) == 1 else loaded)
+
+
+def _load_model(config: RunConfig, psfs: Sequence[PSF], volume: Volume) -> Checkpoint | None:
+    if config.model is None:
+        return None
+    model = load_checkpoint(config.model)
+    for psf in psfs or [psf_from_array(model.psf, ndim=len(volume.spatial_axes))]:
+        check_fit(model, psf, volume.voxel_size_um)
+    return model
+
+
+def _digest(path: str | None) -> str:
+    return hashlib.sha256(Path(path).with_suffix(".safetensors").read_bytes()).hexdigest() if path else ""
+
+
+def _training(config: RunConfig, volume: Volume, device: str) -> TrainingConfig:
+    """Fill in the preset, then what was asked for by flags."""
+    accelerator = device != "cpu"
+    chosen = training_preset(config.preset, ndim=len(volume.spatial_axes), accelerator=accelerator)
+    if config.loss is not None:
+        chosen = replace(chosen, loss=parse_loss(config.loss))
+    if config.steps is not None:
+        # The learning rate falls over the steps there are.
+        share = chosen.halve_every / chosen.steps
+        chosen = replace(chosen, steps=config.steps, halve_every=max(1, round(config.steps * share)))
+    return replace(chosen, minutes=config.train_minutes, seed=config.seed)
+
+
+def _grid(
+    config: RunConfig, volume: Volume, psfs: Sequence[PSF], training: TrainingConfig | None
+) -> BlockGrid:
+    tiling = config.tiling
+    if training is None:
+        methods = [RichardsonLucy(psf.array, config.iterations) for psf in psfs]
+        return plan_grid(volume.spatial_shape, methods, block=tiling.block, halo=tiling.halo)
+    halo = DEFAULT_HALO if tiling.halo is None else tiling.halo
+    needs = NetworkNeeds.of(training.network)
+    return plan_grid(volume.spatial_shape, [needs], block=tiling.block, halo=halo)
+
+
+def _memory(
+    config: RunConfig, grid: BlockGrid, psfs: Sequence[PSF], training: TrainingConfig | None, device: str
+) -> tuple[int | None, int]:
+    """Choose the tile, and estimate what one block takes, in bytes."""
+    voxels = math.prod(grid.largest_block)
+    if training is None:
+        worst = max(psfs, key=lambda psf: psf.array.size)
+        return None, RichardsonLucy(worst.array, config.iterations).working_bytes(grid.largest_block)
+    tile = config.tiling.tile or (128 if config.preset == "paper" else None)
+    per_voxel = inference_bytes_per_voxel(training.network)
+    needs = NetworkNeeds.of(training.network)
+    if tile is not None and (tile % needs.alignment or tile <= 2 * needs.halo[0] + needs.alignment):
+        least = 2 * (needs.halo[0] + needs.alignment)
+        raise OptionError(
+            f"the tile of {tile} voxels does not suit the network; "
+            f"give a multiple of {needs.alignment}, at least {least}."
+        )
+    if tile is None and device == "cpu":
+        tile = _largest_tile(grid, needs, per_voxel, _worker_memory(config))
+    tile_voxels = math.prod(min(n, tile or n) for n in grid.largest_block)
+    return tile, tile_voxels * per_voxel + 16 * voxels
+
+
+def _largest_tile(grid: BlockGrid, needs: NetworkNeeds, per_voxel: int, memory: int) -> int | None:
+    """Shrink the tile until a network pass fits into its share of the memory."""
+    tile = max(grid.largest_block)
+    least = 2 * (needs.halo[0] + needs.alignment)
+    while (
+        math.prod(min(n, tile) for n in grid.largest_block) * per_voxel > MEMORY_SHARE * memory
+        and tile > least
+    ):
+        tile = max(least, (tile - 16) // needs.alignment * needs.alignment)
+    return None if tile >= max(grid.largest_block) else tile
+
+
+def _worker_memory(config: RunConfig) -> int:
+    if config.memory_limit and config.memory_limit != "auto":
+        try:
+            return int(parse_bytes(config.memory_limit))
+        except ValueError:
+            raise OptionError(
+                f"the memory limit {config.memory_limit!r} is not understood; give a size such as 4GiB."
+            ) from None
+    return int(MEMORY_LIMIT) // (config.workers or 1)
+
+
+def _output_state(
+    config: RunConfig, output: Path, mark: str, psfs: Sequence[PSFRecord], identity: InputIdentity
+) -> OutputState:
+    """Look whether the output is there already, and whether it is of the same run."""
+    record = (
+        read_run(output / BOOKKEEPING / "run.json")
+        if is_own_output(output) and not config.overwrite
+        else None
+    )
+    if record is None:
+        check_output_path(output, overwrite=config.overwrite, input_location=config.input)
+        return "new"
+    if record.fingerprint != mark:
+        changed = _differences(record.provenance, config, psfs, identity)
+        raise OutputError(
+            f"{output} belongs to another run, which differed in {changed}; "
+            "--overwrite replaces it, or choose another output."
+        )
+    return "finished" if record.finished else "continue"
+
+
+def _differences(old: Any, config: RunConfig, psfs: Sequence[PSFRecord], identity: InputIdentity) -> str:
+    """Name what differs between the run on disk and this one."""
+    before, now = settings_that_matter(old["configuration"]), settings_that_matter(config.as_dict())
+    found = []
+    for name, value in now.items():
+        was = before.get(name)
+        plain = list(value) if isinstance(value, tuple) else value
+        if was != plain:
+            found.append(f"{name.replace('_', '-')} ({was} then, {plain} now)")
+    if [psf["sha256"] for psf in old["psfs"]] != [psf.sha256 for psf in psfs]:
+        found.append("the PSF")
+    if old["input"]["digest"] != identity.digest or old["input"]["shape"] != list(identity.shape):
+        found.append("the input image")
+    return ", ".join(found) or "the model or the selection"
+
+
+def _describe_input(plan: RunPlan) -> list[tuple[str, str]]:
+    volume = plan.volume
+    shape = " x ".join(str(n) for n in volume.shape)
+    lines = [("input", f"{volume.location or volume.name}"), ("", f"{volume.axes} {shape}, {volume.dtype}")]
+    size = volume.voxel_size_um
+    text = "unknown" if size is None else " x ".join(f"{s:g}" for s in size) + " um"
+    lines.append(("voxel size", text))
+    for psf in dict.fromkeys(plan.psfs):
+        lines.append(("PSF", f"{psf.name}, {' x '.join(str(n) for n in psf.array.shape)}"))
+        lines += [("", sentence) for sentence in psf.corrections]
+    for channel, stats in zip(volume.channels, plan.stats, strict=True):
+        label = f"background {channel.name}".strip()
+        part = "" if stats.sampled == 1 else f" (of {stats.sampled:.1%} of the voxels)"
+        lines.append(
+            (label, f"{stats.background:.4g}, mean {stats.mean:.4g}, maximum {stats.maximum:.4g}{part}")
+        )
+    return lines
+
+
+def _describe_work(plan: RunPlan) -> list[tuple[str, str]]:
+    grid, training = plan.grid, plan.training
+    method: str = plan.config.method
+    if plan.model:
+        method += f", model {plan.config.model}"
+    elif training:
+        method += (
+            f", {training.steps} steps of {training.batch} patches, {training.network.channels} channels"
+        )
+    else:
+        method += f", {plan.config.iterations} iterations"
+    stacks = plan.volume.n_timepoints * plan.volume.n_channels
+    block = " x ".join(str(n) for n in grid.largest_block)
+    lines = [
+        ("method", method),
+        ("device", plan.device),
+        ("blocks", f"{stacks * len(grid)} in {stacks * len(plan.regions)} regions, engine {plan.engine}"),
+        (
+            "",
+            f"largest {block} with halo {' x '.join(str(h) for h in grid.halo)}; {grid.overhead:.2f} voxels computed for one",
+        ),
+        (
+            "memory",
+            f"about {format_bytes(plan.bytes_per_worker)} a worker"
+            + (f", tile {plan.tile}" if plan.tile else ""),
+        ),
+        ("output", f"{plan.output} ({_STATES[plan.state]})"),
+    ]
+    return lines
+
+
+_STATES = {
+    "new": "new",
+    "continue": "begun earlier; it will be continued",
+    "finished": "finished by an earlier run",
+}
