@@ -1,1 +1,93 @@
-"""Self-supervised deconvolution of fluorescence volumes of any size."""
+"""Self-supervised deconvolution of fluorescence volumes of any size.
+
+>>> import bigdecon
+>>> volume = bigdecon.open_volume("volume.ome.zarr")  # doctest: +SKIP
+>>> psf = bigdecon.load_psf("psf.tif", voxel_size_um=volume.voxel_size_um)  # doctest: +SKIP
+
+The names below are imported when they are first used: `import bigdecon` is quick and has no side effects.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bigdecon.config import LossWeights, RunConfig, TilingConfig, TrainingConfig, training_preset
+    from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
+    from bigdecon.deconvolution.network import NetworkDeconvolver
+    from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
+    from bigdecon.distributed.cluster import connect
+    from bigdecon.errors import BigdeconError, InputError, RunError
+    from bigdecon.evaluation.metrics import evaluate
+    from bigdecon.io.reading import open_volume
+    from bigdecon.io.writing import write_ome_zarr
+    from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from bigdecon.learning.training import train
+    from bigdecon.optics.blur import Blur
+    from bigdecon.optics.models import make_psf
+    from bigdecon.optics.psf import PSF, load_psf, save_psf
+    from bigdecon.pipeline import RunResult, run
+    from bigdecon.volume import Volume
+
+__all__ = [
+    "PSF",
+    "BigdeconError",
+    "Blur",
+    "Checkpoint",
+    "Deconvolver",
+    "InputError",
+    "LossWeights",
+    "NetworkDeconvolver",
+    "RichardsonLucy",
+    "RunConfig",
+    "RunError",
+    "RunResult",
+    "TilingConfig",
+    "TrainingConfig",
+    "Volume",
+    "connect",
+    "deconvolve",
+    "evaluate",
+    "load_checkpoint",
+    "load_psf",
+    "make_psf",
+    "open_volume",
+    "run",
+    "save_checkpoint",
+    "save_psf",
+    "train",
+    "training_preset",
+    "write_ome_zarr",
+]
+
+_HOMES = {
+    "config": ("LossWeights", "RunConfig", "TilingConfig", "TrainingConfig", "training_preset"),
+    "deconvolution.blockwise": ("Deconvolver", "deconvolve"),
+    "deconvolution.network": ("NetworkDeconvolver",),
+    "deconvolution.richardson_lucy": ("RichardsonLucy",),
+    "distributed.cluster": ("connect",),
+    "errors": ("BigdeconError", "InputError", "RunError"),
+    "evaluation.metrics": ("evaluate",),
+    "io.reading": ("open_volume",),
+    "io.writing": ("write_ome_zarr",),
+    "learning.checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
+    "learning.training": ("train",),
+    "optics.blur": ("Blur",),
+    "optics.models": ("make_psf",),
+    "optics.psf": ("PSF", "load_psf", "save_psf"),
+    "pipeline": ("RunResult", "run"),
+    "volume": ("Volume",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'bigdecon' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"bigdecon.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

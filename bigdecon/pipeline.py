@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -123,11 +123,11 @@ def run(
         if connection.dashboard_link:
             listener(Message(f"Dask dashboard: {connection.dashboard_link}"))
         _open_output(plan)
-        stack.enter_context(Lease(plan.bookkeeping))
+        lease = stack.enter_context(Lease(plan.bookkeeping))
         stack.enter_context(subscribe(connection.client, listener))
         models = _train(plan, connection, listener)
-        clipped = _deconvolve(plan, connection, models, listener)
-        _coarser_levels(plan, connection, listener)
+        clipped = _deconvolve(plan, connection, models, listener, lease)
+        _coarser_levels(plan, connection, listener, lease)
         _finish(plan, models)
         return RunResult(plan, "finished", clipped, _model_paths(plan), time.monotonic() - started)
 
@@ -188,11 +188,9 @@ def _train_channel(
 ) -> Checkpoint:
     name = f"train channel {channel}" if plan.volume.n_channels > 1 else "train"
     state = plan.bookkeeping / "training" / f"channel-{channel}.safetensors"
-    work = Call(
-        train_on_worker,
-        (plan.volume, plan.psfs[channel], training, channel, plan.device, plan.stats[channel], state.absolute(),
-         connection.threads_per_worker),
-    )  # fmt: skip
+    threads = connection.threads_per_worker
+    setting = (plan.psfs[channel], training, channel, plan.device, plan.stats[channel])
+    work = Call(train_on_worker, (plan.volume, *setting, state.absolute(), threads))
     trained: dict[int, Checkpoint] = {}
     with _stage(name, training.steps, listener):
         task = Task(channel, lambda: work, name.replace(" ", "-"), _training_workers(plan, connection))
@@ -257,9 +255,12 @@ class WrittenUnit(NamedTuple):
     maximum: float
 
 
-def _deconvolve(plan: RunPlan, connection: Connection, models: tuple[Path, ...], listener: Listener) -> int:
+def _deconvolve(
+    plan: RunPlan, connection: Connection, models: tuple[Path, ...], listener: Listener, lease: Lease
+) -> int:
     """Walk the regions that the ledger does not have yet; returns the number of clipped voxels."""
     ledger = Ledger(plan.bookkeeping / "ledger")
+    ledger.sweep()
     finished = ledger.read()
     everything = [
         RegionKey.from_box(box, level=0, timepoint=t, channel=c)
@@ -272,6 +273,7 @@ def _deconvolve(plan: RunPlan, connection: Connection, models: tuple[Path, ...],
 
     def done(key: RegionKey, record: RegionRecord) -> None:
         nonlocal clipped
+        lease.check()
         ledger.mark(key, record)
         clipped += record.clipped
         progress.advance(_voxels(key))
@@ -322,16 +324,9 @@ def _region_builder(plan: RunPlan, method: Callable[[], Delayed], key: RegionKey
         restored = deconvolve_stack(stack, method(), grid=plan.grid, engine=plan.engine, box=key.box)
         offset = plan.background(key.channel) if plan.config.subtract_background else 0.0
         write = delayed(write_unit, pure=False)
+        place = (plan.output.absolute(), plan.layout, key.timepoint, key.channel)
         written = [
-            write(
-                plan.output.absolute(),
-                plan.layout,
-                key.timepoint,
-                key.channel,
-                unit,
-                _part(restored, unit, key.box),
-                offset,
-            )
+            write(*place, unit, _part(restored, unit, key.box), offset)
             for unit in _units_within(plan.layout, key.box)
         ]
         result: Delayed = delayed(summarize_region, pure=False)(written, time.time())
@@ -387,7 +382,7 @@ def summarize_region(written: list[WrittenUnit], started: float) -> RegionRecord
 # --- coarser levels, metadata --------------------------------------------------------------------
 
 
-def _coarser_levels(plan: RunPlan, connection: Connection, listener: Listener) -> None:
+def _coarser_levels(plan: RunPlan, connection: Connection, listener: Listener, lease: Lease) -> None:
     """Fill the resolution pyramid, each level from the one before."""
     ledger = Ledger(plan.bookkeeping / "ledger")
     finished = ledger.read()
@@ -401,6 +396,7 @@ def _coarser_levels(plan: RunPlan, connection: Connection, listener: Listener) -
         progress = _Progress(listener, len(keys), 0)
 
         def done(key: RegionKey, record: RegionRecord, progress: _Progress = progress) -> None:
+            lease.check()
             ledger.mark(key, record)
             progress.advance(_voxels(key))
 
@@ -443,7 +439,9 @@ def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...]) -> Provenance:
         )
         for channel, model in enumerate(models)
     )
-    chosen = {"training": asdict(plan.training)} if plan.training else {}
+    chosen: dict[str, Any] = {"engine": plan.engine, "tile": plan.tile}
+    if plan.training:
+        chosen["training"] = asdict(plan.training)
     return Provenance(
         configuration={
             **plan.config.as_dict(),

@@ -221,6 +221,12 @@ def _open(config: RunConfig) -> Volume:
     return volume.crop(parse_roi(config.roi, volume.spatial_axes)) if config.roi else volume
 
 
+def _measure(volume: Volume, channel: int) -> IntensityStats:
+    stacks = [volume.stack(timepoint=t, channel=channel) for t in range(volume.n_timepoints)]
+    many = volume.n_channels > 1
+    return measure_intensity(stacks, name=f"channel {channel} of {volume.name}" if many else volume.name)
+
+
 def _load_psfs(config: RunConfig, volume: Volume) -> tuple[PSF, ...]:
     """Load one PSF for every channel; one file serves all channels."""
     if len(config.psf) > 1 and len(config.psf) != volume.n_channels:
@@ -304,14 +310,15 @@ def _memory(
 
 def _largest_tile(grid: BlockGrid, needs: NetworkNeeds, per_voxel: int, memory: int) -> int | None:
     """Shrink the tile until a network pass fits into its share of the memory."""
-    tile = max(grid.largest_block)
+    whole = max(grid.largest_block)
     least = 2 * (needs.halo[0] + needs.alignment)
-    while (
-        math.prod(min(n, tile) for n in grid.largest_block) * per_voxel > MEMORY_SHARE * memory
-        and tile > least
-    ):
+    tile = whole
+    while tile > least:
+        needed = math.prod(min(n, tile) for n in grid.largest_block) * per_voxel
+        if needed <= MEMORY_SHARE * memory:
+            break
         tile = max(least, (tile - 16) // needs.alignment * needs.alignment)
-    return None if tile >= max(grid.largest_block) else tile
+    return None if tile >= whole else tile
 
 
 def _worker_memory(config: RunConfig) -> int:
@@ -329,11 +336,8 @@ def _output_state(
     config: RunConfig, output: Path, mark: str, psfs: Sequence[PSFRecord], identity: InputIdentity
 ) -> OutputState:
     """Look whether the output is there already, and whether it is of the same run."""
-    record = (
-        read_run(output / BOOKKEEPING / "run.json")
-        if is_own_output(output) and not config.overwrite
-        else None
-    )
+    continues = is_own_output(output) and not config.overwrite
+    record = read_run(output / BOOKKEEPING / "run.json") if continues else None
     if record is None:
         check_output_path(output, overwrite=config.overwrite, input_location=config.input)
         return "new"
@@ -375,41 +379,35 @@ def _describe_input(plan: RunPlan) -> list[tuple[str, str]]:
     for channel, stats in zip(volume.channels, plan.stats, strict=True):
         label = f"background {channel.name}".strip()
         part = "" if stats.sampled == 1 else f" (of {stats.sampled:.1%} of the voxels)"
-        lines.append(
-            (label, f"{stats.background:.4g}, mean {stats.mean:.4g}, maximum {stats.maximum:.4g}{part}")
-        )
+        brightness = f"mean {stats.mean:.4g}, maximum {stats.maximum:.4g}"
+        lines.append((label, f"{stats.background:.4g}, {brightness}{part}"))
     return lines
 
 
 def _describe_work(plan: RunPlan) -> list[tuple[str, str]]:
-    grid, training = plan.grid, plan.training
-    method: str = plan.config.method
-    if plan.model:
-        method += f", model {plan.config.model}"
-    elif training:
-        method += (
-            f", {training.steps} steps of {training.batch} patches, {training.network.channels} channels"
-        )
-    else:
-        method += f", {plan.config.iterations} iterations"
+    grid = plan.grid
     stacks = plan.volume.n_timepoints * plan.volume.n_channels
     block = " x ".join(str(n) for n in grid.largest_block)
-    lines = [
-        ("method", method),
+    halo = " x ".join(str(n) for n in grid.halo)
+    tile = f", tiles of {plan.tile}" if plan.tile else ""
+    return [
+        ("method", _describe_method(plan)),
         ("device", plan.device),
         ("blocks", f"{stacks * len(grid)} in {stacks * len(plan.regions)} regions, engine {plan.engine}"),
-        (
-            "",
-            f"largest {block} with halo {' x '.join(str(h) for h in grid.halo)}; {grid.overhead:.2f} voxels computed for one",
-        ),
-        (
-            "memory",
-            f"about {format_bytes(plan.bytes_per_worker)} a worker"
-            + (f", tile {plan.tile}" if plan.tile else ""),
-        ),
+        ("", f"up to {block} with a halo of {halo}: {grid.overhead:.2f} voxels computed for one written"),
+        ("memory", f"about {format_bytes(plan.bytes_per_worker)} for a block{tile}"),
         ("output", f"{plan.output} ({_STATES[plan.state]})"),
     ]
-    return lines
+
+
+def _describe_method(plan: RunPlan) -> str:
+    method, training = plan.config.method, plan.training
+    if plan.model:
+        return f"{method}, model {plan.config.model}"
+    if training:
+        size = f"{training.network.channels} channels"
+        return f"{method}, {size}, {training.steps} steps of {training.batch} patches"
+    return f"{method}, {plan.config.iterations} iterations"
 
 
 _STATES = {

@@ -18,7 +18,7 @@ BYTES_PER_STEP = 1024
 @click.argument("volume")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 def command(volume: str, as_json: bool) -> None:
-    r"""Show what bigdecon sees in VOLUME: format, axes, levels, voxel size, channels.
+    """Show what bigdecon sees in VOLUME: format, axes, levels, voxel size, channels.
 
     VOLUME is an OME-Zarr, plain Zarr, TIFF, OME-TIFF or ImageJ TIFF image: a local path, or an
     http(s):// or s3:// address. Only metadata is read.
@@ -27,7 +27,7 @@ def command(volume: str, as_json: bool) -> None:
     Example:
       bigdecon info volume.ome.zarr
       bigdecon info --json s3://bucket/volume.ome.zarr
-    """
+    """  # noqa: D301
     from bigdecon.io.reading import inspect_volume
 
     summary = inspect_volume(volume)

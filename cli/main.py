@@ -42,12 +42,12 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="bigdecon")
 def bigdecon() -> None:
-    r"""Restore fluorescence volumes of any size: blur and noise are removed together.
+    """Restore fluorescence volumes of any size: blur and noise are removed together.
 
     \b
     Example:
       bigdecon run volume.ome.zarr --psf psf.tif
-    """
+    """  # noqa: D301
 
 
 def main() -> None:

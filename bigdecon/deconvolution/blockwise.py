@@ -31,6 +31,7 @@ from bigdecon.errors import NonFiniteError, OptionError
 from bigdecon.volume import ArraySource, Box, Crop, Source, Stack, Take, Volume
 
 __all__ = [
+    "BlockNeeds",
     "DaskSource",
     "Deconvolver",
     "choose_engine",
@@ -41,9 +42,8 @@ __all__ = [
 ]
 
 
-@runtime_checkable
-class Deconvolver(Protocol):
-    """A method: pickles to a worker, turns one block with its halo into a block of the same shape."""
+class BlockNeeds(Protocol):
+    """What a method needs of the blocks; for a network this is known before it is trained."""
 
     @property
     def name(self) -> str:
@@ -56,6 +56,11 @@ class Deconvolver(Protocol):
     @property
     def alignment(self) -> int:
         """Blocks start at multiples of this, in voxels."""
+
+
+@runtime_checkable
+class Deconvolver(BlockNeeds, Protocol):
+    """A method: pickles to a worker, turns one block with its halo into a block of the same shape."""
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[np.float32]:
         """Restore a block ([z,] y, x) as read, halo included; the result has its shape and its units."""
@@ -117,7 +122,7 @@ def choose_engine(stack: Stack, engine: Engine = "auto") -> Literal["map-overlap
 
 def plan_grid(
     shape: Sequence[int],
-    deconvolvers: Sequence[Deconvolver],
+    deconvolvers: Sequence[BlockNeeds],
     *,
     block: int | Sequence[int] = 128,
     halo: int | Sequence[int] | None = None,
@@ -278,7 +283,7 @@ def _deconvolve_overlapping(stack: Stack, method: Delayed, grid: BlockGrid, box:
     # A single cell has no neighbours: the axis needs no halo, and may be shorter than one.
     depth = {a: h if len(cuts_around[a]) > 2 else 0 for a, h in enumerate(grid.halo)}
     empty = np.empty((0,) * stack.ndim, dtype=np.float32)
-    whole = da.map_overlap(  # type: ignore[no-untyped-call]
+    whole = da.map_overlap(
         _apply,
         image,
         depth=depth,
@@ -316,7 +321,7 @@ def _read_cells(stack: Stack, cuts: Sequence[Sequence[int]]) -> da.Array:
         data = root.array[selection].rechunk(chunks)
     else:  # each chunk travels with the task that needs it, as a view
         name_in_memory = f"in-memory-{uuid4().hex}"
-        data = da.from_array(root.array[selection], chunks, name_in_memory)  # type: ignore[no-untyped-call]
+        data = da.from_array(root.array[selection], chunks, name_in_memory)
     checks = {
         (name, *index): (_check_core, (data.name, *index), _Block(core)) for index, core in _cells(cuts)
     }
@@ -410,9 +415,9 @@ def _array(
 ) -> da.Array:
     graph = HighLevelGraph.from_collections(name, tasks, dependencies=needs)
     meta = np.empty((0,) * len(cuts), dtype=dtype)
-    return da.Array(graph, name, _extents(cuts), meta=meta)  # type: ignore[no-untyped-call]
+    return da.Array(graph, name, _extents(cuts), meta=meta)
 
 
 def _join(arrays: Sequence[da.Array], has_axis: bool) -> da.Array:
     """Stack along a new first axis if the volume has it; else there is but one."""
-    return da.stack(arrays) if has_axis else arrays[0]  # type: ignore[no-untyped-call]
+    return da.stack(arrays) if has_axis else arrays[0]

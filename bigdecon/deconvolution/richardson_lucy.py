@@ -77,11 +77,11 @@ class RichardsonLucy:
     def halo(self) -> tuple[int, ...]:
         """Voxels needed on each side for a block to agree with the whole volume to 1e-4 of its range.
 
-        In theory each iteration reaches two PSF radii further. In fact the disturbance at a cut face does not
-        travel: over four PSFs (9³ to 17³, Gaussian, lopsided, and a cone of light that fills its array), with
-        and without noise, at 10, 20 and 40 iterations alike, the largest difference was at most 3e-2 of the
-        range at one radius from the cut, 1e-3 at two, 2e-4 at three and 3e-5 at four. Hence four times the radius
-        that holds 99.9 % of the PSF's light along the axis.
+        In theory each iteration reaches two PSF radii further. In fact the disturbance at a cut face does
+        not travel: over four PSFs (9³ to 17³, Gaussian, lopsided, and a cone of light that fills its
+        array), with and without noise, at 10, 20 and 40 iterations alike, the largest difference was at
+        most 3e-2 of the range at one radius from the cut, 1e-3 at two, 2e-4 at three and 3e-5 at four.
+        Hence four times the radius that holds 99.9 % of the PSF's light along the axis.
         """
         return tuple(4 * _light_radius(self.psf, axis) for axis in range(self.psf.ndim))
 

@@ -118,8 +118,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         ) from error
     if described.get("format") != "bigdecon-model" or described.get("format_version") != FORMAT_VERSION:
         raise ModelError(
-            f"the model {target} has format {described.get('format')!r}, version "
-            f"{described.get('format_version')!r}; this bigdecon reads bigdecon-model, version {FORMAT_VERSION}."
+            f"the model {target} has format {described.get('format')!r}, "
+            f"version {described.get('format_version')!r}; "
+            f"this bigdecon reads bigdecon-model, version {FORMAT_VERSION}."
         )
     try:
         return _assemble(described, tensors)

@@ -190,10 +190,14 @@ def augment(patch: PatchBatch, symmetries: PSFSymmetries, rng: np.random.Generat
     symmetries : of the PSF
     rng : decides
     """
-    axes = [axis for axis, allowed in enumerate(symmetries.flips) if allowed and rng.random() < 0.5]
+    axes = tuple(a for a, allowed in enumerate(symmetries.flips) if allowed and rng.random() < 0.5)
     square = patch.x.shape[-1] == patch.x.shape[-2]
     turns = int(rng.integers(4)) if symmetries.rot90 and square else 0
-    return PatchBatch(*(np.rot90(np.flip(part, axes), turns, axes=(-2, -1)) for part in patch))
+
+    def turned(part: NDArray[Any]) -> NDArray[Any]:
+        return np.rot90(np.flip(part, axes), turns, axes=(-2, -1))
+
+    return PatchBatch(turned(patch.x), turned(patch.held_out), turned(patch.inside))
 
 
 def _random_boxes(

@@ -263,7 +263,9 @@ class _Trainer:
     def _reconvolve(self, deconvolved: Tensor) -> Tensor:
         """Apply g; the result is smaller by the margin, inside which nearly no light is missing."""
         missing = [r - m for r, m in zip(self.blur.radius, self.margin, strict=True)]
-        cut = [slice(max(0, -m), n - max(0, -m)) for m, n in zip(missing, deconvolved.shape[2:], strict=True)]
+        cut: list[Any] = [
+            slice(max(0, -m), n - max(0, -m)) for m, n in zip(missing, deconvolved.shape[2:], strict=True)
+        ]
         padding = [p for m in reversed(missing) for p in (max(0, m), max(0, m))]
         inner = deconvolved[(..., *cut)]
         return self.blur.valid(torch.nn.functional.pad(inner, padding, mode="replicate"))

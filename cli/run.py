@@ -1,0 +1,181 @@
+"""`bigdecon run`: flags in, a RunConfig out; everything else is the library's."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bigdecon.config import ENGINES, LOSS_PRESETS, METHODS, PRESETS, RunConfig, TilingConfig
+
+if TYPE_CHECKING:
+    from bigdecon.pipeline import RunResult
+    from bigdecon.planning import RunPlan
+
+
+class VoxelSize(click.Option):
+    """An option with one value for every spatial axis: three, or two for an image (Y X)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.update(nargs=3, type=float, metavar="Z Y X")
+        super().__init__(*args, **kwargs)
+
+
+def _input_options(command: Any) -> Any:
+    options = [
+        click.option("--psf", multiple=True, metavar="FILE", help="PSF; one for all channels, or one each."),
+        click.option("--psf-voxel-size", cls=VoxelSize, help="Voxel size of the PSF, um (2D: 1 Y X)."),
+        click.option("--voxel-size", cls=VoxelSize, help="Voxel size of the volume, um (2D: 1 Y X)."),
+        click.option("--level", default=0, show_default=True, help="Resolution level, 0 is the finest."),
+        click.option("--channel", multiple=True, metavar="C", help="Index or name; repeatable; default all."),
+        click.option("--timepoint", type=int, help="Index of one time point; default all."),
+        click.option("--roi", metavar="z0:z1,y0:y1,x0:x1", help="Region of interest, in voxels."),
+    ]
+    return _apply(options, command)
+
+
+def _method_options(command: Any) -> Any:
+    losses = ", ".join(LOSS_PRESETS)
+    options = [
+        click.option("--method", type=click.Choice(METHODS), default="siamese", show_default=True),
+        click.option("--preset", type=click.Choice(PRESETS), default="auto", show_default=True,
+                     help="Size of network and training; paper: as published."),
+        click.option("--loss", metavar="NAME|WEIGHTS", help=f"{losses}, or weights as rec=1,inv=2."),
+        click.option("--steps", type=int, help="Training steps at most."),
+        click.option("--train-minutes", type=float, help="Time budget for training."),
+        click.option("--model", metavar="FILE", help="Use this trained model (.safetensors); no training."),
+        click.option("--seed", default=0, show_default=True, help="Seed of everything random."),
+        click.option("--iterations", default=10, show_default=True, help="Of Richardson-Lucy."),
+        click.option("--background", type=float, help="Camera offset in data units; default: estimated"
+                     " (richardson-lucy: 0)."),
+    ]  # fmt: skip
+    return _apply(options, command)
+
+
+def _tiling_options(command: Any) -> Any:
+    options = [
+        click.option("--block", default=128, show_default=True, help="Extent of a block's core, voxels."),
+        click.option("--halo", type=int, help="Context around a block, voxels; default 32 or as needed."),
+        click.option("--tile", type=int, help="Extent of one network pass, voxels; default: what fits."),
+        click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True,
+                     help="How blocks get their halo; the result is the same."),
+    ]  # fmt: skip
+    return _apply(options, command)
+
+
+def _output_options(command: Any) -> Any:
+    options = [
+        click.option(
+            "-o", "--output", metavar="DIR", help="Default: NAME.deconvolved.ome.zarr beside the input."
+        ),
+        click.option(
+            "--dtype", default="float32", show_default=True, help="Of the result; integers are rounded."
+        ),
+        click.option("--ome-version", type=click.Choice(["0.5", "0.4"]), default="0.5", show_default=True),
+        click.option("--subtract-background", is_flag=True, help="Take the camera offset off the result."),
+        click.option("--overwrite", is_flag=True, help="Replace an earlier result of bigdecon."),
+        click.option("--dry-run", is_flag=True, help="Print the plan and stop."),
+        click.option("--quiet", is_flag=True, help="Print warnings and errors only."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line."),
+    ]
+    return _apply(options, command)
+
+
+def _cluster_options(command: Any) -> Any:
+    options = [
+        click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
+        click.option("--cluster", default="local", show_default=True, metavar="local|tcp://HOST:PORT|FILE",
+                     help="A Dask cluster of its own, or a running scheduler's address or file."),
+        click.option("--workers", type=int, help="Worker processes; default one a GPU, else one."),
+        click.option("--threads", type=int, help="CPU threads of a worker; default all."),
+        click.option("--memory-limit", metavar="SIZE", help="Of a worker, as 4GiB; default the machine's."),
+        click.option("--dashboard-address", default="127.0.0.1:8787", show_default=True,
+                     help="Of the Dask dashboard; none switches it off."),
+    ]  # fmt: skip
+    return _apply(options, command)
+
+
+def _apply(options: list[Any], command: Any) -> Any:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("input_path", metavar="INPUT")
+@_input_options
+@_method_options
+@_tiling_options
+@_output_options
+@_cluster_options
+def command(
+    input_path: str,
+    *,
+    block: int,
+    halo: int | None,
+    tile: int | None,
+    engine: Any,
+    quiet: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Restore a volume: blur and noise are removed together.
+
+    INPUT is an OME-Zarr (path or URL) or a TIFF. The default method trains a small network on the volume
+    itself; richardson-lucy needs no training. The same command continues where an interrupted one stopped.
+
+    \b
+    Examples:
+      bigdecon run volume.ome.zarr --psf psf.tif
+      bigdecon run stack.tif --psf psf.tif --method richardson-lucy --voxel-size 0.3 0.13 0.13
+    """  # noqa: D301
+    # A terminated job ends in order, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name in ("psf", "channel"):
+        settings[name] = tuple(settings[name])
+    tiling = TilingConfig(block=block, halo=halo, tile=tile, engine=engine)
+    config = RunConfig(input=input_path, tiling=tiling, **settings)
+    _run(config, quiet=quiet, as_json=as_json)
+
+
+def _run(config: RunConfig, *, quiet: bool, as_json: bool) -> None:
+    from bigdecon_cli.display import choose_display
+
+    from bigdecon.pipeline import run
+
+    def show_plan(plan: RunPlan) -> None:
+        if as_json:
+            click.echo(json.dumps({"event": "Plan", "plan": plan.describe()}))
+        elif not quiet:
+            for heading, text in plan.describe():
+                click.echo(f"{heading:>12}  {text}")
+
+    with choose_display(quiet=quiet, as_json=as_json) as display:
+        try:
+            result = run(config, on_plan=show_plan, on_event=display)
+        except KeyboardInterrupt:
+            click.echo("Stopped. What is finished is kept; the same command continues.", err=True)
+            raise SystemExit(130) from None
+    _conclude(result, quiet=quiet, as_json=as_json)
+
+
+def _conclude(result: RunResult, *, quiet: bool, as_json: bool) -> None:
+    if as_json:
+        models = [str(path) for path in result.models]
+        click.echo(json.dumps({"event": "Result", "state": result.state, "output": str(result.output),
+                               "clipped_voxels": result.clipped, "models": models,
+                               "seconds": result.seconds}))  # fmt: skip
+        return
+    if result.clipped:
+        kind = result.plan.config.dtype
+        click.echo(f"Warning: {result.clipped} voxels were beyond the range of {kind}: clipped.", err=True)
+    if quiet or result.state == "planned":
+        return
+    if result.state == "found finished":
+        click.echo(f"{result.output} was finished by an earlier run of this command; nothing was done.")
+        return
+    click.echo(f"Result: {result.output}")
+    for path in result.models:
+        click.echo(f"Model:  {path}")
