@@ -175,8 +175,8 @@ def _train(plan: RunPlan, connection: Connection, listener: Listener) -> tuple[P
     for channel, path in enumerate(paths):
         if path.with_suffix(".json").exists() and path.exists():
             continue
-        if plan.model is not None:
-            save_checkpoint(plan.model, path)
+        if plan.models:
+            save_checkpoint(plan.models[channel], path)
         elif plan.training is not None:
             save_checkpoint(_train_channel(plan, plan.training, channel, connection, listener), path)
     shutil.rmtree(plan.bookkeeping / "training", ignore_errors=True)
@@ -292,7 +292,9 @@ def _method(
     """Say how to make the deconvolver: small in every region's graph, loaded once by every worker."""
     if plan.config.method == "richardson-lucy":
         background = max(0.0, plan.config.background or 0.0)
-        method = RichardsonLucy(plan.psfs[channel].array, plan.config.iterations, background, plan.device)
+        threads = connection.threads_per_worker if plan.device == "cpu" else None
+        psf = plan.psfs[channel].array
+        method = RichardsonLucy(psf, plan.config.iterations, background, plan.device, threads)
         return lambda: delayed(method, pure=False, name="richardson-lucy", traverse=False)
     arguments = (
         models[channel].absolute(),
@@ -309,11 +311,8 @@ def load_network(
     path: Path, stats: IntensityStats, device: str, tile: int | None, exact_tiles: bool, threads: int
 ) -> NetworkDeconvolver:
     """Load a trained network in a worker process; see `NetworkDeconvolver`."""
-    checkpoint = load_checkpoint(path)
-    key = f"{path}:{path.stat().st_mtime_ns}"
-    return NetworkDeconvolver(
-        checkpoint, stats, key, device, tile, exact_tiles, threads if device == "cpu" else None
-    )
+    cpu_threads = threads if device == "cpu" else None
+    return NetworkDeconvolver(load_checkpoint(path), stats, device, tile, exact_tiles, cpu_threads)
 
 
 def _region_builder(plan: RunPlan, method: Callable[[], Delayed], key: RegionKey) -> Callable[[], Delayed]:
@@ -434,7 +433,8 @@ def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...]) -> Provenance:
     training = tuple(
         TrainingRecord(
             (channel,),
-            why_stopped="a model was given" if plan.model else model.stopped_by,
+            model_sha256=model.sha256,
+            why_stopped="a model was given" if plan.models else model.stopped_by,
             curve=tuple(CurvePoint(p.step, p.loss, p.held_out_error) for p in model.curve),
         )
         for channel, model in enumerate(models)

@@ -6,7 +6,6 @@ is found here; the result, a `RunPlan`, is what `bigdecon run` prints first and 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from bigdecon.deconvolution.blockwise import choose_engine, plan_grid
 from bigdecon.deconvolution.network import DEFAULT_HALO, NetworkNeeds, inference_bytes_per_voxel
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
-from bigdecon.errors import OptionError, OutputError
+from bigdecon.errors import ModelError, OptionError, OutputError
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.io.identity import InputIdentity, input_identity
 from bigdecon.io.layout import OutputLayout, plan_output
@@ -53,7 +52,7 @@ class RunPlan:
     volume : the input, cropped to the region of interest
     psfs, stats : one for every channel
     training : how networks are trained; None for methods without training, and for a model that is given
-    model : the model that was given
+    models : the trained networks that were given, one for every channel; else none
     grid : how a stack is cut into blocks
     layout : of the output's arrays
     regions : boxes that are computed and written one after the other, for every stack
@@ -72,7 +71,7 @@ class RunPlan:
     psfs: tuple[PSF, ...]
     stats: tuple[IntensityStats, ...]
     training: TrainingConfig | None
-    model: Checkpoint | None
+    models: tuple[Checkpoint, ...]
     grid: BlockGrid
     layout: OutputLayout
     regions: tuple[Box, ...]
@@ -121,13 +120,13 @@ def prepare(config: RunConfig, device: str) -> RunPlan:
     _check_options(config)
     volume = _open(config)
     psfs = _load_psfs(config, volume)
-    model = _load_model(config, psfs, volume)
-    psfs = psfs or (psf_from_array(model.psf, name="PSF of the model"),) * volume.n_channels  # type: ignore[union-attr]
+    models = _load_models(config, psfs, volume)
+    psfs = psfs or tuple(psf_from_array(model.psf, name="PSF of the model") for model in models)
     output = Path(config.output) if config.output else default_output(config.input)
-    training = _training(config, volume, device) if config.method == "siamese" and model is None else None
+    training = _training(config, volume, device) if config.method == "siamese" and not models else None
     identity = input_identity(volume)
     records = [PSFRecord(psf.name, psf.sha256, psf.corrections, psf.voxel_size_um) for psf in psfs]
-    mark = fingerprint(config.as_dict(), records, identity, {"model": _digest(config.model)})
+    mark = fingerprint(config.as_dict(), records, identity, {"models": [model.sha256 for model in models]})
     state = _output_state(config, output, mark, records, identity)
     names = [
         volume.name if volume.n_channels == 1 else f"channel {c} of {volume.name}"
@@ -139,16 +138,17 @@ def prepare(config: RunConfig, device: str) -> RunPlan:
         )
         for c in range(volume.n_channels)
     )
-    grid = _grid(config, volume, psfs, model.config if model else training)
+    network = models[0].config if models else training
+    grid = _grid(config, volume, psfs, network)
     layout = plan_output(volume, dtype=config.dtype, ome_version=config.ome_version, unit=config.tiling.block)
-    tile, needed = _memory(config, grid, psfs, model.config if model else training, device)
+    tile, needed = _memory(config, grid, psfs, network, device)
     return RunPlan(
         config=config,
         volume=volume,
         psfs=psfs,
         stats=stats,
         training=training,
-        model=model,
+        models=models,
         grid=grid,
         layout=layout,
         regions=tuple(region_boxes(grid, layout.write_shape, target_voxels=REGION_VOXELS)),
@@ -247,17 +247,33 @@ def _load_psfs(config: RunConfig, volume: Volume) -> tuple[PSF, ...]:
     return tuple(loaded * volume.n_channels if len(loaded) == 1 else loaded)
 
 
-def _load_model(config: RunConfig, psfs: Sequence[PSF], volume: Volume) -> Checkpoint | None:
+def _load_models(config: RunConfig, psfs: Sequence[PSF], volume: Volume) -> tuple[Checkpoint, ...]:
+    """Load the network of every channel: of one file for all, or of a folder or an earlier result."""
     if config.model is None:
-        return None
-    model = load_checkpoint(config.model)
-    for psf in psfs or [psf_from_array(model.psf, ndim=len(volume.spatial_axes))]:
+        return ()
+    files = _model_files(Path(config.model))
+    if len(files) not in (1, volume.n_channels):
+        raise ModelError(
+            f"{config.model} holds {len(files)} models for {volume.n_channels} channels; "
+            "name one of its files, or choose channels with --channel."
+        )
+    loaded = [load_checkpoint(file) for file in files]
+    models = tuple(loaded * volume.n_channels if len(loaded) == 1 else loaded)
+    own = [psf_from_array(model.psf, ndim=len(volume.spatial_axes)) for model in models]
+    for model, psf in zip(models, psfs or own, strict=True):
         check_fit(model, psf, volume.voxel_size_um)
-    return model
+    return models
 
 
-def _digest(path: str | None) -> str:
-    return hashlib.sha256(Path(path).with_suffix(".safetensors").read_bytes()).hexdigest() if path else ""
+def _model_files(path: Path) -> list[Path]:
+    """Find models: the file itself, or those in a folder or in the result of an earlier run."""
+    if not path.is_dir():
+        return [path]
+    folder = path / BOOKKEEPING / "model" if is_own_output(path) else path
+    files = sorted(folder.glob("channel-*.safetensors"), key=lambda f: int(f.stem.rpartition("-")[2]))
+    if not files:
+        raise ModelError(f"{path} holds no model; name a .safetensors file or the result of a siamese run.")
+    return files
 
 
 def _training(config: RunConfig, volume: Volume, device: str) -> TrainingConfig:
@@ -402,7 +418,7 @@ def _describe_work(plan: RunPlan) -> list[tuple[str, str]]:
 
 def _describe_method(plan: RunPlan) -> str:
     method, training = plan.config.method, plan.training
-    if plan.model:
+    if plan.models:
         return f"{method}, model {plan.config.model}"
     if training:
         size = f"{training.network.channels} channels"

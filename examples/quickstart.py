@@ -40,9 +40,7 @@ def main(volume_path: str, psf_path: str, output_path: str, steps: int) -> None:
     print(f"trained for {last.step} steps, last loss {last.loss:.4g}")
 
     # The result is lazy, too: slicing it computes the blocks that the slice touches.
-    restored = deconvolve(
-        volume, NetworkDeconvolver(checkpoint, device=device), block_shape=(128,) * psf.ndim
-    )
+    restored = deconvolve(volume, NetworkDeconvolver(checkpoint, device=device), block=128)
     middle = tuple(slice(n // 2, n // 2 + 1) for n in volume.spatial_shape[:1])
     plane = restored.crop((*middle, *(slice(0, n) for n in volume.spatial_shape[1:]))).stack()
     values = plane[tuple(slice(0, n) for n in plane.shape)]

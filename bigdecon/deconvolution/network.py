@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bigdecon.config import NetworkConfig
+from bigdecon.deconvolution.compute import computing
 from bigdecon.deconvolution.tiling import pyramid_weights, tile_boxes
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.checkpoint import Checkpoint
@@ -22,9 +22,6 @@ __all__ = ["DEFAULT_HALO", "NetworkDeconvolver", "NetworkNeeds", "inference_byte
 DEFAULT_HALO = 32
 """Halo in voxels, of the paper's tiles; at least the receptive radius, 24 voxels."""
 
-# One network pass at a time in a process: several would only compete for cores and memory. Tasks that
-# read or write go on meanwhile.
-_ONE_AT_A_TIME = threading.Lock()
 _loaded: dict[tuple[str, str], UNet] = {}
 
 
@@ -66,8 +63,8 @@ class NetworkDeconvolver:
     Attributes
     ----------
     checkpoint : the trained network
-    stats : brightness of the volume to restore, measured once for all of its blocks
-    key : names the weights, so that a worker loads them once
+    stats : brightness of the volume to restore, measured once for all of its blocks; that of the
+        training data if not given
     device : torch device, "cpu" or "cuda"
     tile : extent of a network pass, in voxels; None takes the whole block
     exact_tiles : tiles weigh nothing where a cut face may have spoilt them; False is the paper's way,
@@ -76,13 +73,17 @@ class NetworkDeconvolver:
     """
 
     checkpoint: Checkpoint
-    stats: IntensityStats
-    key: str
+    stats: IntensityStats | None = None
     device: str = "cpu"
     tile: int | None = None
     exact_tiles: bool = True
     threads: int | None = None
     name: str = field(default="siamese", init=False)
+    _key: str = field(default="", init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Name the weights by their content, so that a worker process builds their network once."""
+        object.__setattr__(self, "_key", self.checkpoint.sha256)
 
     @property
     def halo(self) -> tuple[int, ...]:
@@ -96,12 +97,11 @@ class NetworkDeconvolver:
 
     def __call__(self, block: NDArray[Any]) -> NDArray[np.float32]:
         """Restore a block ([z,] y, x) in data units; the result has its shape and units."""
-        x = self._padded(self.stats.standardize(block))
-        with _ONE_AT_A_TIME, torch.inference_mode():
-            if self.threads:
-                torch.set_num_threads(self.threads)
+        stats = self.stats or self.checkpoint.stats
+        x = self._padded(stats.standardize(block))
+        with computing(self.threads):
             y = self._restore(self._network(), torch.from_numpy(x), self.tile)
-        return self.stats.restore(y[tuple(slice(0, n) for n in block.shape)])
+        return stats.restore(y[tuple(slice(0, n) for n in block.shape)])
 
     def _padded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Repeat the far edge up to the next multiple of the alignment."""
@@ -109,7 +109,7 @@ class NetworkDeconvolver:
 
     def _network(self) -> UNet:
         """Give the network on its device, loaded once in a process."""
-        key = (self.key, self.device)
+        key = (self._key, self.device)
         if key not in _loaded:
             torch.backends.cudnn.deterministic = True
             network = self.checkpoint.network()

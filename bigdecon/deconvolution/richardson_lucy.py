@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bigdecon.deconvolution.compute import computing
 from bigdecon.errors import OptionError, PSFError
 from bigdecon.optics.blur import Blur
 
@@ -47,12 +48,14 @@ class RichardsonLucy:
     iterations : at least 1
     background : the camera's offset in the image's units, at least 0; part of the model, kept in the result
     device : where to compute, as torch names it: "cpu", "cuda", "cuda:0"
+    threads : CPU threads; None leaves torch's setting
     """
 
     psf: NDArray[np.floating]
     iterations: int = 10
     background: float = 0.0
     device: str = "cpu"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
@@ -100,7 +103,7 @@ class RichardsonLucy:
         if block.ndim != self.psf.ndim:
             raise PSFError(f"the PSF has {self.psf.ndim} dimensions but the image has {block.ndim}.")
         blur = _blur(np.asarray(self.psf, dtype=np.float32).tobytes(), self.psf.shape)
-        with torch.inference_mode():
+        with computing(self.threads):
             image = torch.from_numpy(block.astype(np.float32))[None, None].to(self.device)
             restored = _iterate(blur, image.clamp_(min=0), self.background, self.iterations)
             return np.asarray(restored.add_(self.background)[0, 0].cpu().numpy())

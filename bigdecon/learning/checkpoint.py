@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
@@ -73,6 +74,14 @@ class Checkpoint:
     device: str = "cpu"
     stopped_by: str = "steps"
     precision: str = "float32"
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights, 64 hexadecimal digits."""
+        state = hashlib.sha256()
+        for name, array in sorted(self.weights.items()):
+            state.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        return state.hexdigest()
 
     def network(self) -> UNet:
         """Build the network with its weights, in evaluation mode, on the CPU."""

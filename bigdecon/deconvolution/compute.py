@@ -1,0 +1,30 @@
+"""Whose turn it is to compute in a worker process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["computing"]
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@contextmanager
+def computing(threads: int | None) -> Iterator[None]:
+    """Compute without gradients, one block at a time in a process.
+
+    Several blocks at once would only compete for cores and memory; tasks that read or write go on
+    meanwhile.
+
+    Parameters
+    ----------
+    threads : CPU threads for torch; None leaves its setting
+    """
+    with _ONE_AT_A_TIME, torch.inference_mode():
+        if threads:
+            torch.set_num_threads(threads)
+        yield
