@@ -160,8 +160,10 @@ def _open_output(plan: RunPlan) -> None:
         return
     if plan.config.overwrite:
         remove_output(plan.output)
-    create_ome_zarr(plan.output, plan.volume, plan.layout, name=plan.output.name.removesuffix(".ome.zarr"))
-    write_run(plan.bookkeeping / "run.json", RunRecord(plan.fingerprint, _provenance(plan, ()).as_json()))
+    # The record is there from the start: a run that is killed at any time can be continued.
+    record = RunRecord(plan.fingerprint, _provenance(plan, ()).as_json())
+    name = plan.output.name.removesuffix(".ome.zarr")
+    create_ome_zarr(plan.output, plan.volume, plan.layout, name=name, record=record)
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -443,10 +445,7 @@ def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...]) -> Provenance:
     if plan.training:
         chosen["training"] = asdict(plan.training)
     return Provenance(
-        configuration={
-            **plan.config.as_dict(),
-            "chosen": {**chosen, "engine": plan.engine, "tile": plan.tile},
-        },
+        configuration={**plan.config.as_dict(), "chosen": chosen},
         psfs=tuple(PSFRecord(p.name, p.sha256, p.corrections, p.voxel_size_um) for p in plan.psfs),
         input=plan.identity,
         seed=plan.config.seed,

@@ -16,7 +16,7 @@ from dask.utils import format_bytes, parse_bytes
 from distributed.system import MEMORY_LIMIT
 
 from bigdecon.config import RunConfig, TrainingConfig, parse_loss, training_preset
-from bigdecon.deconvolution.blockwise import choose_engine, plan_grid
+from bigdecon.deconvolution.blockwise import BlockNeeds, choose_engine, plan_grid
 from bigdecon.deconvolution.network import DEFAULT_HALO, NetworkNeeds, inference_bytes_per_voxel
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
@@ -128,19 +128,10 @@ def prepare(config: RunConfig, device: str) -> RunPlan:
     records = [PSFRecord(psf.name, psf.sha256, psf.corrections, psf.voxel_size_um) for psf in psfs]
     mark = fingerprint(config.as_dict(), records, identity, {"models": [model.sha256 for model in models]})
     state = _output_state(config, output, mark, records, identity)
-    names = [
-        volume.name if volume.n_channels == 1 else f"channel {c} of {volume.name}"
-        for c in range(volume.n_channels)
-    ]
-    stats = tuple(
-        measure_intensity(
-            [volume.stack(timepoint=t, channel=c) for t in range(volume.n_timepoints)], name=names[c]
-        )
-        for c in range(volume.n_channels)
-    )
-    network = models[0].config if models else training
+    stats = tuple(_measure(volume, channel) for channel in range(volume.n_channels))
     grid = _grid(config, volume, psfs, network)
-    layout = plan_output(volume, dtype=config.dtype, ome_version=config.ome_version, unit=config.tiling.block)
+    unit = max(cuts[1] if len(cuts) > 2 else config.tiling.block for cuts in grid.cuts)
+    layout = plan_output(volume, dtype=config.dtype, ome_version=config.ome_version, unit=unit)
     tile, needed = _memory(config, grid, psfs, network, device)
     return RunPlan(
         config=config,
@@ -292,13 +283,16 @@ def _training(config: RunConfig, volume: Volume, device: str) -> TrainingConfig:
 def _grid(
     config: RunConfig, volume: Volume, psfs: Sequence[PSF], training: TrainingConfig | None
 ) -> BlockGrid:
+    """Cut the volume; blocks that would be smaller than their halo grow to the next multiple."""
     tiling = config.tiling
-    if training is None:
-        methods = [RichardsonLucy(psf.array, config.iterations) for psf in psfs]
-        return plan_grid(volume.spatial_shape, methods, block=tiling.block, halo=tiling.halo)
-    halo = DEFAULT_HALO if tiling.halo is None else tiling.halo
-    needs = NetworkNeeds.of(training.network)
-    return plan_grid(volume.spatial_shape, [needs], block=tiling.block, halo=halo)
+    needs: list[BlockNeeds] = [RichardsonLucy(psf.array, config.iterations) for psf in psfs]
+    halo = tiling.halo
+    if training is not None:
+        needs = [NetworkNeeds.of(training.network)]
+        halo = DEFAULT_HALO if halo is None else halo
+    reach = [max(sides) if halo is None else halo for sides in zip(*(n.halo for n in needs), strict=True)]
+    blocks = [tiling.block * max(1, -(-r // tiling.block)) if tiling.block > 0 else 0 for r in reach]
+    return plan_grid(volume.spatial_shape, needs, block=blocks, halo=halo)
 
 
 def _memory(

@@ -45,7 +45,7 @@ def _method_options(command: Any) -> Any:
         click.option("--loss", metavar="NAME|WEIGHTS", help=f"{losses}, or weights as rec=1,inv=2."),
         click.option("--steps", type=int, help="Training steps at most."),
         click.option("--train-minutes", type=float, help="Time budget for training."),
-        click.option("--model", metavar="FILE", help="Use a trained model, or an earlier result's; no training."),
+        click.option("--model", metavar="FILE", help="Trained model, or an earlier result with one."),
         click.option("--seed", default=0, show_default=True, help="Seed of everything random."),
         click.option("--iterations", default=10, show_default=True, help="Of Richardson-Lucy."),
         click.option("--background", type=float, help="Camera offset in data units; default: estimated"

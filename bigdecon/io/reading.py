@@ -106,6 +106,8 @@ def _count(n: int, noun: str) -> str:
 def _checked_size(voxel_size_um: Sequence[float], info: ImageInfo) -> tuple[float, ...]:
     axes = "".join(axis for axis in info.axes if axis in "zyx")
     size = tuple(float(v) for v in voxel_size_um)
+    if len(size) == 3 and axes == "yx":  # the command line's form, whose z means nothing here
+        size = size[1:]
     if len(size) != len(axes) or not all(math.isfinite(v) and v > 0 for v in size):
         raise VolumeError(
             f"the voxel size {' '.join(f'{v:g}' for v in size)} does not fit {info.location}: "

@@ -23,6 +23,7 @@ from bigdecon.io.boxes import Converted, convert, digest, read_box, write_box, w
 from bigdecon.io.layout import LevelLayout, OutputLayout, plan_output, write_boxes
 from bigdecon.io.ome_writing import DisplayWindow, image_attributes, placeholder_windows, window_json
 from bigdecon.io.output_folder import BOOKKEEPING, FORMAT, check_output_path, remove_output
+from bigdecon.io.provenance import RunRecord, write_run
 from bigdecon.io.pyramid import (
     WRITERS,
     build_pyramid,
@@ -75,7 +76,14 @@ class WriteReport(NamedTuple):
     n_clipped: int
 
 
-def create_ome_zarr(path: str | os.PathLike[str], volume: Volume, layout: OutputLayout, *, name: str) -> None:
+def create_ome_zarr(
+    path: str | os.PathLike[str],
+    volume: Volume,
+    layout: OutputLayout,
+    *,
+    name: str,
+    record: RunRecord | None = None,
+) -> None:
     """Create the groups and arrays of an image, all metadata included; no voxels.
 
     The folder appears complete or not at all: it is made beside its place and then renamed.
@@ -86,6 +94,7 @@ def create_ome_zarr(path: str | os.PathLike[str], volume: Volume, layout: Output
     volume : gives axes, channels, units and time step
     layout : of `plan_output`
     name : of the image, for viewers
+    record : of the run that will fill it, for run.json; without it, nothing tells how to continue
 
     Raises
     ------
@@ -103,6 +112,8 @@ def create_ome_zarr(path: str | os.PathLike[str], volume: Volume, layout: Output
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _create_groups(draft, layout, attributes)
+        if record is not None:
+            write_run(draft / BOOKKEEPING / "run.json", record)
         if target.exists():
             target.rmdir()
         draft.rename(target)
