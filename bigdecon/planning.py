@@ -27,6 +27,7 @@ from bigdecon.io.layout import OutputLayout, plan_output
 from bigdecon.io.output_folder import BOOKKEEPING, check_output_path, is_own_output
 from bigdecon.io.provenance import PSFRecord, fingerprint, read_run, settings_that_matter
 from bigdecon.io.reading import open_volume
+from bigdecon.io.stores import local_output_path
 from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
 from bigdecon.optics.psf import PSF, load_psf, psf_from_array
 from bigdecon.volume import Box, Stack, Volume
@@ -122,13 +123,14 @@ def prepare(config: RunConfig, device: str) -> RunPlan:
     psfs = _load_psfs(config, volume)
     models = _load_models(config, psfs, volume)
     psfs = psfs or tuple(psf_from_array(model.psf, name="PSF of the model") for model in models)
-    output = Path(config.output) if config.output else default_output(config.input)
+    output = local_output_path(config.output) if config.output else default_output(config.input)
     training = _training(config, volume, device) if config.method == "siamese" and not models else None
     identity = input_identity(volume)
     records = [PSFRecord(psf.name, psf.sha256, psf.corrections, psf.voxel_size_um) for psf in psfs]
     mark = fingerprint(config.as_dict(), records, identity, {"models": [model.sha256 for model in models]})
     state = _output_state(config, output, mark, records, identity)
     stats = tuple(_measure(volume, channel) for channel in range(volume.n_channels))
+    network = models[0].config if models else training
     grid = _grid(config, volume, psfs, network)
     unit = max(cuts[1] if len(cuts) > 2 else config.tiling.block for cuts in grid.cuts)
     layout = plan_output(volume, dtype=config.dtype, ome_version=config.ome_version, unit=unit)
@@ -196,20 +198,31 @@ def _check_options(config: RunConfig) -> None:
         raise OptionError(f"--steps is {config.steps}; at least 1 step is needed.")
     if config.train_minutes is not None and not config.train_minutes > 0:
         raise OptionError(f"--train-minutes is {config.train_minutes:g}; it must be above 0.")
+    if config.tiling.block < 1:
+        raise OptionError(f"--block is {config.tiling.block}; a block has at least 1 voxel along every axis.")
     if config.background is not None and not math.isfinite(config.background):
         raise OptionError(f"--background is {config.background:g}; it must be a finite number in data units.")
 
 
 def _open(config: RunConfig) -> Volume:
     chosen = [int(c) if c.isdigit() else c for c in config.channel]
-    volume = open_volume(
-        config.input,
-        level=config.level,
-        channel=chosen or None,
-        timepoint=config.timepoint,
-        voxel_size_um=config.voxel_size,
-    )
+    selection = (config.level, chosen or None, config.timepoint)
+    volume = _open_selected(config.input, *selection, None)
+    if config.voxel_size:
+        # An image without z leaves the first of three values aside.
+        size = config.voxel_size[-len(volume.spatial_axes) :]
+        volume = _open_selected(config.input, *selection, size)
     return volume.crop(parse_roi(config.roi, volume.spatial_axes)) if config.roi else volume
+
+
+def _open_selected(
+    path: str,
+    level: int,
+    channel: list[int | str] | None,
+    timepoint: int | None,
+    voxel_size_um: tuple[float, ...] | None,
+) -> Volume:
+    return open_volume(path, level=level, channel=channel, timepoint=timepoint, voxel_size_um=voxel_size_um)
 
 
 def _measure(volume: Volume, channel: int) -> IntensityStats:
@@ -229,7 +242,7 @@ def _load_psfs(config: RunConfig, volume: Volume) -> tuple[PSF, ...]:
         load_psf(
             path,
             voxel_size_um=volume.voxel_size_um,
-            psf_voxel_size_um=config.psf_voxel_size,
+            psf_voxel_size_um=(config.psf_voxel_size or ())[-len(volume.spatial_axes) :] or None,
             ndim=len(volume.spatial_axes),
             max_shape=[2 * n - 1 for n in volume.spatial_shape],
         )
@@ -291,7 +304,7 @@ def _grid(
         needs = [NetworkNeeds.of(training.network)]
         halo = DEFAULT_HALO if halo is None else halo
     reach = [max(sides) if halo is None else halo for sides in zip(*(n.halo for n in needs), strict=True)]
-    blocks = [tiling.block * max(1, -(-r // tiling.block)) if tiling.block > 0 else 0 for r in reach]
+    blocks = [tiling.block * max(1, -(-r // tiling.block)) for r in reach]
     return plan_grid(volume.spatial_shape, needs, block=blocks, halo=halo)
 
 

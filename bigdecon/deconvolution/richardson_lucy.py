@@ -7,8 +7,10 @@ deconvolution", Astronomy & Astrophysics 437, 2005). One iteration is
 
     x  <-  x / Aᵀ1 · Aᵀ( y / (A x + b) )
 
-(W. H. Richardson 1972, L. B. Lucy 1974). It keeps x non-negative and Σ (Aᵀ1 · x) = Σ (y - b) as nearly as
-the data allow, so intensity is conserved.
+(W. H. Richardson 1972, L. B. Lucy 1974). It keeps x non-negative. Without background every iteration
+conserves intensity, Σ (Aᵀ1 · x) = Σ y. With one it does so where it converges; on the way there, light
+that the data cannot yet tell from background is drawn to the bright places: 1 % too much after 20 iterations
+where the signal's peak is a hundred times the background, 4 % at ten times, 15 % where they are equal.
 """
 
 from __future__ import annotations
@@ -31,11 +33,12 @@ from bigdecon.optics.blur import Blur
 __all__ = ["RichardsonLucy"]
 
 # Beyond the image, a voxel of which less than this part of the light falls into the image is left at 0: the
-# data hardly know it, and dividing by so little would amplify rounding errors of the transforms.
-LEAST_SEEN = 0.01
+# data hardly know it, and dividing by so little would amplify rounding errors of the transforms. What is
+# left out darkens the model at the edge: a flat image of 100 comes out flat to 0.1 (to 1.5 with 0.01).
+LEAST_SEEN = 0.001
 
-# Part of the PSF's light that counts for the halo.
-LIGHT_KEPT = 0.999
+# Halo, in standard deviations of the PSF after one iteration; see `RichardsonLucy.halo`.
+HALO_SPREADS = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +83,24 @@ class RichardsonLucy:
     def halo(self) -> tuple[int, ...]:
         """Voxels needed on each side for a block to agree with the whole volume to 1e-4 of its range.
 
-        In theory each iteration reaches two PSF radii further. In fact the disturbance at a cut face does
-        not travel: over four PSFs (9³ to 17³, Gaussian, lopsided, and a cone of light that fills its
-        array), with and without noise, at 10, 20 and 40 iterations alike, the largest difference was at
-        most 3e-2 of the range at one radius from the cut, 1e-3 at two, 2e-4 at three and 3e-5 at four.
-        Hence four times the radius that holds 99.9 % of the PSF's light along the axis.
+        In theory each iteration reaches two radii further. In fact what a cut spoils fades by distance, about
+        tenfold for every two standard deviations s of the PSF, and spreads with the fourth root of the number
+        k of iterations. Over ten PSFs in 2D (5 to 25 voxels; Gaussian, lopsided, Airy, uniform, cones of
+        light; s of 0.7 to 4.7), 5 to 80 iterations, photon noise with a background of 0 or 20 counts and 13
+        places of the cut, the largest difference was, in units of the range:
+
+            halo, in s k^¼      4      5      6      7
+            background 0     2e-3   4e-4   1e-4   5e-5
+            background 20    4e-4   4e-5   2e-5   2e-5     (rounding alone, at 80 iterations)
+
+        Hence 7 s k^¼, no more than theory's 2 r k, rounded up to a multiple of 4.
         """
-        return tuple(4 * _light_radius(self.psf, axis) for axis in range(self.psf.ndim))
+        reach = self.iterations**0.25
+        halo = (
+            min(HALO_SPREADS * _spread(self.psf, axis) * reach, 2 * (n // 2) * self.iterations)
+            for axis, n in enumerate(self.psf.shape)
+        )
+        return tuple(4 * math.ceil(h / 4) for h in halo)
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[np.float32]:
         """Deconvolve one block ([z,] y, x) of any real type.
@@ -109,19 +123,22 @@ class RichardsonLucy:
             return np.asarray(restored.add_(self.background)[0, 0].cpu().numpy())
 
     def working_bytes(self, block_shape: Sequence[int]) -> int:
-        """Estimate the memory that one block takes at most, in bytes; `block_shape` includes the halo."""
+        """Estimate the memory that one block takes at most, in bytes; `block_shape` includes the halo.
+
+        In float32: the image twice, and eleven arrays of the object's extent, which is larger by the PSF: the
+        object, its weight, the PSF's transform, and what an FFT and its inverse need. Measured on a CPU for
+        144³ voxels and a PSF of 17³: 59 bytes a voxel; the estimate is 68.
+        """
         object_voxels = math.prod(n + 2 * (p // 2) for n, p in zip(block_shape, self.psf.shape, strict=True))
-        return int(4 * (2 * math.prod(block_shape) + 7 * object_voxels))
+        return int(4 * (2 * math.prod(block_shape) + 11 * object_voxels))
 
 
-def _light_radius(psf: NDArray[np.floating], axis: int) -> int:
-    """Find the half-width of the slab around the centre that holds `LIGHT_KEPT` of the PSF."""
+def _spread(psf: NDArray[np.floating], axis: int) -> float:
+    """Give the PSF's standard deviation along an axis about its centre voxel, in voxels."""
     other_axes = tuple(a for a in range(psf.ndim) if a != axis)
     profile = np.abs(psf).sum(axis=other_axes, dtype=np.float64)
-    centre = len(profile) // 2
-    held = profile[centre:] + profile[centre::-1]
-    held[0] = profile[centre]
-    return int(np.searchsorted(np.cumsum(held), LIGHT_KEPT * profile.sum()))
+    distance = np.arange(len(profile)) - len(profile) // 2
+    return math.sqrt((profile * distance**2).sum() / profile.sum())
 
 
 @lru_cache(maxsize=4)

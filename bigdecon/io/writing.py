@@ -118,8 +118,9 @@ def create_ome_zarr(
             target.rmdir()
         draft.rename(target)
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
         raise write_error(target, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _create_groups(root: Path, layout: OutputLayout, attributes: dict[str, Any]) -> None:

@@ -107,7 +107,8 @@ def train(
     stopped_by = trainer.run(pool, on_event)
     return Checkpoint(
         weights={
-            name: tensor.detach().cpu().clone() for name, tensor in trainer.network.state_dict().items()
+            name: tensor.detach().cpu().numpy().copy()
+            for name, tensor in trainer.network.state_dict().items()
         },
         config=config,
         stats=stats,

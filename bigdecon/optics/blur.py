@@ -26,11 +26,14 @@ Extension = Literal["zero", "replicate"]
 # Below this many PSF voxels direct convolution is faster (benchmarks/fft_crossover.py).
 DIRECT_BELOW = {2: 7 * 7, 3: 3 * 3 * 3}
 
+# Blocks at a volume's edges come in up to 27 shapes, and each transform is as large as a block.
+TRANSFORMS_KEPT = 4
+
 
 class Blur:
     """Convolution with one PSF; tensors are (batch, channel, [z,] y, x) and stay on their device.
 
-    The PSF's transform is computed once for each shape and device and kept.
+    The PSF's transform is kept from call to call, for the last few shapes and devices.
 
     Parameters
     ----------
@@ -97,11 +100,13 @@ class Blur:
     def _transform(self, size: tuple[int, ...], device: torch.device) -> Tensor:
         """Transform of the PSF whose first voxel, not its peak, is the origin."""
         key = (size, device)
-        if key not in self._transforms:
-            self._transforms[key] = torch.fft.rfftn(
-                self._psf.to(device), s=list(size), dim=tuple(range(self.ndim))
-            )
-        return self._transforms[key]
+        transform = self._transforms.get(key)
+        if transform is None:
+            transform = torch.fft.rfftn(self._psf.to(device), s=list(size), dim=tuple(range(self.ndim)))
+            if len(self._transforms) >= TRANSFORMS_KEPT:
+                self._transforms.clear()
+            self._transforms[key] = transform
+        return transform
 
     def _convolve_directly(self, x: Tensor, kernel: Tensor) -> Tensor:
         batch, channels = x.shape[:2]

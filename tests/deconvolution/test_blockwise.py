@@ -123,11 +123,8 @@ def test_engines_and_boxes_give_the_bytes_of_the_whole_volume(
     for engine in ("direct", "map-overlap"):
         lazy = deconvolve_stack(stack, method, grid=grid, engine=engine, box=box)
         assert lazy.dtype == np.float32
-        assert tuple(
-            np.cumsum((b.start, *c)).tolist() for b, c in zip(box, lazy.chunks, strict=True)
-        ) == tuple(tuple(c) if isinstance(c, list) else c for c in map(list, grid.cuts_within(box))) or [
-            list(np.cumsum((b.start, *c))) for b, c in zip(box, lazy.chunks, strict=True)
-        ] == [list(c) for c in grid.cuts_within(box)]
+        for part, sizes, cuts in zip(box, lazy.chunks, grid.cuts_within(box), strict=True):
+            assert np.cumsum((part.start, *sizes)).tolist() == list(cuts)
         np.testing.assert_array_equal(lazy.compute(), whole[box])
 
 
@@ -184,9 +181,7 @@ def test_nan_is_named_with_its_place(engine: Any, value: float) -> None:
     grid = BlockGrid.plan(stack.shape, 8, 1)
     region = (slice(8, 16), slice(8, 24))
     lazy = deconvolve_stack(stack, LocalMax((1, 1)), grid=grid, engine=engine, box=region)
-    with pytest.raises(
-        NonFiniteError, match=r"block \[.*16:24\], first at voxel \(9, 17\)|block \[.*\(9, 17\)"
-    ):
+    with pytest.raises(NonFiniteError, match=r"block \[.*\], first at voxel \(9, 17\)"):
         lazy.compute()
 
 
@@ -269,7 +264,7 @@ def test_plan_grid_rounds_the_halo_and_refuses_what_cannot_be_exact() -> None:
         plan_grid((100, 100), [method], block=30)
     with pytest.raises(OptionError, match="2 spatial axes"):
         plan_grid((100, 100, 100), [method])
-    with pytest.raises(OptionError, match="2 deconvolvers .* 1 channels"):
+    with pytest.raises(OptionError, match=r"2 deconvolvers .* 1 channels"):
         deconvolve(Volume.from_array(noise((8, 8))), [method, method])
 
 

@@ -1,0 +1,241 @@
+"""`bigdecon run` from the outside: bad input, what it prints, and what it leaves alone."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from bigdecon_cli import main as entry
+
+from bigdecon.config import NetworkConfig, TrainingConfig
+from bigdecon.distributed.cluster import connect
+from bigdecon.intensity import IntensityStats
+from bigdecon.io.writing import write_ome_zarr
+from bigdecon.learning.checkpoint import Checkpoint, save_checkpoint
+from bigdecon.learning.unet import UNet
+from bigdecon.optics.psf import load_psf
+from bigdecon.volume import Channel, Volume
+
+SHAPE = (16, 28, 32)
+SIZE = (0.3, 0.2, 0.2)
+QUICK = ("--method", "richardson-lucy", "--iterations", "2", "--device", "cpu", "--dashboard-address", "none")
+
+
+def bead(shape, sigma=1.5):
+    axes = np.meshgrid(*(np.arange(n) - n // 2 for n in shape), indexing="ij")
+    return np.exp(-sum(a**2 for a in axes) / (2 * sigma**2)).astype("float32")
+
+
+def image(seed=0, shape=SHAPE):
+    return np.random.default_rng(seed).poisson(100 + 900 * bead(shape, 4)).astype("uint16")
+
+
+def write_psf(path, array, size=SIZE):
+    """Write an ImageJ TIFF with its voxel size, or none."""
+    axes = "ZYX"[-array.ndim :]
+    if size is None:
+        tifffile.imwrite(path, array, photometric="minisblack")
+        return
+    scale = {"spacing": size[0]} if array.ndim == 3 else {}
+    tifffile.imwrite(
+        path,
+        array,
+        imagej=True,
+        resolution=(1 / size[-1], 1 / size[-2]),
+        metadata={"unit": "um", "axes": axes, **scale},
+    )
+
+
+def write_image(path, data, axes="zyx", size=SIZE, **options):
+    volume = Volume.from_array(data, axes, voxel_size_um=size)
+    if "c" in axes:
+        named = (Channel("nuclei", "0000FF"), Channel("actin", "00FF00"))
+        volume = replace(volume, channels=named)
+    write_ome_zarr(volume, path, dtype=data.dtype.name, **options)
+
+
+def write_model(path, psf_path, voxel_size_um=SIZE):
+    psf = load_psf(psf_path, voxel_size_um=voxel_size_um)
+    config = TrainingConfig(network=NetworkConfig(channels=4))
+    weights = {name: value.numpy() for name, value in UNet(config.network).state_dict().items()}
+    stats = IntensityStats(100, 10, 50, 1000, 95)
+    save_checkpoint(Checkpoint(weights, config, stats, psf.array, psf.sha256, voxel_size_um), path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder of good and bad files."""
+    folder = tmp_path_factory.mktemp("data")
+    good = image()
+    write_image(folder / "good.ome.zarr", good)
+    write_image(folder / "two.ome.zarr", np.stack([good, good[::-1]]), "czyx")
+    write_image(folder / "flat.ome.zarr", np.full(SHAPE, 7, "uint16"))
+    hole = good.astype("float32")
+    hole[3, 4, 5] = np.nan
+    write_image(folder / "hole.ome.zarr", hole)
+    tifffile.imwrite(folder / "sizeless.tif", good, photometric="minisblack")
+    (folder / "text.tif").write_text("no image")
+    (folder / "empty").mkdir()
+    (folder / "mine").mkdir()
+    (folder / "mine" / "letter.txt").write_text("keep me")
+    psf = bead((9, 7, 7))
+    write_psf(folder / "psf.tif", psf)
+    write_psf(folder / "wide.tif", bead((9, 7, 7), 3))
+    write_psf(folder / "sizeless-psf.tif", psf, None)
+    write_psf(folder / "zero.tif", np.zeros_like(psf))
+    write_psf(folder / "negative.tif", psf - 2)
+    write_psf(folder / "nan.tif", np.where(psf == 1, np.nan, psf).astype("float32"))
+    write_psf(folder / "plane.tif", psf[4])
+    np.save(folder / "four.npy", np.stack([psf] * 2))
+    write_model(folder / "wide.safetensors", folder / "wide.tif")
+    (folder / "torn.safetensors").write_bytes(b"torn")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Address of a cluster that several tests share."""
+    with connect(workers=1, threads=2, memory_limit="2GiB", dashboard_address="none", device="cpu") as opened:
+        yield opened.client.scheduler.address
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command in this process; gives the exit code, stdout and stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bigdecon", "run", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            entry.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return call
+
+
+def listing(folder):
+    return sorted((str(p), p.stat().st_mtime_ns) for p in Path(folder).rglob("*"))
+
+
+GOOD = ("good.ome.zarr", "--psf", "psf.tif")
+BAD = {
+    "missing": (["none.ome.zarr", "--psf", "psf.tif"], "none.ome.zarr"),
+    "no image": (["text.tif", "--psf", "psf.tif"], "text.tif"),
+    "no image in the folder": (["empty", "--psf", "psf.tif"], "empty"),
+    "constant": (["flat.ome.zarr", "--psf", "psf.tif"], "the value 7"),
+    "NaN": (["hole.ome.zarr", "--psf", "psf.tif"], "z=3, y=4, x=5"),
+    "no PSF": (["good.ome.zarr"], "--psf"),
+    "PSF missing": (["good.ome.zarr", "--psf", "none.tif"], "none.tif"),
+    "PSF no image": (["good.ome.zarr", "--psf", "text.tif"], "text.tif"),
+    "PSF zero": (["good.ome.zarr", "--psf", "zero.tif"], "zero.tif is 0"),
+    "PSF negative": (["good.ome.zarr", "--psf", "negative.tif"], "negative.tif sum to -"),
+    "PSF NaN": (["good.ome.zarr", "--psf", "nan.tif"], "1 voxels that are NaN"),
+    "PSF in 2D": (["good.ome.zarr", "--psf", "plane.tif"], "2 dimensions"),
+    "PSF in 4D": (["good.ome.zarr", "--psf", "four.npy"], "4 dimensions"),
+    "PSFs for channels": ([*GOOD, "--psf", "wide.tif"], "2 PSFs were given for 1 channels"),
+    "PSF without size": (["good.ome.zarr", "--psf", "sizeless-psf.tif"], "--psf-voxel-size"),
+    "volume without size": (["sizeless.tif", "--psf", "psf.tif"], "--voxel-size"),
+    "voxel size 0": ([*GOOD, "--voxel-size", 0, 1, 1], "voxel size 0 1 1"),
+    "PSF voxel size": ([*GOOD, "--psf-voxel-size", -1, 1, 1], "-1.0"),
+    "channel": ([*GOOD, "--channel", "actin"], "no channel 'actin'"),
+    "channel number": (["two.ome.zarr", "--psf", "psf.tif", "--channel", 2], "no channel 2"),
+    "level": ([*GOOD, "--level", 3], "no level 3"),
+    "negative level": ([*GOOD, "--level", -1], "no level -1"),
+    "timepoint": ([*GOOD, "--timepoint", 1], "no time point 1"),
+    "ROI of words": ([*GOOD, "--roi", "left"], "'left'"),
+    "ROI of two axes": ([*GOOD, "--roi", "0:4,0:4"], "'0:4,0:4'"),
+    "ROI outside": ([*GOOD, "--roi", "0:4,0:4,30:40"], "40"),
+    "ROI empty": ([*GOOD, "--roi", "4:4,0:4,0:9"], "4:4"),
+    "ROI backwards": ([*GOOD, "--roi", "5:4,0:4,0:9"], "5:4"),
+    "output of others": ([*GOOD, "-o", "mine"], "mine"),
+    "output of others, overwrite": ([*GOOD, "-o", "mine", "--overwrite"], "mine"),
+    "output is a file": ([*GOOD, "-o", "psf.tif"], "psf.tif"),
+    "output exists": ([*GOOD, "-o", "two.ome.zarr"], "--overwrite"),
+    "output in the input": ([*GOOD, "-o", "good.ome.zarr/out"], "inside the input"),
+    "output is the input": ([*GOOD, "-o", "good.ome.zarr", "--overwrite"], "inside the input"),
+    "output around the input": ([*GOOD, "-o", ".", "--overwrite"], "inside the output"),
+    "output not writable": ([*GOOD, "-o", "/proc/nowhere/out.ome.zarr"], "/proc"),
+    "output remote": ([*GOOD, "-o", "s3://bucket/out.ome.zarr"], "s3://bucket/out.ome.zarr"),
+    "halo": ([*GOOD, "--halo", 8, "--method", "siamese"], "halo of 8"),
+    "halo of RL": ([*GOOD, "--halo", 1], "halo of 1"),
+    "block 0": ([*GOOD, "--block", 0], "--block is 0"),
+    "block -8": ([*GOOD, "--block", -8], "--block is -8"),
+    "block off the alignment": ([*GOOD, "--block", 66, "--method", "siamese"], "block of 66"),
+    "tile": ([*GOOD, "--tile", 50, "--method", "siamese"], "tile of 50"),
+    "iterations": ([*GOOD, "--iterations", 0], "0"),
+    "steps": ([*GOOD, "--steps", 0], "--steps is 0"),
+    "minutes": ([*GOOD, "--train-minutes", "nan"], "--train-minutes is nan"),
+    "background": ([*GOOD, "--background", "inf"], "--background is inf"),
+    "loss": ([*GOOD, "--loss", "best", "--method", "siamese"], "'best'"),
+    "loss of nothing": ([*GOOD, "--loss", "inv=1", "--method", "siamese"], "bsp and rec"),
+    "dtype": ([*GOOD, "--dtype", "complex64"], "complex64"),
+    "model for RL": ([*GOOD, "--model", "wide.safetensors"], "richardson-lucy"),
+    "model missing": ([*GOOD, "--model", "no.safetensors", "--method", "siamese"], "no.safetensors"),
+    "model torn": ([*GOOD, "--model", "torn.safetensors", "--method", "siamese"], "torn.safetensors"),
+    "model folder": ([*GOOD, "--model", "empty", "--method", "siamese"], "empty holds no model"),
+    "model of another PSF": ([*GOOD, "--model", "wide.safetensors", "--method", "siamese"], "another PSF"),
+    "model of another size": (
+        ["good.ome.zarr", "--model", "wide.safetensors", "--method", "siamese", "--voxel-size", 1, 1, 1],
+        "0.3 x 0.2 x 0.2",
+    ),
+    "device": ([*GOOD, "--device", "abacus"], "'abacus'"),
+    "no GPU": ([*GOOD, "--device", "cuda:99"], "'cuda:99'"),
+    "workers": ([*GOOD, "--workers", 0], "--workers is 0"),
+    "threads": ([*GOOD, "--threads", -1], "--threads is -1"),
+    "memory limit": ([*GOOD, "--memory-limit", "much"], "'much'"),
+    "memory limit, siamese": ([*GOOD, "--memory-limit", "much", "--method", "siamese"], "'much'"),
+    "dashboard": ([*GOOD, "--dashboard-address", "here"], "'here'"),
+    "cluster": ([*GOOD, "--cluster", "moon"], "'moon'"),
+    "scheduler file": ([*GOOD, "--cluster", "none.json"], "none.json"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_writes_nothing(case, data, run, monkeypatch):
+    monkeypatch.chdir(data)
+    before = listing(data)
+    arguments, told = BAD[case]
+    code, out, err = run(arguments[0], *QUICK, "--quiet", *arguments[1:])
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+    assert err.endswith(".\n") or case == "scheduler file"
+    assert told in err
+    assert listing(data) == before
+
+
+def test_a_scheduler_that_does_not_answer(data, run, monkeypatch):
+    monkeypatch.chdir(data)
+    monkeypatch.setattr("bigdecon.distributed.cluster.SCHEDULER_SECONDS", 0.5)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    before = listing(data)
+    code, out, err = run(*GOOD, *QUICK, "--cluster", address)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"Error: no Dask scheduler answers at {address}")
+    assert err.count("\n") == 1
+    assert listing(data) == before
+
+
+@pytest.mark.parametrize("case", ["NaN", "model of another PSF"])
+def test_bad_input_as_a_process(case, data):
+    before = listing(data)
+    arguments, told = BAD[case]
+    done = subprocess.run(
+        [sys.executable, "-m", "bigdecon_cli", "run", *QUICK, *map(str, arguments)],
+        cwd=data,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    assert told in done.stderr
+    assert listing(data) == before
