@@ -115,6 +115,8 @@ def run(
         plan = prepare(config, _device(config, remote))
         if on_plan:
             on_plan(plan)
+        for sentence in plan.warnings:
+            listener(Message(sentence, "warning"))
         if config.dry_run:
             return RunResult(plan, "planned")
         if plan.state == "finished":

@@ -100,6 +100,16 @@ class RunPlan:
         given = self.config.background
         return self.stats[channel].background if given is None else given
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should look at before trusting the result, one sentence each."""
+        if self.volume.voxel_size_um is not None:
+            return ()
+        return (
+            "the voxel sizes of volume and PSF are unknown and were assumed equal; "
+            "give --voxel-size and --psf-voxel-size if they differ.",
+        )
+
     def describe(self) -> list[tuple[str, str]]:
         """Give the plan as pairs of a heading and a short text."""
         return [*_describe_input(self), *_describe_work(self)]

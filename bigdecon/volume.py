@@ -234,7 +234,11 @@ class Volume:
         name: str = "array",
     ) -> Volume:
         """Wrap an array in memory; `axes` defaults to yx, zyx, czyx or tczyx by the number of dimensions."""
-        axes = axes or {2: "yx", 3: "zyx", 4: "czyx", 5: "tczyx"}[array.ndim]
+        axes = axes or {2: "yx", 3: "zyx", 4: "czyx", 5: "tczyx"}.get(array.ndim)
+        if axes is None:
+            raise VolumeError(
+                f"{name} has {array.ndim} dimensions; an image has 2 to 5, in the order t, c, z, y, x."
+            )
         channels: tuple[Channel, ...] = (Channel(""),)
         if "c" in axes:
             channels = tuple(Channel(f"channel {i}") for i in range(array.shape[axes.index("c")]))

@@ -39,7 +39,8 @@ def _input_options(command: Any) -> Any:
 def _method_options(command: Any) -> Any:
     losses = ", ".join(LOSS_PRESETS)
     options = [
-        click.option("--method", type=click.Choice(METHODS), default="siamese", show_default=True),
+        click.option("--method", type=click.Choice(METHODS), default="siamese", show_default=True,
+                     help="Trained on the volume itself, or classical."),
         click.option("--preset", type=click.Choice(PRESETS), default="auto", show_default=True,
                      help="Size of network and training; paper: as published."),
         click.option("--loss", metavar="NAME|WEIGHTS", help=f"{losses}, or weights as rec=1,inv=2."),
@@ -73,7 +74,13 @@ def _output_options(command: Any) -> Any:
         click.option(
             "--dtype", default="float32", show_default=True, help="Of the result; integers are rounded."
         ),
-        click.option("--ome-version", type=click.Choice(["0.5", "0.4"]), default="0.5", show_default=True),
+        click.option(
+            "--ome-version",
+            type=click.Choice(["0.5", "0.4"]),
+            default="0.5",
+            show_default=True,
+            help="Of the result; 0.4 for older viewers.",
+        ),
         click.option("--subtract-background", is_flag=True, help="Take the camera offset off the result."),
         click.option("--overwrite", is_flag=True, help="Replace an earlier result of bigdecon."),
         click.option("--dry-run", is_flag=True, help="Print the plan and stop."),

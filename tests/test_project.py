@@ -270,6 +270,16 @@ def run_in(folder: Path, words: list[str]) -> None:
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
 
 
+def test_every_module_has_a_room() -> None:
+    rooms = (ROOT / "docs" / "architecture.md").read_text().split("## Rooms")[1].split("\n## ")[0]
+    missing = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "bigdecon").rglob("*.py")
+        if path.name != "__init__.py" and not re.search(rf"[`/]{re.escape(path.name)}`", rooms)
+    ]
+    assert not missing, "docs/architecture.md does not say what these hold"
+
+
 def test_readme_has_something_to_run() -> None:
     words = [line[1] for line in readme_commands()]
     assert {"run", "info", "psf"} <= set(words)

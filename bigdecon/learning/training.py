@@ -394,14 +394,15 @@ class _MeanLoss:
 
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
+        self._last = float("nan")
 
     def add(self, loss: Tensor) -> None:
         self._losses.append(loss)
 
     def look(self, step: int) -> float:
-        """Mean since the last `take`; NaN before the first step after it."""
+        """Mean since the last `take`; what that gave until there is a new step."""
         if not self._losses:
-            return float("nan")
+            return self._last
         mean = float(torch.stack(self._losses).mean())
         if not np.isfinite(mean):
             raise TrainingError(
@@ -411,9 +412,9 @@ class _MeanLoss:
         return mean
 
     def take(self, step: int) -> float:
-        mean = self.look(step)
+        self._last = self.look(step)
         self._losses.clear()
-        return mean
+        return self._last
 
 
 def _bounds(stats: IntensityStats, upper: bool) -> Bounds:

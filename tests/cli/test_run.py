@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -239,3 +242,93 @@ def test_bad_input_as_a_process(case, data):
     assert done.stderr.count("\n") == 1
     assert told in done.stderr
     assert listing(data) == before
+
+
+# --- what it prints, and where the result goes ---------------------------------------------------
+
+
+@pytest.fixture
+def here(data, tmp_path, monkeypatch):
+    """A folder of one's own with the good files."""
+    shutil.copytree(data / "good.ome.zarr", tmp_path / "good.ome.zarr")
+    shutil.copy(data / "psf.tif", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_plan_progress_and_result(here, run, cluster):
+    code, out, err = run(*GOOD, *QUICK, "--cluster", cluster)
+    assert (code, err) == (0, "")
+    for part in (
+        "16 x 28 x 32, uint16",
+        "0.3 x 0.2 x 0.2 um",
+        "9 x 7 x 7",
+        "blocks",
+        "halo",
+        "memory",
+        "cpu",
+    ):
+        assert part in out
+    assert out.endswith(f"Result: {here / 'good.deconvolved.ome.zarr'}\n")
+    before = listing(here)
+    code, out, err = run(*GOOD, *QUICK, "--cluster", cluster)
+    assert (code, err) == (0, "")
+    assert "was finished by an earlier run" in out
+    assert listing(here) == before
+    code, out, err = run(*GOOD, *QUICK, "--iterations", 3, "--cluster", cluster)
+    assert (code, out) == (2, "")
+    assert "iterations (2 then, 3 now)" in err
+    assert listing(here) == before
+    assert run(*GOOD, *QUICK, "--iterations", 3, "--overwrite", "--cluster", cluster)[0] == 0
+    assert listing(here) != before
+
+
+def test_quiet_is_silent_but_for_warnings(here, run, cluster):
+    code, out, err = run(*GOOD, *QUICK, "--quiet", "-o", "out", "--cluster", cluster)
+    assert (code, out, err) == (0, "", "")
+    code, out, err = run(*GOOD, *QUICK, "--quiet", "-o", "b", "--dtype", "uint8", "--cluster", cluster)
+    assert (code, out) == (0, "")
+    assert err.startswith("Warning: ")
+    assert "voxels were beyond the range of uint8" in err
+
+
+def test_json_is_one_object_a_line(here, run, cluster):
+    code, out, err = run(*GOOD, *QUICK, "--json", "-o", "out", "--dtype", "uint8", "--cluster", cluster)
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert lines[0]["event"] == "Plan"
+    assert {"StageStarted", "RegionDone", "StageFinished"} <= {line["event"] for line in lines}
+    assert lines[-1]["event"] == "Result"
+    assert lines[-1]["state"] == "finished"
+    assert lines[-1]["output"] == str(here / "out")
+    assert lines[-1]["clipped_voxels"] > 0
+
+
+@pytest.mark.parametrize("style", [[], ["--json"], ["--quiet"]])
+def test_a_dry_run_writes_nothing(here, run, style):
+    before = listing(here)
+    code, out, err = run(*GOOD, *QUICK, "--dry-run", *style)
+    assert (code, err) == (0, "")
+    assert ("good.deconvolved.ome.zarr (new)" in out) == (style != ["--quiet"])
+    assert listing(here) == before
+
+
+def test_sizes_unknown_on_both_sides_are_assumed_equal_with_a_warning(data, run, tmp_path, cluster):
+    arguments = (data / "sizeless.tif", "--psf", data / "sizeless-psf.tif", "-o", tmp_path / "out")
+    code, out, err = run(*arguments, *QUICK, "--quiet", "--cluster", cluster)
+    assert (code, out) == (0, "")
+    assert err.startswith("Warning: ")
+    assert "assumed equal" in err
+
+
+def test_local_cluster_of_its_own(here):
+    """All as a user does it: a process, a cluster, and nothing left of either."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "bigdecon_cli", "run", *GOOD, *QUICK, "--quiet"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"TMPDIR": str(here)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert {p.name for p in here.iterdir()} == {"good.ome.zarr", "psf.tif", "good.deconvolved.ome.zarr"}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,16 @@ from bigdecon.deconvolution.richardson_lucy import RichardsonLucy, _blur
 from bigdecon.errors import OptionError, PSFError
 from bigdecon.optics.blur import TRANSFORMS_KEPT, Blur
 from bigdecon.volume import Volume
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small transforms lose more to threads than they gain."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with dask.config.set(scheduler="synchronous"):
+        yield
+    torch.set_num_threads(threads)
 
 
 def gaussian(shape: tuple[int, ...], sigma: tuple[float, ...]) -> NDArray[np.float32]:

@@ -1,0 +1,112 @@
+"""PSF files: TIFF, ImageJ TIFF, OME-TIFF and .npy, with the voxel size where the format has one.
+
+Only the file is dealt with here; what is wrong with the numbers in it is found and corrected by
+`psf.load_psf`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from bigdecon.errors import PSFError
+
+__all__ = ["UNITS_UM", "read_psf_file", "write_psf_file"]
+
+Sizes = tuple[float, ...]
+
+UNITS_UM = {
+    "nm": 1e-3, "nanometer": 1e-3, "nanometre": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0,
+    "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0, "mm": 1e3, "millimeter": 1e3,
+    "cm": 1e4, "centimeter": 1e4, "m": 1e6, "meter": 1e6, "inch": 25400.0, "å": 1e-4, "pm": 1e-6,
+}  # fmt: skip
+
+
+def read_psf_file(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Sizes | None]:
+    """Read an array, without axes of extent 1, and the voxel size in micrometres (None if not in the file).
+
+    Raises
+    ------
+    PSFError
+        if there is no such file or it is no grey-value image
+    """
+    if not Path(path).is_file():
+        raise PSFError(f"there is no PSF file {path}; give a TIFF, OME-TIFF or .npy file.")
+    try:
+        if Path(path).suffix.lower() == ".npy":
+            return np.squeeze(np.load(path, allow_pickle=False)), None
+        with tifffile.TiffFile(path) as tif:
+            array, axes = tif.series[0].asarray(), tif.series[0].axes
+            size = _voxel_size_in_file(tif)
+    except Exception as error:  # broken files make the decoders raise anything
+        raise PSFError(f"{path} cannot be read as a TIFF or .npy image: {error}.") from error
+    if "S" in axes:
+        raise PSFError(f"{path} is a colour image (axes {axes}); a PSF must be a grey-value image.")
+    array = np.squeeze(array)
+    return array, None if size is None or len(size) < array.ndim else size[-array.ndim :]
+
+
+def write_psf_file(
+    path: str | os.PathLike[str], array: NDArray[np.float32], voxel_size_um: Sizes | None
+) -> None:
+    """Write an array (z, y, x) or (y, x) as float32 TIFF that ImageJ opens, with its voxel size in µm.
+
+    Raises
+    ------
+    OSError
+        if the file cannot be written
+    """
+    size, ndim = voxel_size_um, array.ndim
+    metadata = {"axes": "zyx"[-ndim:].upper(), "unit": "micron" if size else "pixel"}
+    extra: dict[str, Any] = {}
+    if size:
+        extra["resolution"] = (1 / size[-1], 1 / size[-2])
+    tifffile.imwrite(
+        path,
+        array,
+        imagej=True,
+        metadata=metadata | ({"spacing": size[0]} if size and ndim == 3 else {}),
+        **extra,
+    )
+
+
+def _voxel_size_in_file(tif: tifffile.TiffFile) -> Sizes | None:
+    """Voxel size (z, y, x) or (y, x) in micrometres, from OME-XML, ImageJ's metadata or resolution tags."""
+    if tif.is_ome and tif.ome_metadata:
+        return _ome_voxel_size(tif.ome_metadata)
+    tags = tif.pages[0].tags  # type: ignore[union-attr]
+    ratios = [tags[k].value if k in tags else (0, 1) for k in ("YResolution", "XResolution")]
+    if not all(n and d for n, d in ratios):
+        return None
+    steps = [d / n for n, d in ratios]
+    if tif.is_imagej:
+        found = tif.imagej_metadata or {}
+        unit = UNITS_UM.get(str(found.get("unit", "")).lower().strip())
+        sizes = [float(found["spacing"]), *steps] if found.get("spacing") else steps
+        return None if unit is None else _rounded(s * unit for s in sizes)
+    # A plain TIFF knows no z step, and its tags are often a printer's 72 or 300 dpi.
+    unit = {2: UNITS_UM["inch"], 3: UNITS_UM["cm"]}.get(int(tags["ResolutionUnit"].value), np.inf)
+    return _rounded(s * unit for s in steps) if max(steps) * unit < 20 else None
+
+
+def _ome_voxel_size(xml: str) -> Sizes | None:
+    pixels = next(e for e in ElementTree.fromstring(xml).iter() if e.tag.endswith("Pixels"))
+    sizes = []
+    for axis in "ZYX":
+        value, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
+        if value is not None and unit.lower() in UNITS_UM:
+            sizes.append(float(value) * UNITS_UM[unit.lower()])
+        elif axis != "Z":
+            return None
+    return _rounded(sizes)
+
+
+def _rounded(sizes: Any) -> Sizes:
+    """Nine figures: what is left of a voxel size that was stored as a ratio of whole numbers."""
+    return tuple(float(f"{s:.9g}") for s in sizes)

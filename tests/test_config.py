@@ -1,0 +1,129 @@
+"""Settings: presets hold the numbers of the paper, and what cannot work is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from bigdecon.config import (
+    LOSS_PRESETS,
+    PRESETS,
+    LossWeights,
+    NetworkConfig,
+    RunConfig,
+    TilingConfig,
+    TrainingConfig,
+    parse_loss,
+    training_preset,
+)
+from bigdecon.errors import OptionError
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ("noise2self", LossWeights(bsp=1)),
+        ("noise2same", LossWeights(rec=1, inv=2)),
+        ("noise2same-d", LossWeights(rec=1, inv_d=2)),
+        ("rec=1,inv=2,bound=0.1", LossWeights(rec=1, inv=2, bound=0.1)),
+        (" bsp = 1 , bound_d = 1e-1 ", LossWeights(bsp=1, bound_d=0.1)),
+    ],
+)
+def test_losses_are_read(text: str, weights: LossWeights) -> None:
+    assert parse_loss(text) == weights
+
+
+@pytest.mark.parametrize(
+    "text", ["", "noise2void", "rec", "rec=", "rec=x", "foo=1", "rec=1,,inv=2", "rec=1;inv=2"]
+)
+def test_a_loss_that_is_not_understood_is_refused_with_what_is(text: str) -> None:
+    with pytest.raises(OptionError, match=r"noise2same-d.*bound_d"):
+        parse_loss(text)
+
+
+@pytest.mark.parametrize("text", ["rec=-1", "rec=nan", "bsp=inf", "rec=1,inv=-0.1"])
+def test_weights_are_finite_and_not_negative(text: str) -> None:
+    with pytest.raises(OptionError, match="finite and at least 0"):
+        parse_loss(text)
+
+
+@pytest.mark.parametrize("text", ["inv=2", "bound=1,bound_d=1", "rec=0,inv=1"])
+def test_a_loss_must_compare_with_the_data(text: str) -> None:
+    with pytest.raises(OptionError, match="compares nothing with the data"):
+        parse_loss(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "unmasked", "masked"),
+    [
+        ("noise2self", False, True),
+        ("noise2same", True, True),
+        ("rec=1", True, False),
+        ("rec=1,inv_d=1", True, True),
+    ],
+)
+def test_only_the_passes_that_are_needed(text: str, unmasked: bool, masked: bool) -> None:
+    weights = parse_loss(text)
+    assert (weights.needs_unmasked_pass, weights.needs_masked_pass) == (unmasked, masked)
+
+
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_the_paper_preset_is_the_papers(accelerator: bool) -> None:
+    volume = training_preset("paper", ndim=3, accelerator=accelerator)
+    assert volume.network == NetworkConfig(3, 48, 3, "add", "batch")
+    assert (volume.patch_shape, volume.batch, volume.steps, volume.halve_every) == (
+        (64, 64, 64),
+        4,
+        15000,
+        2000,
+    )
+    assert volume.loss == LOSS_PRESETS["noise2same"]
+    image = training_preset("paper", ndim=2, accelerator=accelerator)
+    assert image.network == NetworkConfig(2, 96, 3, "concatenate", "batch")
+    assert (image.patch_shape, image.batch, image.steps, image.halve_every) == ((128, 128), 16, 3000, 500)
+    assert image.loss == LOSS_PRESETS["noise2same-d"]
+    for config in (volume, image):
+        assert (config.learning_rate, config.mask_fraction, config.mask_noise) == (4e-4, 0.005, 0.2)
+        assert config.upper_bound
+        assert not config.valid_losses
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_every_preset_fits_together(preset: str, ndim: int, accelerator: bool) -> None:
+    config = training_preset(preset, ndim=ndim, accelerator=accelerator)  # type: ignore[arg-type]
+    assert config.network.ndim == len(config.patch_shape) == ndim
+    assert all(n % 2 ** (config.network.depth - 1) == 0 for n in config.patch_shape)
+    assert not (config.mixed_precision and not accelerator)
+    assert config.evaluate_every <= config.steps
+    assert config.checkpoint_every <= config.steps
+
+
+def test_auto_is_fast_without_an_accelerator() -> None:
+    for ndim in (2, 3):
+        assert training_preset("auto", ndim=ndim, accelerator=False) == training_preset(
+            "fast", ndim=ndim, accelerator=False
+        )
+
+
+def test_a_run_can_be_written_as_json() -> None:
+    config = RunConfig("in.tif", ("psf.tif",), voxel_size=(0.3, 0.1, 0.1), tiling=TilingConfig(block=64))
+    written = json.loads(json.dumps(config.as_dict()))
+    assert written["tiling"]["block"] == 64
+    assert written["voxel_size"] == [0.3, 0.1, 0.1]
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        TrainingConfig().steps = 1  # type: ignore[misc]
+
+
+def test_settings_import_nothing_heavy() -> None:
+    code = "import sys, bigdecon.config; print({'torch', 'dask', 'zarr', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
