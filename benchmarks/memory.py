@@ -27,6 +27,7 @@ import psutil
 RESULT = Path(__file__).parent / "results" / "memory.json"
 CLI = "from bigdecon_cli.main import main; main()"
 INTERVAL_SECONDS = 0.05
+VOXEL_SIZE_UM = (0.4, 0.2, 0.2)
 ALLOWED_RATIO = 1.2
 
 
@@ -98,8 +99,8 @@ def make_inputs(folder: Path) -> tuple[Path, Path]:
         numerical_aperture=0.8,
         wavelength_um=0.5,
         refractive_index=1.33,
-        voxel_size_um=(0.4, 0.2, 0.2),
-        shape=(7, 7, 7),
+        voxel_size_um=VOXEL_SIZE_UM,
+        shape=(5, 5, 5),
     )
     save_psf(psf, folder / "psf.tif")
     # Two levels of four channels: the receptive field is small, and so is the halo to compute.
@@ -124,7 +125,7 @@ def simulate(path: Path, shape: tuple[int, ...], psf: Path) -> None:
     from bigdecon.optics.simulation import SimulatedSource, paper_noise
     from bigdecon.optics.specimens import points
 
-    loaded = load_psf(psf)
+    loaded = load_psf(psf, voxel_size_um=VOXEL_SIZE_UM)
     source = SimulatedSource(points, "noisy", shape, 0, loaded.array, paper_noise(3), 1000.0, 100.0)
     write_ome_zarr(Volume(source, "zyx", voxel_size_um=loaded.voxel_size_um), path, dtype="uint16")
 

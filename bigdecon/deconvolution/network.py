@@ -49,11 +49,12 @@ class NetworkNeeds:
 def inference_bytes_per_voxel(config: NetworkConfig) -> int:
     """Estimate peak memory of a float32 pass for every voxel of its input, in bytes.
 
-    At the top level the skip, a unit's input, and two features between them live at once; the
-    levels below add an eighth (a quarter in 2D) each (benchmarks/memory.py).
+    Five fields of all features (seven with joined skips) live at once at the top level. What the levels
+    below and the convolutions' scratch space add, a third, was measured on a CPU in 3D
+    (benchmarks/memory.py); a pass of any size takes some 0.1 GB besides.
     """
     alive = 5 if config.skip == "add" else 7
-    return int(4 * config.channels * alive * 1.2)
+    return int(4 * config.channels * alive * 1.35)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,27 +10,25 @@ step's number alone, so an interrupted training continues as if nothing had happ
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from bigdecon.config import TrainingConfig
 from bigdecon.errors import TrainingError
 from bigdecon.intensity import IntensityStats, measure_intensity
-from bigdecon.learning.checkpoint import Checkpoint, CurvePoint, write_atomically
+from bigdecon.learning.checkpoint import Checkpoint, CurvePoint
 from bigdecon.learning.losses import Bounds, LossTerms, Passes, deconvolution_loss
 from bigdecon.learning.masking import replace_masked, stratified_mask
 from bigdecon.learning.patches import PatchBatch, PatchPool
+from bigdecon.learning.training_state import TrainingState, load_state, save_state
 from bigdecon.learning.unet import UNet, memory_format
 from bigdecon.optics.blur import Blur
 from bigdecon.optics.psf import PSF, symmetries
@@ -38,7 +36,6 @@ from bigdecon.volume import Volume
 
 __all__ = ["TrainingStep", "exact_margin", "train"]
 
-STATE_VERSION = 1
 EVALUATION_BATCH = 4
 REPORT_SECONDS = 0.5
 HALF_TOLERANCE = 1e-3
@@ -176,8 +173,12 @@ class _Trainer:
         """Fit the margin to the patches, and continue from a saved state where there is one."""
         flat = (0,) * self.psf.array.ndim
         self.margin = exact_margin(self.psf.array, pool.patch_shape) if self.config.valid_losses else flat
-        if self.path is not None and self.path.exists():
-            self._restore(self.path)
+        if self.path is None:
+            return
+        progress = load_state(self.path, self.network, self.optimizer)
+        if progress is not None:
+            self.step, self.seconds = progress.step, progress.seconds
+            self.curve = list(progress.curve)
 
     def run(self, pool: PatchPool, on_event: Callable[[TrainingStep], None] | None) -> str:
         """Train to the end; says what ended it."""
@@ -346,47 +347,9 @@ class _Trainer:
         return TrainingStep(self.step, self.config.steps, losses.look(self.step), error, left)
 
     def _save(self) -> None:
-        if self.path is None:
-            return
-        tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": t for name, t in state.items()}
-        described = {
-            "format_version": STATE_VERSION,
-            "step": self.step,
-            "seconds": self.seconds,
-            "curve": [asdict(point) for point in self.curve],
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        data = save(
-            {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-            {"state": json.dumps(described)},
-        )
-        write_atomically(self.path, data)
-
-    def _restore(self, path: Path) -> None:
-        """Continue from a saved state; one that cannot be read is ignored, training starts anew."""
-        try:
-            with safe_open(path, "pt") as stored:
-                described = json.loads(stored.metadata()["state"])
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-            return
-        if described["format_version"] != STATE_VERSION:
-            return
-        self.network.load_state_dict(
-            {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
-        )
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "optimizer":
-                index, _, item = rest.partition(".")
-                states.setdefault(int(index), {})[item] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": states, "param_groups": groups})
-        self.step, self.seconds = described["step"], described["seconds"]
-        self.curve = [CurvePoint(**point) for point in described["curve"]]
+        if self.path is not None:
+            progress = TrainingState(self.step, self.seconds, tuple(self.curve))
+            save_state(self.path, self.network, self.optimizer, progress)
 
 
 class _MeanLoss:

@@ -34,7 +34,7 @@ def inner(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.double() * b.double()).sum())
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(
     psf_shape=st.lists(st.sampled_from([1, 3, 5, 7]), min_size=2, max_size=3),
     extra=st.lists(st.integers(1, 8), min_size=3, max_size=3),

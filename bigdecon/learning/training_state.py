@@ -1,0 +1,71 @@
+"""The state of a training on disk: what is needed to continue as if it had never been interrupted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from bigdecon.learning.checkpoint import CurvePoint, write_atomically
+
+__all__ = ["TrainingState", "load_state", "save_state"]
+
+VERSION = 1
+
+
+class TrainingState(NamedTuple):
+    """How far a training got.
+
+    Attributes
+    ----------
+    step : steps done
+    seconds : time spent
+    curve : loss and held-out error so far
+    """
+
+    step: int
+    seconds: float
+    curve: tuple[CurvePoint, ...]
+
+
+def save_state(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
+) -> None:
+    """Write weights, optimiser and progress as one safetensors file, in one step."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+    described = {**state._asdict(), "format_version": VERSION, "curve": [asdict(p) for p in state.curve]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(on_cpu, {"state": json.dumps(described)}))
+
+
+def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState | None:
+    """Bring network and optimiser to a saved state; None, and nothing changed, if there is none to read."""
+    try:
+        with safe_open(path, "pt") as stored:
+            described = json.loads(stored.metadata()["state"])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+    if described["format_version"] != VERSION:
+        return None
+    network.load_state_dict(
+        {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+    )
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, item = name.split(".", 2)
+            moments.setdefault(int(index), {})[item] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    curve = tuple(CurvePoint(**point) for point in described["curve"])
+    return TrainingState(described["step"], described["seconds"], curve)
