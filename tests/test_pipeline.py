@@ -482,6 +482,21 @@ def test_a_corrupt_chunk_seen_in_time_leaves_nothing(tmp_path, restore):
     assert snapshot(tmp_path) == before
 
 
+def test_a_run_that_ended_before_any_work_continues(tmp_path, restore, monkeypatch):
+    image = write_image(tmp_path / "a.ome.zarr", specimen())
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_deconvolve", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            restore(image)
+    result = restore(image)
+    assert (result.plan.state, result.state) == ("continue", "finished")
+    check_output(result.output)
+
+
 def test_two_at_once_are_refused(tmp_path, restore):
     """A run that another process is writing is left to it."""
     image = write_image(tmp_path / "a.ome.zarr", specimen())

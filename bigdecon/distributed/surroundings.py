@@ -27,12 +27,26 @@ def sigint_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    resource_tracker.ensure_running()  # where it starts by itself, it unblocks SIGINT behind our back
+    _start_resource_tracker()  # where it starts by itself, it unblocks SIGINT behind our back
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_resource_tracker() -> None:
+    """Start Python's tracker of semaphores, which cleans up after workers that are killed, in silence."""
+    name, before = "PYTHONWARNINGS", os.environ.get("PYTHONWARNINGS")
+    # The tracker is a process: a filter reaches it in its environment alone.
+    os.environ[name] = ",".join(filter(None, [before, "ignore:resource_tracker:UserWarning"]))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextmanager

@@ -125,6 +125,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"the model {target} cannot be read ({error}); "
             "it needs a .safetensors file with its .json beside it."
         ) from error
+    if not isinstance(described, dict):
+        raise ModelError(f"the model {target} is damaged: its .json does not describe a model.")
     if described.get("format") != "bigdecon-model" or described.get("format_version") != FORMAT_VERSION:
         raise ModelError(
             f"the model {target} has format {described.get('format')!r}, "
@@ -133,7 +135,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         )
     try:
         return _assemble(described, tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"the model {target} is incomplete: {error}.") from error
 
 

@@ -167,7 +167,8 @@ def read_excerpts(
     keep = max(1, pool_voxels // int(np.prod(side)))
     rng = np.random.default_rng((seed, 1))
     places = list(_random_boxes(stacks, side, 2 * keep, rng))
-    luck = rng.random(len(places))
+    # The logarithm of u^(1/w): the powers themselves would all round to 0 or 1 for most data units.
+    luck = np.log(rng.random(len(places)))
     kept: list[tuple[float, int, Excerpt]] = []
     with ThreadPoolExecutor(4) as pool:
         # Read a few at a time: what is not kept must not pile up in memory.
@@ -175,7 +176,7 @@ def read_excerpts(
             some = places[start : start + 8]
             read = pool.map(lambda item: _read_excerpt(stacks[item[0]], item[1], item[0], background), some)
             for number, excerpt in enumerate(read, start):
-                heapq.heappush(kept, (luck[number] ** (1 / excerpt.interest), number, excerpt))
+                heapq.heappush(kept, (luck[number] / excerpt.interest, number, excerpt))
                 if len(kept) > keep:
                     heapq.heappop(kept)
     return [excerpt for _, _, excerpt in sorted(kept, key=lambda item: item[1])]

@@ -197,6 +197,9 @@ class _Trainer:
             if due:
                 self.curve.append(CurvePoint(self.step, losses.take(self.step), self._held_out_error(pool)))
             if self.step % config.checkpoint_every == 0:
+                losses.look(
+                    self.step
+                )  # Stops here if the loss is no number: nothing could be continued from it.
                 self._save()
             if on_event and (due or self.seconds - reported > REPORT_SECONDS):
                 reported = self.seconds
@@ -370,7 +373,7 @@ class _MeanLoss:
         if not np.isfinite(mean):
             raise TrainingError(
                 f"training broke down before step {step}: the loss is {mean}. "
-                "Try a lower learning rate (--preset fast), or look for extreme values in the input."
+                "Look for extreme values in the input, or try another --seed."
             )
         return mean
 

@@ -38,7 +38,7 @@ def test_help_lists_all_commands_and_loads_none():
         "from bigdecon_cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'dask', 'zarr', 'distributed', 'numpy', 'skimage', 'tifffile'} & set(sys.modules)\n"
+        "heavy = {'torch', 'dask', 'zarr', 'distributed', 'numpy', 'tifffile'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
     before = os.times()

@@ -89,14 +89,14 @@ def test_the_total_weighs_every_term() -> None:
 PASSES = Passes(line(2, -1), line(5, 1), line(3, -2), line(6, 2))
 
 
-def terms_for(weights: LossWeights, passes: Passes = PASSES, bounds: Bounds = Bounds(0, 2.5)) -> LossTerms:
+def terms_for(weights: LossWeights, passes: Passes = PASSES) -> LossTerms:
     return deconvolution_loss(
         passes,
         line(4, 0),
         mask=where(1, 0),
         mask_deconvolved=where(0, 1),
         counted=where(0, 1),
-        bounds=bounds,
+        bounds=Bounds(0, 2.5),
         weights=weights,
     )
 
@@ -115,7 +115,7 @@ def test_the_boundary_looks_at_the_masked_pass_where_it_is_the_only_one() -> Non
 
 @pytest.mark.parametrize("name", ["rec", "inv", "inv_d", "bound", "bound_d"])
 def test_a_term_without_weight_is_0(name: str) -> None:
-    weights = {field: 1.0 for field in LossTerms._fields} | {name: 0.0}
+    weights = dict.fromkeys(LossTerms._fields, 1.0) | {name: 0.0}
     terms = terms_for(LossWeights(**weights))
     assert [field for field, term in zip(terms._fields, terms, strict=True) if term == 0] == [name]
 
