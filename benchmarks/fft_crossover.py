@@ -60,7 +60,12 @@ def main() -> None:
     load = os.getloadavg()[0]
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     images = IMAGES[::2] if options.quick else IMAGES
-    timings = [timing for device in devices for image in images for timing in time_sizes(device, image, options.clock)]
+    timings = [
+        timing
+        for device in devices
+        for image in images
+        for timing in time_sizes(device, image, options.clock)
+    ]
     result = {
         **machine.describe(),
         "threads": options.threads,

@@ -116,7 +116,9 @@ def make_inputs(folder: Path) -> tuple[Path, Path]:
 
 def make_volume(path: Path, shape: tuple[int, ...], psf: Path) -> Path:
     """Write a simulated volume in a process of its own, so that this one stays small."""
-    subprocess.run([sys.executable, __file__, "--simulate", str(path), *map(str, shape), str(psf)], check=True)
+    subprocess.run(
+        [sys.executable, __file__, "--simulate", str(path), *map(str, shape), str(psf)], check=True
+    )
     return path
 
 
@@ -149,7 +151,9 @@ def measure_run(
     if process.wait():
         raise SystemExit(f"{' '.join(command)} failed")
     blocks = dict(plan)["blocks"]
-    return Peak(method, shape, round(total / 2**20), round(single / 2**20), round(time.monotonic() - started), blocks)
+    return Peak(
+        method, shape, round(total / 2**20), round(single / 2**20), round(time.monotonic() - started), blocks
+    )
 
 
 def watch(process: psutil.Popen) -> tuple[int, int]:

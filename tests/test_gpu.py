@@ -1,0 +1,139 @@
+"""What must hold on a GPU: the same results as on a CPU, repeatable training, and a way out of full memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from bigdecon.config import NetworkConfig, TrainingConfig
+from bigdecon.deconvolution.network import NetworkDeconvolver
+from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
+from bigdecon.intensity import IntensityStats
+from bigdecon.learning.checkpoint import Checkpoint
+from bigdecon.learning.training import HALF_TOLERANCE, train
+from bigdecon.learning.unet import UNet
+from bigdecon.optics.blur import Blur
+from bigdecon.optics.psf import psf_from_array
+from bigdecon.volume import ArraySource, Volume
+
+pytestmark = pytest.mark.gpu
+
+Image = NDArray[np.float32]
+TOLERANCE = 1e-4
+"""Largest difference that counts as agreement, as a part of the range."""
+
+
+@pytest.fixture(autouse=True)
+def float32_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.fixture
+def psf() -> Image:
+    """A lopsided PSF, so that a mirrored one would be noticed."""
+    z, y, x = np.mgrid[-4:5, -3:4, -3:4]
+    blob = np.exp(-(z**2) / 8 - y**2 / 3 - x**2 / 3) * (1 + 0.2 * np.tanh(z + 0.5 * x))
+    return (blob / blob.sum()).astype(np.float32)
+
+
+@pytest.fixture
+def image(psf: Image) -> Image:
+    rng = np.random.default_rng(0)
+    points = (rng.random((48, 64, 56)) > 0.995).astype(np.float32) * 100
+    blurred = Blur(psf).forward(torch.from_numpy(points)[None, None])[0, 0].numpy()
+    return np.asarray(rng.poisson(blurred + 10), np.float32)
+
+
+@pytest.fixture
+def checkpoint(psf: Image) -> Checkpoint:
+    torch.manual_seed(0)
+    config = TrainingConfig(network=NetworkConfig(channels=8))
+    weights = {name: t.numpy() for name, t in UNet(config.network).state_dict().items()}
+    stats = IntensityStats(10.0, 5.0, 0.0, 100.0, 8.0)
+    return Checkpoint(weights, config, stats, psf, "", None)
+
+
+def assert_agree(one: Any, other: Any, tolerance: float = TOLERANCE) -> None:
+    a, b = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    assert np.isfinite(a).all()
+    assert abs(a - b).max() <= tolerance * np.ptp(b)
+
+
+@pytest.mark.parametrize("verb", ["forward", "adjoint", "valid", "valid_adjoint"])
+def test_blur_agrees_with_the_cpu(verb: str, psf: Image, image: Image) -> None:
+    apply: Callable[[torch.Tensor], torch.Tensor] = getattr(Blur(psf), verb)
+    x = torch.from_numpy(image)[None, None]
+    assert_agree(apply(x.cuda()).cpu(), apply(x))
+
+
+def test_richardson_lucy_agrees_with_the_cpu(psf: Image, image: Image) -> None:
+    on_gpu, on_cpu = (RichardsonLucy(psf, 10, 8.0, device)(image) for device in ("cuda", "cpu"))
+    assert_agree(on_gpu, on_cpu)
+
+
+def test_network_agrees_with_the_cpu(checkpoint: Checkpoint, image: Image) -> None:
+    on_gpu, on_cpu = (
+        NetworkDeconvolver(checkpoint, checkpoint.stats, "agree", device)(image) for device in ("cuda", "cpu")
+    )
+    assert_agree(on_gpu, on_cpu)
+
+
+def test_half_precision_agrees_where_training_chose_it(psf: Image, image: Image) -> None:
+    """Training measures which precision is good enough; on the whole image it must then be."""
+    trained = _train(psf, image)
+    exact = replace(trained, precision="float32")
+    used, wanted = (
+        NetworkDeconvolver(model, model.stats, name, "cuda")(image)
+        for model, name in ((trained, "used"), (exact, "exact"))
+    )
+    assert_agree(used, wanted, 2 * HALF_TOLERANCE)
+
+
+def test_training_repeats_itself_bit_for_bit(
+    psf: Image, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    first, second, other = _train(psf, image), _train(psf, image), _train(psf, image, seed=1)
+    assert all(np.isfinite(array).all() for array in first.weights.values())
+    assert all(np.array_equal(array, second.weights[name]) for name, array in first.weights.items())
+    assert any(not np.array_equal(array, other.weights[name]) for name, array in first.weights.items())
+
+
+def test_full_memory_leads_to_smaller_tiles_and_the_same_result(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = np.random.default_rng(1).normal(10, 5, (128, 64, 64)).astype(np.float32)
+    deconvolver = NetworkDeconvolver(checkpoint, checkpoint.stats, "memory", "cuda")
+    whole = deconvolver(block)
+    predict, seen = NetworkDeconvolver._predict, []
+
+    def with_little_memory(self: NetworkDeconvolver, network: UNet, x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.shape[0])
+        if x.shape[0] > 64:
+            raise torch.cuda.OutOfMemoryError("injected: the tile is too large")
+        return predict(self, network, x)
+
+    monkeypatch.setattr(NetworkDeconvolver, "_predict", with_little_memory)
+    tiled = deconvolver(block)
+    assert seen[0] == 128
+    assert max(seen[1:]) == 64
+    assert_agree(tiled, whole)
+
+
+def _train(psf: Image, image: Image, seed: int = 0) -> Checkpoint:
+    config = TrainingConfig(
+        network=NetworkConfig(channels=8),
+        patch_shape=(32, 32, 32),
+        batch=2,
+        steps=8,
+        evaluate_every=4,
+        mixed_precision=True,
+        seed=seed,
+    )
+    return train(Volume(ArraySource(image), "zyx"), psf_from_array(psf), config, device="cuda")
