@@ -122,6 +122,9 @@ class NetworkConfig:
     depth : number of resolution levels (3: two steps down)
     skip : how the encoder's features join the decoder's
     norm : batch normalisation (frozen at inference) or none
+    smooth : whether the output passes a fixed 1-2-1 filter along every axis (a sieve, Snyder & Miller
+        1985). A PSF hides the finest patterns from the loss, and transposed convolutions leave a
+        checkerboard there; the filter is zero at that frequency. Not in the paper.
     """
 
     ndim: int = 3
@@ -129,6 +132,7 @@ class NetworkConfig:
     depth: int = 3
     skip: Skip = "add"
     norm: Normalisation = "batch"
+    smooth: bool = False
 
 
 @dataclass(frozen=True)
@@ -267,7 +271,7 @@ def training_preset(preset: Preset, *, ndim: int, accelerator: bool) -> Training
     if preset == "auto" and accelerator:
         return replace(
             base,
-            network=NetworkConfig(ndim, 64 if flat else 32, 3, "add", "batch"),
+            network=NetworkConfig(ndim, 64 if flat else 32, 3, "add", "batch", smooth=True),
             steps=3000 if flat else 4000,
             halve_every=800,
             mixed_precision=True,
@@ -275,7 +279,7 @@ def training_preset(preset: Preset, *, ndim: int, accelerator: bool) -> Training
         )
     return replace(
         base,
-        network=NetworkConfig(ndim, 32 if flat else 16, 3, "add", "batch"),
+        network=NetworkConfig(ndim, 32 if flat else 16, 3, "add", "batch", smooth=True),
         patch_shape=(128, 128) if flat else (64, 64, 64),
         batch=4 if flat else 1,
         steps=600 if flat else 300,

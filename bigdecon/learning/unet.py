@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bigdecon.config import NetworkConfig
 
-__all__ = ["PassNorm", "ResidualUnit", "UNet", "alignment", "memory_format", "receptive_radius"]
+__all__ = ["PassNorm", "ResidualUnit", "UNet", "alignment", "memory_format", "receptive_radius", "smooth"]
 
 CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -136,11 +136,24 @@ class UNet(nn.Module):
             )
             x = self.decoder[level](joined)
         result: Tensor = self.leave(F.relu(self.leave_norm(x)))
-        return result
+        return smooth(result) if self.config.smooth else result
 
 
 def _norm(config: NetworkConfig, channels: int) -> nn.Module:
     return PassNorm(channels) if config.norm == "batch" else nn.Identity()
+
+
+def smooth(x: Tensor) -> Tensor:
+    """Filter (batch, 1, [z,] y, x) with 1-2-1 along every axis, repeating the edge voxels."""
+    ndim = x.ndim - 2
+    taps = torch.tensor([0.25, 0.5, 0.25], device=x.device, dtype=x.dtype)
+    kernel = taps
+    for _ in range(ndim - 1):
+        kernel = kernel[..., None] * taps
+    padded = F.pad(x, [1] * (2 * ndim), mode="replicate")
+    convolve = F.conv2d if ndim == 2 else F.conv3d
+    result: Tensor = convolve(padded, kernel[None, None])
+    return result
 
 
 def alignment(config: NetworkConfig) -> int:
@@ -149,11 +162,11 @@ def alignment(config: NetworkConfig) -> int:
 
 
 def receptive_radius(config: NetworkConfig) -> int:
-    """Give the farthest voxel, along any axis, that an output voxel can depend on: 24 for depth 3.
+    """Give the farthest voxel, along any axis, that an output voxel can depend on: 24 or 25 for depth 3.
 
     Level l counts in voxels of size 2^l: the entrance reaches 1, a unit 2; all levels but the
     bottom hold two units. Strided steps add at most `alignment` - 1.
     """
     levels = range(config.depth)
     units = sum(2 * 2**level * (1 if level == config.depth - 1 else 2) for level in levels)
-    return int(1 + units + alignment(config) - 1)
+    return int(1 + units + alignment(config) - 1 + config.smooth)
