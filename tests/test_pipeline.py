@@ -517,12 +517,12 @@ def decoded(config, tmp_path, name, **changes):
 @pytest.fixture(params=["richardson-lucy", "siamese"])
 def several_regions(request, tmp_path, psf):
     """A configuration with several blocks, shards and regions, on a cluster of its own."""
-    image = write_image(tmp_path / "a.ome.zarr", specimen((40, 70, 200)))
+    image = write_image(tmp_path / "a.ome.zarr", specimen((24, 70, 200)))
     return RunConfig(
         str(image),
         (str(psf),),
         method=request.param,
-        steps=3,
+        steps=2,
         iterations=3,
         device="cpu",
         threads=1,

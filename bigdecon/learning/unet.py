@@ -144,16 +144,12 @@ def _norm(config: NetworkConfig, channels: int) -> nn.Module:
 
 
 def smooth(x: Tensor) -> Tensor:
-    """Filter (batch, 1, [z,] y, x) with 1-2-1 along every axis, repeating the edge voxels."""
-    ndim = x.ndim - 2
-    taps = torch.tensor([0.25, 0.5, 0.25], device=x.device, dtype=x.dtype)
-    kernel = taps
-    for _ in range(ndim - 1):
-        kernel = kernel[..., None] * taps
-    padded = F.pad(x, [1] * (2 * ndim), mode="replicate")
-    convolve = F.conv2d if ndim == 2 else F.conv3d
-    result: Tensor = convolve(padded, kernel[None, None])
-    return result
+    """Filter (batch, 1, [z,] y, x) with 1-2-1 along every axis, repeating the edge voxels.
+
+    Two means of neighbouring pairs are the same filter, and quicker than a convolution.
+    """
+    mean = F.avg_pool2d if x.ndim == 4 else F.avg_pool3d
+    return mean(mean(x, 2, 1, padding=1, count_include_pad=False), 2, 1)
 
 
 def alignment(config: NetworkConfig) -> int:

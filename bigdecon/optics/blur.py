@@ -23,9 +23,9 @@ __all__ = ["Blur", "Extension"]
 
 Extension = Literal["zero", "replicate"]
 
-# Below this many PSF voxels direct convolution is used. On one CPU thread 3 x 3 was faster than the FFT at 128 x 128
-# pixels and as fast at 512 x 512, 5 x 5 slower at both; in 3D a single voxel was faster, 3 x 3 x 3 slower by 2.6 times
-# and more (benchmarks/fft_crossover.py).
+# Below this many PSF voxels direct convolution is used. On one CPU thread 3 x 3 was faster than the FFT on
+# 128 x 128 pixels and about as fast on 512 x 512, 5 x 5 slower on both; in 3D a single voxel was faster,
+# 3 x 3 x 3 slower by 2.6 times or more (benchmarks/fft_crossover.py).
 DIRECT_BELOW = {2: 5 * 5, 3: 3 * 3}
 
 # Blocks at a volume's edges come in up to 27 shapes, and each transform is as large as a block.

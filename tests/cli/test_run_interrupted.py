@@ -53,7 +53,7 @@ SETTINGS = (
     "--ome-version",
     "0.4",
 )
-TRAINED = ("--steps", "300", "--block", "64")
+TRAINED = ("--steps", "120", "--block", "64")
 ITERATED = ("--method", "richardson-lucy", "--iterations", "8", "--block", "64")
 UNIT = 128
 
@@ -124,7 +124,7 @@ def test_killed_in_training(tmp_path):
 
 
 def test_killed_in_deconvolution(tmp_path):
-    write_case(tmp_path, (24, 100, 1000))
+    write_case(tmp_path, (16, 80, 900))
     finish(start(tmp_path, "undisturbed", *ITERATED))
     output = tmp_path / "out"
     process = start(tmp_path, "out", *ITERATED)
@@ -132,7 +132,7 @@ def test_killed_in_deconvolution(tmp_path):
     process.kill()
     process.communicate()
     written = Ledger(output / "bigdecon" / "ledger").read()
-    assert 1 <= len(written) < 8
+    assert 1 <= len(written) < 900 // UNIT
     shards = [output / "0" / "0" / "0" / str(key.start[-1] // UNIT) for key in written]
     before = {shard: shard.stat().st_mtime_ns for shard in shards}
     events = finish(start(tmp_path, "out", *ITERATED))
@@ -154,4 +154,5 @@ def test_a_signal_stops_it_in_order(tmp_path, number):
     assert process.returncode == 130
     assert err == "Stopped. What is finished is kept; the same command continues.\n"
     assert [json.loads(line)["event"] for line in out.splitlines()][:2] == ["Plan", "StageStarted"]
-    assert {p.name for p in tmp_path.iterdir()} == {"a.ome.zarr", "psf.tif", "command.py", "out"}
+    left = {p.name for p in tmp_path.iterdir() if not p.name.startswith("torchinductor")}
+    assert left == {"a.ome.zarr", "psf.tif", "command.py", "out"}

@@ -20,14 +20,17 @@ from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.learning.unet import PassNorm, UNet, receptive_radius
 from bigdecon.volume import Volume
 
-torch.set_num_threads(2)
+
 STATS = IntensityStats(mean=100, std=20, minimum=0, maximum=300, background=60)
 
 
 @pytest.fixture(autouse=True)
 def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     with dask.config.set(scheduler="synchronous"):
         yield
+    torch.set_num_threads(before)
 
 
 def checkpoint(config: NetworkConfig, seed: int = 0) -> Checkpoint:
@@ -52,7 +55,7 @@ def checkpoint(config: NetworkConfig, seed: int = 0) -> Checkpoint:
 
 
 def method(config: NetworkConfig, **options: Any) -> NetworkDeconvolver:
-    return NetworkDeconvolver(checkpoint(config), STATS, key=str(config), threads=2, **options)
+    return NetworkDeconvolver(checkpoint(config), STATS, threads=1, **options)
 
 
 def noise(shape: tuple[int, ...], dtype: str = "float32") -> NDArray[Any]:
@@ -68,6 +71,7 @@ def assert_same_image(first: NDArray[Any], second: NDArray[Any]) -> None:
 
 FLAT = NetworkConfig(2, 4, 3, "concatenate")
 SHALLOW = NetworkConfig(3, 3, 2)
+SMOOTH = NetworkConfig(2, 3, 2, smooth=True)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +81,7 @@ SHALLOW = NetworkConfig(3, 3, 2)
         (FLAT, (61, 200), 100),
         (FLAT, (130, 130), 128),
         (SHALLOW, (33, 50, 27), 32),
+        (SMOOTH, (75, 81), 40),
         (SHALLOW, (20, 61, 24), 24),
         (NetworkConfig(2, 4, 2, "add", "none"), (75, 81), 40),
     ],
@@ -94,6 +99,7 @@ def test_in_tiles_it_is_the_same_image(config: NetworkConfig, shape: tuple[int, 
         (FLAT, (150, 97), 32, None),
         (FLAT, (101, 170), 64, 32),
         (SHALLOW, (33, 50, 27), 16, None),
+        (SMOOTH, (75, 81), 32, None),
         (SHALLOW, (45, 38, 41), 32, 16),
     ],
 )
@@ -134,11 +140,16 @@ def test_the_type_of_the_voxels_does_not_matter(dtype: str) -> None:
     np.testing.assert_array_equal(method(FLAT)(image.astype(dtype)), method(FLAT)(image))
 
 
+def test_without_other_brightness_that_of_the_training_counts() -> None:
+    image = noise((16, 16))
+    np.testing.assert_array_equal(NetworkDeconvolver(checkpoint(FLAT))(image), method(FLAT)(image))
+
+
 def test_the_result_is_in_data_units() -> None:
     image = noise((32, 32))
     brighter = IntensityStats(mean=1000, std=200, minimum=0, maximum=3000, background=600)
     plain = method(FLAT)(image)
-    scaled = NetworkDeconvolver(checkpoint(FLAT), brighter, key=str(FLAT))(image * 10)
+    scaled = NetworkDeconvolver(checkpoint(FLAT), brighter)(image * 10)
     np.testing.assert_allclose(scaled, plain * 10, rtol=1e-4, atol=0.05)
 
 
@@ -150,10 +161,10 @@ def test_the_network_itself_is_applied() -> None:
     np.testing.assert_allclose(method(FLAT)(image), STATS.restore(expected), rtol=1e-5, atol=1e-3)
 
 
-def test_other_weights_under_another_key() -> None:
+def test_another_checkpoint_has_its_own_network() -> None:
     image = noise((16, 16))
-    first = NetworkDeconvolver(checkpoint(FLAT), STATS, key="first")
-    second = NetworkDeconvolver(checkpoint(FLAT, seed=1), STATS, key="second")
+    first = NetworkDeconvolver(checkpoint(FLAT), STATS)
+    second = NetworkDeconvolver(checkpoint(FLAT, seed=1), STATS)
     assert not np.allclose(first(image), second(image))
 
 

@@ -7,9 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from bigdecon.config import NetworkConfig, training_preset
-from bigdecon.learning.unet import PassNorm, UNet, alignment, memory_format, receptive_radius
+from bigdecon.learning.unet import PassNorm, UNet, alignment, memory_format, receptive_radius, smooth
 
-torch.set_num_threads(2)
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """The networks here are too small to share between threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def random_network(config: NetworkConfig, seed: int = 0) -> UNet:
@@ -39,6 +46,7 @@ def influence(network: UNet, axis: int, size: int, at: int) -> Tensor:
     "config",
     [
         NetworkConfig(2, 3, 2, "add"),
+        NetworkConfig(2, 3, 2, "add", smooth=True),
         NetworkConfig(2, 3, 3, "concatenate"),
         NetworkConfig(3, 2, 2, "add", "none"),
         NetworkConfig(3, 2, 3, "add"),
@@ -136,3 +144,13 @@ def test_without_normalisation_images_do_not_depend_on_each_other() -> None:
     network = UNet(NetworkConfig(2, 4, 2, "add", "none")).train()
     x = torch.randn(3, 1, 8, 8)
     torch.testing.assert_close(network(x)[:1], network(x[:1]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_sieve_keeps_constants_and_removes_a_checkerboard(ndim: int) -> None:
+    constant = torch.full((2, 1, *[6] * ndim), 3.0)
+    torch.testing.assert_close(smooth(constant), constant)
+    places = torch.stack(torch.meshgrid(*[torch.arange(8)] * ndim, indexing="ij")).sum(0)
+    board = (places % 2 * 2.0 - 1)[None, None]
+    inner = (..., *[slice(1, -1)] * ndim)
+    assert float(smooth(board)[inner].abs().max()) < 1e-6
