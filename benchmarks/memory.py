@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,38 +54,49 @@ def main() -> None:
     options = parser.parse_args()
     passes = [measure_pass(tile) for tile in options.tiles]
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
-        runs = compare_runs(Path(folder), tuple(options.shape), options.block, options.methods)
-    result = {**machine.describe(), "allowed_ratio": ALLOWED_RATIO, "network_passes": passes, **runs}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-    ratios = result["ratios"]
+        for peaks in compare_runs(Path(folder), tuple(options.shape), options.block, options.methods):
+            ratios = ratios_of(peaks)
+            write(options.output, options.block, passes, peaks)
     print(f"{options.output}: ratios {ratios}, at most {ALLOWED_RATIO} wanted")
     sys.exit(any(ratio > ALLOWED_RATIO for ratio in ratios.values()))
+
+
+def write(path: Path, block: int, passes: Sequence[dict[str, Any]], peaks: Sequence[Peak]) -> None:
+    """Write what there is so far: a measurement that is cut off leaves what it has."""
+    result = {
+        **machine.describe(),
+        "allowed_ratio": ALLOWED_RATIO,
+        "ratios": ratios_of(peaks),
+        "block": block,
+        "runs": [asdict(peak) for peak in peaks],
+        "network_passes": passes,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 # --- whole runs -------------------------------------------------------------------------------------
 
 
-def compare_runs(folder: Path, small: Sequence[int], block: int, methods: Sequence[str]) -> dict[str, Any]:
-    """Run every method on a volume and on one four times larger."""
-    shapes = (tuple(small), (2 * small[0], 2 * small[1], small[2]))
+def compare_runs(
+    folder: Path, small: Sequence[int], block: int, methods: Sequence[str]
+) -> Iterator[list[Peak]]:
+    """Run every method on a volume and on one four times larger; gives what is measured after each run."""
     psf, model = make_inputs(folder)
-    peaks = []
-    for shape in shapes:
+    peaks: list[Peak] = []
+    for shape in (tuple(small), (2 * small[0], 2 * small[1], small[2])):
         volume = make_volume(folder / f"{shape[0]}.ome.zarr", shape, psf)
         for method in methods:
             extra = ["--iterations", "2"] if method == "richardson-lucy" else ["--model", str(model)]
             peaks.append(measure_run(volume, psf, shape, method, block, extra))
-            print(peaks[-1])
-    ratios = {
-        method: round(largest(peaks, method, shapes[1]) / largest(peaks, method, shapes[0]), 3)
-        for method in methods
-    }
-    return {"block": block, "runs": [asdict(peak) for peak in peaks], "ratios": ratios}
+            print(peaks[-1], flush=True)
+            yield peaks
 
 
-def largest(peaks: Sequence[Peak], method: str, shape: tuple[int, ...]) -> float:
-    return max(peak.peak_MiB for peak in peaks if (peak.method, peak.shape_zyx) == (method, shape))
+def ratios_of(peaks: Sequence[Peak]) -> dict[str, float]:
+    """Divide the larger volume's peak by the smaller one's, for every method measured on both."""
+    own = {method: [p.peak_MiB for p in peaks if p.method == method] for method in {p.method for p in peaks}}
+    return {method: round(pair[1] / pair[0], 3) for method, pair in own.items() if len(pair) == 2}
 
 
 def make_inputs(folder: Path) -> tuple[Path, Path]:

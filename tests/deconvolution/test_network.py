@@ -20,7 +20,6 @@ from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.learning.unet import PassNorm, UNet, receptive_radius
 from bigdecon.volume import Volume
 
-
 STATS = IntensityStats(mean=100, std=20, minimum=0, maximum=300, background=60)
 
 

@@ -24,15 +24,6 @@ from bigdecon.optics.psf import PSF
 from bigdecon.volume import Volume
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """The networks here are too small to share between threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def gaussian(shape: tuple[int, ...], sigma: float = 1.2) -> NDArray[np.float32]:
     psf = np.zeros(shape, np.float32)
     psf[tuple(n // 2 for n in shape)] = 1

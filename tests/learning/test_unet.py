@@ -10,15 +10,6 @@ from bigdecon.config import NetworkConfig, training_preset
 from bigdecon.learning.unet import PassNorm, UNet, alignment, memory_format, receptive_radius, smooth
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """The networks here are too small to share between threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def random_network(config: NetworkConfig, seed: int = 0) -> UNet:
     """A network whose weights, and running statistics, are all random, in evaluation mode and float64."""
     torch.manual_seed(seed)

@@ -13,6 +13,14 @@ from numpy.typing import NDArray
 from bigdecon.optics.blur import Blur
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def random_psf(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:
     psf = np.random.default_rng(seed).random(shape).astype(np.float32)
     return psf / psf.sum()
