@@ -14,7 +14,8 @@ THREADS = "2"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Settle the environment, for this process and those it starts, before torch and dask are imported."""
-    home = config.cache.mkdir("home") if config.cache else config.rootpath
+    cache = getattr(config, "cache", None)  # absent under -p no:cacheprovider
+    home = cache.mkdir("home") if cache else config.rootpath
     fixed = {
         "HOME": str(home),
         "XDG_CACHE_HOME": str(home),
