@@ -36,6 +36,8 @@ __all__ = ["RunPlan", "default_output", "parse_roi", "prepare"]
 
 REGION_VOXELS = 2**25
 """Size of a region: two shards of 256 voxels a side, so that a few in flight fit a laptop."""
+PASS_BYTES = 2**27
+"""What every network pass takes beside its voxels (benchmarks/memory.py)."""
 MEMORY_SHARE = 0.5
 """Part of a worker's memory that a network pass may fill; the rest is for blocks read and written."""
 ENDINGS = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif")
@@ -338,7 +340,7 @@ def _memory(
     if tile is None and device == "cpu":
         tile = _largest_tile(grid, needs, per_voxel, _worker_memory(config))
     tile_voxels = math.prod(min(n, tile or n) for n in grid.largest_block)
-    return tile, tile_voxels * per_voxel + 16 * voxels
+    return tile, tile_voxels * per_voxel + 16 * voxels + PASS_BYTES
 
 
 def _largest_tile(grid: BlockGrid, needs: NetworkNeeds, per_voxel: int, memory: int) -> int | None:

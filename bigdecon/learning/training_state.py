@@ -55,7 +55,7 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
-    if described["format_version"] != VERSION:
+    if described.get("format_version") != VERSION:
         return None
     network.load_state_dict(
         {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
