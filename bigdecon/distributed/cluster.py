@@ -212,7 +212,7 @@ def _local(layout: _Layout, dashboard_address: str) -> Iterator[Client]:
         with sigint_blocked(), environment_kept():
             cluster = _start(layout, dashboard, folder)
         stack.callback(_end, cluster)
-        client = stack.enter_context(Client(cluster, timeout=SCHEDULER_SECONDS))
+        client = stack.enter_context(Client(cluster, timeout=SCHEDULER_SECONDS, set_as_default=False))
         try:
             yield client
         except BaseException:
@@ -306,7 +306,7 @@ def _proxied_link() -> dict[str, str]:
 def _existing(address: str) -> Iterator[Client]:
     """Connect to a scheduler that somebody else runs."""
     try:
-        client = Client(address, timeout=SCHEDULER_SECONDS)
+        client = Client(address, timeout=SCHEDULER_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
         raise ClusterError(
             f"no Dask scheduler answers at {address} (waited {SCHEDULER_SECONDS:.0f} s); check the address, "

@@ -210,3 +210,10 @@ def test_workers_share_out_the_gpus(workers, device, expected):
     assert layout.gpus == expected
     assert layout.threads >= 1
     assert layout.memory_bytes > 0
+
+
+def test_dask_goes_on_as_before_during_and_after_a_connection() -> None:
+    before = dask.config.get("scheduler", None)
+    with connect("local", workers=1, threads=1, dashboard_address="none", device="cpu"):
+        assert dask.config.get("scheduler", None) == before
+    assert dask.config.get("scheduler", None) == before
