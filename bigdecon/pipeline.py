@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import dask.array as da
 import numpy as np
@@ -161,6 +162,9 @@ def _open_output(plan: RunPlan) -> None:
     if plan.state == "continue":
         return
     if plan.config.overwrite:
+        if plan.bookkeeping.exists():
+            with Lease(plan.bookkeeping):
+                pass  # refused while another process writes it
         remove_output(plan.output)
     # The record is there from the start: a run that is killed at any time can be continued.
     record = RunRecord(plan.fingerprint, _provenance(plan, ()).as_json())
@@ -197,7 +201,7 @@ def _train_channel(
     work = Call(train_on_worker, (plan.volume, *setting, state.absolute(), threads))
     trained: dict[int, Checkpoint] = {}
     with _stage(name, training.steps, listener):
-        task = Task(channel, lambda: work, name.replace(" ", "-"), _training_workers(plan, connection))
+        task = Task(channel, lambda: work, name.replace(" ", "-"), _able_workers(plan, connection))
         run_tasks(connection.client, [task], in_flight=1, on_done=trained.__setitem__)
     return trained[channel]
 
@@ -216,6 +220,7 @@ def train_on_worker(
     if device == "cpu":
         torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
 
     def report(step: TrainingStep) -> None:
         publish(TrainingProgress(**asdict(step)))
@@ -232,8 +237,8 @@ def train_on_worker(
     )
 
 
-def _training_workers(plan: RunPlan, connection: Connection) -> tuple[str, ...]:
-    """Keep training off workers without a GPU; a cluster of our own has workers of one kind only."""
+def _able_workers(plan: RunPlan, connection: Connection) -> tuple[str, ...]:
+    """Keep a GPU's work off workers without one; a cluster of our own has workers of one kind only."""
     if connection.owns_cluster or plan.device == "cpu":
         return ()
     return tuple(gpu_workers(connection.client))
@@ -282,11 +287,16 @@ def _deconvolve(
         clipped += record.clipped
         progress.advance(_voxels(key))
 
+    workers = _able_workers(plan, connection)
     methods = [_method(plan, c, models, connection) for c in range(plan.volume.n_channels)]
     with _stage("deconvolve", len(everything), listener):
         progress.start(len(everything) - len(missing))
-        tasks = (Task(key, _region_builder(plan, methods[key.channel], key), "region") for key in missing)
-        run_tasks(connection.client, tasks, in_flight=2 * connection.n_workers, on_done=done)
+        tasks = (
+            Task(key, _region_builder(plan, methods[key.channel], key), "region", workers) for key in missing
+        )
+        run_tasks(
+            connection.client, tasks, in_flight=2 * (len(workers) or connection.n_workers), on_done=done
+        )
     return clipped
 
 
@@ -299,7 +309,8 @@ def _method(
         threads = connection.threads_per_worker if plan.device == "cpu" else None
         psf = plan.psfs[channel].array
         method = RichardsonLucy(psf, plan.config.iterations, background, plan.device, threads)
-        return lambda: delayed(method, pure=False, name="richardson-lucy", traverse=False)
+        # A key of its own each time: under one key the scheduler would mix up channels and runs.
+        return lambda: delayed(method, name=f"richardson-lucy-{uuid4().hex}", traverse=False)
     arguments = (
         models[channel].absolute(),
         plan.stats[channel],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -139,7 +139,8 @@ def prepare(config: RunConfig, device: str) -> RunPlan:
     training = _training(config, volume, device) if config.method == "siamese" and not models else None
     identity = input_identity(volume)
     records = [PSFRecord(psf.name, psf.sha256, psf.corrections, psf.voxel_size_um) for psf in psfs]
-    mark = fingerprint(config.as_dict(), records, identity, {"models": [model.sha256 for model in models]})
+    chosen = {"models": [model.sha256 for model in models], "training": training and asdict(training)}
+    mark = fingerprint(config.as_dict(), records, identity, chosen)
     state = _output_state(config, output, mark, records, identity)
     stats = tuple(_measure(volume, channel) for channel in range(volume.n_channels))
     network = models[0].config if models else training
@@ -208,6 +209,8 @@ def _check_options(config: RunConfig) -> None:
         raise OptionError(f"--model belongs to the method siamese, not to {config.method}.")
     if config.steps is not None and config.steps < 1:
         raise OptionError(f"--steps is {config.steps}; at least 1 step is needed.")
+    if not 0 <= config.seed < 2**62:
+        raise OptionError(f"--seed is {config.seed}; it must be between 0 and {2**62 - 1}.")
     if config.train_minutes is not None and not config.train_minutes > 0:
         raise OptionError(f"--train-minutes is {config.train_minutes:g}; it must be above 0.")
     if config.tiling.block < 1:
@@ -217,7 +220,7 @@ def _check_options(config: RunConfig) -> None:
 
 
 def _open(config: RunConfig) -> Volume:
-    chosen = [int(c) if c.isdigit() else c for c in config.channel]
+    chosen = [int(c) if c.isdecimal() else c for c in config.channel]
     selection = (config.level, chosen or None, config.timepoint)
     volume = _open_selected(config.input, *selection, None)
     if config.voxel_size:
@@ -332,7 +335,7 @@ def _memory(
     per_voxel = inference_bytes_per_voxel(training.network)
     needs = NetworkNeeds.of(training.network)
     if tile is not None and (tile % needs.alignment or tile <= 2 * needs.halo[0] + needs.alignment):
-        least = 2 * (needs.halo[0] + needs.alignment)
+        least = _least_tile(needs)
         raise OptionError(
             f"the tile of {tile} voxels does not suit the network; "
             f"give a multiple of {needs.alignment}, at least {least}."
@@ -343,10 +346,15 @@ def _memory(
     return tile, tile_voxels * per_voxel + 16 * voxels + PASS_BYTES
 
 
+def _least_tile(needs: NetworkNeeds) -> int:
+    """Smallest extent of a tile, in voxels, that still advances between two margins."""
+    return -(-2 * (needs.halo[0] + needs.alignment) // needs.alignment) * needs.alignment
+
+
 def _largest_tile(grid: BlockGrid, needs: NetworkNeeds, per_voxel: int, memory: int) -> int | None:
     """Shrink the tile until a network pass fits into its share of the memory."""
     whole = max(grid.largest_block)
-    least = 2 * (needs.halo[0] + needs.alignment)
+    least = _least_tile(needs)
     tile = whole
     while tile > least:
         needed = math.prod(min(n, tile) for n in grid.largest_block) * per_voxel
@@ -359,7 +367,8 @@ def _largest_tile(grid: BlockGrid, needs: NetworkNeeds, per_voxel: int, memory: 
 def _worker_memory(config: RunConfig) -> int:
     if config.memory_limit and config.memory_limit != "auto":
         try:
-            return int(parse_bytes(config.memory_limit))
+            # 0 means no limit, as it does for the workers.
+            return int(parse_bytes(config.memory_limit)) or int(MEMORY_LIMIT)
         except ValueError:
             raise OptionError(
                 f"the memory limit {config.memory_limit!r} is not understood; give a size such as 4GiB."
@@ -398,7 +407,7 @@ def _differences(old: Any, config: RunConfig, psfs: Sequence[PSFRecord], identit
         found.append("the PSF")
     if old["input"]["digest"] != identity.digest or old["input"]["shape"] != list(identity.shape):
         found.append("the input image")
-    return ", ".join(found) or "the model or the selection"
+    return ", ".join(found) or "the model, or the training that the preset chose for another device"
 
 
 def _describe_input(plan: RunPlan) -> list[tuple[str, str]]:

@@ -113,6 +113,7 @@ class NetworkDeconvolver:
         key = (self._key, self.device)
         if key not in _loaded:
             torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.allow_tf32 = False  # float32 means float32
             network = self.checkpoint.network()
             layout = memory_format(network.config.ndim)
             _loaded[key] = network.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
@@ -120,14 +121,15 @@ class NetworkDeconvolver:
 
     def _restore(self, network: UNet, x: Tensor, tile: int | None) -> NDArray[np.float32]:
         """Predict in tiles; where the GPU's memory runs out, in smaller ones: the result stays the same."""
-        try:
-            return self._in_tiles(network, x, tile)
-        except torch.cuda.OutOfMemoryError:
+        while True:
+            try:
+                return self._in_tiles(network, x, tile)
+            except torch.cuda.OutOfMemoryError:
+                tile = (tile or max(x.shape)) // 2 // self.alignment * self.alignment
+                if tile <= 2 * network.receptive_radius + self.alignment:
+                    raise
+            # Only here: the exception held on to the failed pass, and with it to the memory.
             torch.cuda.empty_cache()
-            smaller = (tile or max(x.shape)) // 2 // self.alignment * self.alignment
-            if smaller <= 2 * network.receptive_radius + self.alignment:
-                raise
-            return self._restore(network, x, smaller)
 
     def _in_tiles(self, network: UNet, x: Tensor, tile: int | None) -> NDArray[np.float32]:
         """Predict every tile and blend them with pyramid weights, on the device."""

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from bigdecon.config import LossWeights, NetworkConfig, TrainingConfig
-from bigdecon.errors import ModelError
+from bigdecon.errors import ModelError, WriteError
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.unet import UNet
 from bigdecon.optics.psf import PSF
@@ -168,13 +168,26 @@ def check_fit(checkpoint: Checkpoint, psf: PSF, voxel_size_um: tuple[float, ...]
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file in one step, so that a crash leaves the old one or the new one."""
+    """Replace a file in one step, so that a crash leaves the old one or the new one.
+
+    Raises
+    ------
+    WriteError
+        if the file system refuses
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise WriteError(
+            f"{path} cannot be written: {error.strerror or error}; what is finished is kept, "
+            "and once this is put right the same command continues."
+        ) from error
 
 
 def _assemble(described: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bigdecon.errors import NonFiniteError
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.masking import held_out_voxels
 from bigdecon.optics.psf import PSFSymmetries
@@ -220,6 +221,12 @@ def _random_boxes(
 def _read_excerpt(stack: Stack, box: Box, index: int, background: float) -> Excerpt:
     data = np.ascontiguousarray(stack[box])
     coarse = _coarse_means(data)
+    if not np.isfinite(coarse).all():
+        text = ",".join(f"{part.start}:{part.stop}" for part in box)
+        raise NonFiniteError(
+            f"the input holds NaN or infinity in the box {text} of time point {stack.timepoint}, "
+            f"channel {stack.channel}; replace such voxels and give the same command again."
+        )
     signal = np.maximum(coarse - background, 0)
     # One part in a hundred of the brightest box, or any constant where all is background.
     floor = max(0.01 * float(signal.max()), 1e-6)

@@ -67,5 +67,14 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
             moments.setdefault(int(index), {})[item] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    _match_layouts(optimizer)
     curve = tuple(CurvePoint(**point) for point in described["curve"])
     return TrainingState(described["step"], described["seconds"], curve)
+
+
+def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
+    """Give the moments the memory layout of their weights, as a fused optimiser needs it on a GPU."""
+    for parameter, moments in optimizer.state.items():
+        for name, tensor in moments.items():
+            if torch.is_tensor(tensor) and tensor.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter).copy_(tensor)
