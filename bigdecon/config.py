@@ -157,7 +157,7 @@ class TrainingConfig:
     patience : measurements without improvement after which training stops; 0 never stops early
     checkpoint_every : steps between checkpoints
     minutes : time budget; None for no limit
-    mixed_precision : bfloat16 inside the network, where the device has it
+    mixed_precision : bfloat16 inside the network, where the device computes with it
     seed : of weights, patches, masks and augmentation
     """
 
@@ -187,13 +187,13 @@ class TilingConfig:
 
     Attributes
     ----------
-    block : extent of a block's core, the part it writes
+    block : extent of a block's core, the part it writes; None takes 128 in 3D and 512 in 2D
     halo : context computed around a block and cut off; None takes what the method needs
     tile : extent of one network pass inside a block; None takes the whole block
     engine : how blocks get their halo
     """
 
-    block: int = 128
+    block: int | None = None
     halo: int | None = None
     tile: int | None = None
     engine: Engine = "auto"
@@ -265,9 +265,9 @@ def training_preset(preset: Preset, *, ndim: int, accelerator: bool) -> Training
             valid_losses=False,
             upper_bound=True,
         )
-    base = replace(
-        training_preset("paper", ndim=ndim, accelerator=accelerator), valid_losses=True, upper_bound=False
-    )
+    published = training_preset("paper", ndim=ndim, accelerator=accelerator)
+    loss = replace(published.loss, bound_d=0.1)
+    base = replace(published, loss=loss, valid_losses=True, upper_bound=False)
     if preset == "auto" and accelerator:
         return replace(
             base,
@@ -280,11 +280,11 @@ def training_preset(preset: Preset, *, ndim: int, accelerator: bool) -> Training
     return replace(
         base,
         network=NetworkConfig(ndim, 32 if flat else 16, 3, "add", "batch", smooth=True),
-        patch_shape=(128, 128) if flat else (64, 64, 64),
         batch=4 if flat else 1,
-        steps=600 if flat else 300,
-        halve_every=200 if flat else 100,
+        steps=600 if flat else 450,
+        halve_every=200 if flat else 150,
         learning_rate=1e-3,
+        mixed_precision=True,
         evaluate_every=50,
         checkpoint_every=50,
     )

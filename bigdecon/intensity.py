@@ -78,6 +78,7 @@ def measure_intensity(
     VolumeError
         if a voxel is NaN or infinite (it says where), or all voxels have one value
     """
+    total = len(stacks) * int(np.prod(stacks[0].shape))
     boxes = list(_sample_boxes(stacks, sample_voxels))
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(lambda item: _measure_box(stacks[item[0]], item[1], name), boxes))
@@ -85,12 +86,14 @@ def measure_intensity(
     mean = sum(part.count * part.mean for part in parts) / count
     squares = sum(part.squares + part.count * (part.mean - mean) ** 2 for part in parts)
     low, high = min(part.minimum for part in parts), max(part.maximum for part in parts)
+    if low == high and count < total and sample_voxels < total:
+        # Perhaps only the sample is empty: before this is refused, all has to be looked at.
+        return measure_intensity(stacks, sample_voxels=8 * sample_voxels, name=name)
     if low == high:
         raise VolumeError(
             f"every voxel of {name} has the value {low:g}; there is nothing to restore in a constant image."
         )
     background = float(np.percentile(np.concatenate([part.local_means for part in parts]), 1))
-    total = len(stacks) * int(np.prod(stacks[0].shape))
     return IntensityStats(mean, float(np.sqrt(squares / count)), low, high, background, count / total)
 
 

@@ -5,60 +5,47 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
 import dask.array as da
-import numpy as np
-import torch
 from dask.delayed import Delayed, delayed
-from numpy.typing import NDArray
 
 from bigdecon.config import RunConfig, TrainingConfig
 from bigdecon.deconvolution.blockwise import deconvolve_stack
 from bigdecon.deconvolution.lease import Lease
-from bigdecon.deconvolution.ledger import Extent, Ledger, RegionKey, RegionRecord
-from bigdecon.deconvolution.network import NetworkDeconvolver
+from bigdecon.deconvolution.ledger import Ledger, RegionKey, RegionRecord
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
-from bigdecon.distributed.cluster import Connection, connect, gpu_workers, visible_gpus
-from bigdecon.distributed.progress import (
-    Event,
-    Message,
-    RegionDone,
-    StageFinished,
-    StageStarted,
-    TrainingProgress,
-    publish,
-    subscribe,
-)
+from bigdecon.distributed.cluster import Connection, connect
+from bigdecon.distributed.devices import choose_device, gpu_workers
+from bigdecon.distributed.progress import Listener, Message, RegionCounter, stage, subscribe
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
-from bigdecon.intensity import IntensityStats
 from bigdecon.io.layout import OutputLayout
 from bigdecon.io.output_folder import remove_output
 from bigdecon.io.provenance import CurvePoint, Provenance, PSFRecord, RunRecord, TrainingRecord, write_run
 from bigdecon.io.writing import (
-    convert,
     create_ome_zarr,
     measure_windows,
     pyramid_boxes,
     set_display_windows,
     set_provenance,
-    write_box,
-    write_pyramid_box,
 )
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from bigdecon.learning.training import TrainingStep, train
-from bigdecon.optics.psf import PSF
 from bigdecon.planning import RunPlan, prepare
-from bigdecon.volume import Box, Volume
+from bigdecon.volume import Box
+from bigdecon.worker_tasks import (
+    load_network,
+    summarize_region,
+    train_on_worker,
+    write_coarse_unit,
+    write_unit,
+)
 
 __all__ = ["RunResult", "run"]
-
-Listener = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
@@ -113,7 +100,7 @@ def run(
     listener = on_event or (lambda event: None)
     with ExitStack() as stack:
         remote = stack.enter_context(_connect(config)) if config.cluster != "local" else None
-        plan = prepare(config, _device(config, remote))
+        plan = prepare(config, choose_device(config.device, remote.client if remote else None))
         if on_plan:
             on_plan(plan)
         for sentence in plan.warnings:
@@ -122,12 +109,11 @@ def run(
             return RunResult(plan, "planned")
         if plan.state == "finished":
             return RunResult(plan, "found finished", models=_model_paths(plan))
-        connection = remote or stack.enter_context(_connect(config))
+        connection = remote or stack.enter_context(_connect(config, plan.device))
         if connection.dashboard_link:
             listener(Message(f"Dask dashboard: {connection.dashboard_link}"))
         _open_output(plan)
         lease = stack.enter_context(Lease(plan.bookkeeping))
-        stack.enter_context(subscribe(connection.client, listener))
         models = _train(plan, connection, listener)
         clipped = _deconvolve(plan, connection, models, listener, lease)
         _coarser_levels(plan, connection, listener, lease)
@@ -135,26 +121,15 @@ def run(
         return RunResult(plan, "finished", clipped, _model_paths(plan), time.monotonic() - started)
 
 
-@contextmanager
-def _connect(config: RunConfig) -> Iterator[Connection]:
-    with connect(
+def _connect(config: RunConfig, device: str = "auto") -> AbstractContextManager[Connection]:
+    return connect(
         config.cluster,
         workers=config.workers,
         threads=config.threads,
         memory_limit=config.memory_limit,
         dashboard_address=config.dashboard_address,
-        device=config.device,
-    ) as connection:
-        yield connection
-
-
-def _device(config: RunConfig, remote: Connection | None) -> str:
-    """Choose the torch device of the workers; each sees its own GPU as the first."""
-    if config.device != "auto":
-        return "cuda" if config.device.startswith("cuda") and remote is None else config.device
-    if remote is None:
-        return "cuda" if visible_gpus() else "cpu"
-    return "cuda" if any(remote.client.run(torch.cuda.is_available).values()) else "cpu"
+        device="cpu" if device == "cpu" else config.device,
+    )
 
 
 def _open_output(plan: RunPlan) -> None:
@@ -198,43 +173,14 @@ def _train_channel(
     state = plan.bookkeeping / "training" / f"channel-{channel}.safetensors"
     threads = connection.threads_per_worker
     setting = (plan.psfs[channel], training, channel, plan.device, plan.stats[channel])
-    work = Call(train_on_worker, (plan.volume, *setting, state.absolute(), threads))
+    # A topic of its own: other runs on this scheduler are not to hear it.
+    topic = f"bigdecon-{uuid4().hex}"
+    work = Call(train_on_worker, (plan.volume, *setting, state.absolute(), threads, topic))
     trained: dict[int, Checkpoint] = {}
-    with _stage(name, training.steps, listener):
+    with stage(name, training.steps, listener), subscribe(connection.client, listener, topic):
         task = Task(channel, lambda: work, name.replace(" ", "-"), _able_workers(plan, connection))
         run_tasks(connection.client, [task], in_flight=1, on_done=trained.__setitem__)
     return trained[channel]
-
-
-def train_on_worker(
-    volume: Volume,
-    psf: PSF,
-    training: TrainingConfig,
-    channel: int,
-    device: str,
-    stats: IntensityStats,
-    state_path: Path,
-    threads: int,
-) -> Checkpoint:
-    """Train in a worker process and send progress to the client; arguments as for `train`."""
-    if device == "cpu":
-        torch.set_num_threads(threads)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
-
-    def report(step: TrainingStep) -> None:
-        publish(TrainingProgress(**asdict(step)))
-
-    return train(
-        volume,
-        psf,
-        training,
-        channel=channel,
-        device=device,
-        stats=stats,
-        state_path=state_path,
-        on_event=report,
-    )
 
 
 def _able_workers(plan: RunPlan, connection: Connection) -> tuple[str, ...]:
@@ -254,50 +200,51 @@ def _model_paths(plan: RunPlan) -> tuple[Path, ...]:
 # --- deconvolution -------------------------------------------------------------------------------
 
 
-class WrittenUnit(NamedTuple):
-    """One write unit that is on disk."""
-
-    extent: Extent
-    digest: str
-    clipped: int
-    minimum: float
-    maximum: float
-
-
 def _deconvolve(
     plan: RunPlan, connection: Connection, models: tuple[Path, ...], listener: Listener, lease: Lease
 ) -> int:
     """Walk the regions that the ledger does not have yet; returns the number of clipped voxels."""
     ledger = Ledger(plan.bookkeeping / "ledger")
     ledger.sweep()
-    finished = ledger.read()
     everything = [
         RegionKey.from_box(box, level=0, timepoint=t, channel=c)
         for t, c in itertools.product(range(plan.volume.n_timepoints), range(plan.volume.n_channels))
         for box in plan.regions
     ]
-    missing = [key for key in everything if key not in finished]
-    progress = _Progress(listener, len(everything), sum(_voxels(k) for k in everything if k in finished))
-    clipped = sum(finished[key].clipped for key in everything if key in finished)
+    methods = [_method(plan, c, models, connection) for c in range(plan.volume.n_channels)]
+    workers = _able_workers(plan, connection)
+
+    def task(key: RegionKey) -> Task[RegionKey]:
+        return Task(key, _region_builder(plan, methods[key.channel], key), "region", workers)
+
+    in_flight = 2 * (len(workers) or connection.n_workers)
+    with stage("deconvolve", len(everything), listener):
+        _walk(everything, task, ledger, connection, listener, lease, in_flight)
+    known = ledger.read()
+    return sum(known[key].clipped for key in everything)
+
+
+def _walk(
+    keys: list[RegionKey],
+    task: Callable[[RegionKey], Task[RegionKey]],
+    ledger: Ledger,
+    connection: Connection,
+    listener: Listener,
+    lease: Lease,
+    in_flight: int,
+) -> None:
+    """Do the tasks of all regions that the ledger does not have yet, and enter them."""
+    finished = ledger.read()
+    earlier = [key for key in keys if key in finished]
+    counter = RegionCounter(listener, len(keys), len(earlier), sum(key.voxels for key in earlier))
 
     def done(key: RegionKey, record: RegionRecord) -> None:
-        nonlocal clipped
         lease.check()
         ledger.mark(key, record)
-        clipped += record.clipped
-        progress.advance(_voxels(key))
+        counter.advance(key.voxels)
 
-    workers = _able_workers(plan, connection)
-    methods = [_method(plan, c, models, connection) for c in range(plan.volume.n_channels)]
-    with _stage("deconvolve", len(everything), listener):
-        progress.start(len(everything) - len(missing))
-        tasks = (
-            Task(key, _region_builder(plan, methods[key.channel], key), "region", workers) for key in missing
-        )
-        run_tasks(
-            connection.client, tasks, in_flight=2 * (len(workers) or connection.n_workers), on_done=done
-        )
-    return clipped
+    missing = (task(key) for key in keys if key not in finished)
+    run_tasks(connection.client, missing, in_flight=in_flight, on_done=done)
 
 
 def _method(
@@ -313,6 +260,7 @@ def _method(
         return lambda: delayed(method, name=f"richardson-lucy-{uuid4().hex}", traverse=False)
     arguments = (
         models[channel].absolute(),
+        load_checkpoint(models[channel]).sha256,
         plan.stats[channel],
         plan.device,
         plan.tile,
@@ -322,21 +270,13 @@ def _method(
     return lambda: delayed(load_network, pure=False)(*arguments)
 
 
-def load_network(
-    path: Path, stats: IntensityStats, device: str, tile: int | None, exact_tiles: bool, threads: int
-) -> NetworkDeconvolver:
-    """Load a trained network in a worker process; see `NetworkDeconvolver`."""
-    cpu_threads = threads if device == "cpu" else None
-    return NetworkDeconvolver(load_checkpoint(path), stats, device, tile, exact_tiles, cpu_threads)
-
-
 def _region_builder(plan: RunPlan, method: Callable[[], Delayed], key: RegionKey) -> Callable[[], Delayed]:
     """Make the graph of one region when its turn comes: deconvolve its blocks, write its shards."""
 
     def build() -> Delayed:
         stack = plan.volume.stack(timepoint=key.timepoint, channel=key.channel)
         restored = deconvolve_stack(stack, method(), grid=plan.grid, engine=plan.engine, box=key.box)
-        offset = plan.background(key.channel) if plan.config.subtract_background else 0.0
+        offset = plan.stats[key.channel].background if plan.config.subtract_background else 0.0
         write = delayed(write_unit, pure=False)
         place = (plan.output.absolute(), plan.layout, key.timepoint, key.channel)
         written = [
@@ -365,41 +305,12 @@ def _units_within(layout: OutputLayout, region: Box) -> list[Box]:
     return list(itertools.product(*sides))
 
 
-def write_unit(
-    path: Path,
-    layout: OutputLayout,
-    timepoint: int,
-    channel: int,
-    box: Box,
-    data: NDArray[np.float32],
-    background: float,
-) -> WrittenUnit:
-    """Convert and write one shard in a worker process; `background` is subtracted, in data units."""
-    values = data - np.float32(background) if background else data
-    converted = convert(np.ascontiguousarray(values), layout.dtype)
-    digest = write_box(path, layout, 0, timepoint, channel, box, converted.array)
-    low, high = float(values.min()), float(values.max())
-    return WrittenUnit(Extent.from_box(box), digest, converted.n_clipped, low, high)
-
-
-def summarize_region(written: list[WrittenUnit], started: float) -> RegionRecord:
-    """Sum up a region for the ledger."""
-    return RegionRecord(
-        digests={unit.extent: unit.digest for unit in written},
-        clipped=sum(unit.clipped for unit in written),
-        minimum=min(unit.minimum for unit in written),
-        maximum=max(unit.maximum for unit in written),
-        seconds=time.time() - started,
-    )
-
-
 # --- coarser levels, metadata --------------------------------------------------------------------
 
 
 def _coarser_levels(plan: RunPlan, connection: Connection, listener: Listener, lease: Lease) -> None:
     """Fill the resolution pyramid, each level from the one before."""
     ledger = Ledger(plan.bookkeeping / "ledger")
-    finished = ledger.read()
     places = list(itertools.product(range(plan.volume.n_timepoints), range(plan.volume.n_channels)))
     for level in range(1, len(plan.layout.levels)):
         keys = [
@@ -407,33 +318,17 @@ def _coarser_levels(plan: RunPlan, connection: Connection, listener: Listener, l
             for t, c in places
             for box in pyramid_boxes(plan.layout, level)
         ]
-        progress = _Progress(listener, len(keys), 0)
 
-        def done(key: RegionKey, record: RegionRecord, progress: _Progress = progress) -> None:
-            lease.check()
-            ledger.mark(key, record)
-            progress.advance(_voxels(key))
+        def task(key: RegionKey) -> Task[RegionKey]:
+            return Task(key, _pyramid_builder(plan, key), f"write-level-{key.level}")
 
-        with _stage(f"level {level}", len(keys), listener):
-            missing = [key for key in keys if key not in finished]
-            progress.start(len(keys) - len(missing))
-            tasks = (Task(key, _pyramid_builder(plan, key), f"write-level-{level}") for key in missing)
-            run_tasks(connection.client, tasks, in_flight=4 * connection.n_workers, on_done=done)
+        with stage(f"level {level}", len(keys), listener):
+            _walk(keys, task, ledger, connection, listener, lease, 4 * connection.n_workers)
 
 
 def _pyramid_builder(plan: RunPlan, key: RegionKey) -> Callable[[], Call]:
     arguments = (plan.output.absolute(), plan.layout, key.level, key.timepoint, key.channel, key.box)
     return lambda: Call(write_coarse_unit, arguments)
-
-
-def write_coarse_unit(
-    path: Path, layout: OutputLayout, level: int, timepoint: int, channel: int, box: Box
-) -> RegionRecord:
-    """Average and write one unit of a coarser level in a worker process."""
-    started = time.monotonic()
-    digest = write_pyramid_box(path, layout, level, timepoint, channel, box)
-    extent = Extent.from_box(box)
-    return RegionRecord({extent: digest}, 0, 0.0, 0.0, time.monotonic() - started)
 
 
 def _finish(plan: RunPlan, models: tuple[Path, ...]) -> None:
@@ -465,43 +360,3 @@ def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...]) -> Provenance:
         device=plan.device,
         training=training,
     )
-
-
-# --- progress ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _stage(name: str, total: int, listener: Listener) -> Iterator[None]:
-    started = time.monotonic()
-    listener(StageStarted(name, total))
-    yield
-    listener(StageFinished(name, time.monotonic() - started))
-
-
-class _Progress:
-    """Counts regions and estimates the time left."""
-
-    def __init__(self, listener: Listener, total: int, voxels: int) -> None:
-        self._listener = listener
-        self._event = RegionDone(0, total, voxels)
-        self._first = 0
-        self._started = time.monotonic()
-
-    def start(self, done: int) -> None:
-        """Begin after what an earlier run finished."""
-        self._first = done
-        self._event = replace(self._event, done=done)
-        if done:
-            self._listener(self._event)
-
-    def advance(self, voxels: int) -> None:
-        """Count one more region."""
-        done = self._event.done + 1
-        rate = (time.monotonic() - self._started) / (done - self._first)
-        left = rate * (self._event.total - done)
-        self._event = RegionDone(done, self._event.total, self._event.voxels + voxels, left)
-        self._listener(self._event)
-
-
-def _voxels(key: RegionKey) -> int:
-    return int(np.prod([stop - start for start, stop in zip(key.start, key.stop, strict=True)]))

@@ -12,34 +12,24 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from dask.utils import format_bytes, parse_bytes
-from distributed.system import MEMORY_LIMIT
-
 from bigdecon.config import RunConfig, TrainingConfig, parse_loss, training_preset
-from bigdecon.deconvolution.blockwise import BlockNeeds, choose_engine, plan_grid
-from bigdecon.deconvolution.network import DEFAULT_HALO, NetworkNeeds, inference_bytes_per_voxel
-from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
+from bigdecon.deconvolution.blockwise import choose_engine
 from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
 from bigdecon.errors import ModelError, OptionError, OutputError
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.io.identity import InputIdentity, input_identity
 from bigdecon.io.layout import OutputLayout, plan_output
 from bigdecon.io.output_folder import BOOKKEEPING, check_output_path, is_own_output
-from bigdecon.io.provenance import PSFRecord, fingerprint, read_run, settings_that_matter
+from bigdecon.io.provenance import PSFRecord, RunRecord, fingerprint, read_run, settings_that_matter
 from bigdecon.io.reading import open_volume
 from bigdecon.io.stores import local_output_path
 from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
 from bigdecon.optics.psf import PSF, load_psf, psf_from_array
+from bigdecon.sizing import REGION_VOXELS, block_side, choose_tile, cut_volume, memory_of_block
 from bigdecon.volume import Box, Stack, Volume
 
 __all__ = ["RunPlan", "default_output", "parse_roi", "prepare"]
 
-REGION_VOXELS = 2**25
-"""Size of a region: two shards of 256 voxels a side, so that a few in flight fit a laptop."""
-PASS_BYTES = 2**27
-"""What every network pass takes beside its voxels (benchmarks/memory.py)."""
-MEMORY_SHARE = 0.5
-"""Part of a worker's memory that a network pass may fill; the rest is for blocks read and written."""
 ENDINGS = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif")
 
 OutputState = Literal["new", "continue", "finished"]
@@ -97,11 +87,6 @@ class RunPlan:
         times = range(self.volume.n_timepoints)
         return [self.volume.stack(timepoint=t, channel=channel) for t in times]
 
-    def background(self, channel: int) -> float:
-        """Camera offset of a channel, as given or as measured, in data units."""
-        given = self.config.background
-        return self.stats[channel].background if given is None else given
-
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should look at before trusting the result, one sentence each."""
@@ -111,10 +96,6 @@ class RunPlan:
             "the voxel sizes of volume and PSF are unknown and were assumed equal; "
             "give --voxel-size and --psf-voxel-size if they differ.",
         )
-
-    def describe(self) -> list[tuple[str, str]]:
-        """Give the plan as pairs of a heading and a short text."""
-        return [*_describe_input(self), *_describe_work(self)]
 
 
 def prepare(config: RunConfig, device: str) -> RunPlan:
@@ -141,13 +122,16 @@ def prepare(config: RunConfig, device: str) -> RunPlan:
     records = [PSFRecord(psf.name, psf.sha256, psf.corrections, psf.voxel_size_um) for psf in psfs]
     chosen = {"models": [model.sha256 for model in models], "training": training and asdict(training)}
     mark = fingerprint(config.as_dict(), records, identity, chosen)
-    state = _output_state(config, output, mark, records, identity)
-    stats = tuple(_measure(volume, channel) for channel in range(volume.n_channels))
+    earlier = _earlier_run(config, output, mark, records, identity)
+    stats = tuple(_measure(volume, channel, config.background) for channel in range(volume.n_channels))
     network = models[0].config if models else training
-    grid = _grid(config, volume, psfs, network)
-    unit = max(cuts[1] if len(cuts) > 2 else config.tiling.block for cuts in grid.cuts)
+    grid = cut_volume(config, volume.spatial_shape, psfs, network)
+    side = block_side(config.tiling, len(volume.spatial_axes))
+    unit = max(cuts[1] if len(cuts) > 2 else side for cuts in grid.cuts)
     layout = plan_output(volume, dtype=config.dtype, ome_version=config.ome_version, unit=unit)
-    tile, needed = _memory(config, grid, psfs, network, device)
+    tile = choose_tile(config, grid, network, device) if network else None
+    if earlier:  # Another machine, with other memory, keeps to the tiles of the first.
+        tile = earlier.provenance["configuration"]["chosen"]["tile"]
     return RunPlan(
         config=config,
         volume=volume,
@@ -161,16 +145,17 @@ def prepare(config: RunConfig, device: str) -> RunPlan:
         engine=choose_engine(volume.stack(), config.tiling.engine),
         tile=tile,
         output=output,
-        state=state,
+        state="new" if earlier is None else "finished" if earlier.finished else "continue",
         device=device,
         identity=identity,
         fingerprint=mark,
-        bytes_per_worker=needed,
+        bytes_per_worker=memory_of_block(config, grid, psfs, network, tile),
     )
 
 
 def default_output(location: str) -> Path:
     """Name the result: NAME.deconvolved.ome.zarr beside a local input, in this folder for a URL."""
+    location = location.removeprefix("file://")
     remote = "://" in location
     name = PurePosixPath(location.rstrip("/")).name if remote else Path(location).resolve().name
     for ending in ENDINGS:
@@ -213,7 +198,7 @@ def _check_options(config: RunConfig) -> None:
         raise OptionError(f"--seed is {config.seed}; it must be between 0 and {2**62 - 1}.")
     if config.train_minutes is not None and not config.train_minutes > 0:
         raise OptionError(f"--train-minutes is {config.train_minutes:g}; it must be above 0.")
-    if config.tiling.block < 1:
+    if config.tiling.block is not None and config.tiling.block < 1:
         raise OptionError(f"--block is {config.tiling.block}; a block has at least 1 voxel along every axis.")
     if config.background is not None and not math.isfinite(config.background):
         raise OptionError(f"--background is {config.background:g}; it must be a finite number in data units.")
@@ -240,10 +225,12 @@ def _open_selected(
     return open_volume(path, level=level, channel=channel, timepoint=timepoint, voxel_size_um=voxel_size_um)
 
 
-def _measure(volume: Volume, channel: int) -> IntensityStats:
+def _measure(volume: Volume, channel: int, background: float | None) -> IntensityStats:
+    """Measure the brightness of a channel; a background that was given replaces the measured one."""
     stacks = [volume.stack(timepoint=t, channel=channel) for t in range(volume.n_timepoints)]
     many = volume.n_channels > 1
-    return measure_intensity(stacks, name=f"channel {channel} of {volume.name}" if many else volume.name)
+    stats = measure_intensity(stacks, name=f"channel {channel} of {volume.name}" if many else volume.name)
+    return stats if background is None else replace(stats, background=background)
 
 
 def _load_psfs(config: RunConfig, volume: Volume) -> tuple[PSF, ...]:
@@ -308,90 +295,22 @@ def _training(config: RunConfig, volume: Volume, device: str) -> TrainingConfig:
     return replace(chosen, minutes=config.train_minutes, seed=config.seed)
 
 
-def _grid(
-    config: RunConfig, volume: Volume, psfs: Sequence[PSF], training: TrainingConfig | None
-) -> BlockGrid:
-    """Cut the volume; blocks that would be smaller than their halo grow to the next multiple."""
-    tiling = config.tiling
-    needs: list[BlockNeeds] = [RichardsonLucy(psf.array, config.iterations) for psf in psfs]
-    halo = tiling.halo
-    if training is not None:
-        needs = [NetworkNeeds.of(training.network)]
-        halo = DEFAULT_HALO if halo is None else halo
-    reach = [max(sides) if halo is None else halo for sides in zip(*(n.halo for n in needs), strict=True)]
-    blocks = [tiling.block * max(1, -(-r // tiling.block)) for r in reach]
-    return plan_grid(volume.spatial_shape, needs, block=blocks, halo=halo)
-
-
-def _memory(
-    config: RunConfig, grid: BlockGrid, psfs: Sequence[PSF], training: TrainingConfig | None, device: str
-) -> tuple[int | None, int]:
-    """Choose the tile, and estimate what one block takes, in bytes."""
-    voxels = math.prod(grid.largest_block)
-    if training is None:
-        worst = max(psfs, key=lambda psf: psf.array.size)
-        return None, RichardsonLucy(worst.array, config.iterations).working_bytes(grid.largest_block)
-    tile = config.tiling.tile or (128 if config.preset == "paper" else None)
-    per_voxel = inference_bytes_per_voxel(training.network)
-    needs = NetworkNeeds.of(training.network)
-    if tile is not None and (tile % needs.alignment or tile <= 2 * needs.halo[0] + needs.alignment):
-        least = _least_tile(needs)
-        raise OptionError(
-            f"the tile of {tile} voxels does not suit the network; "
-            f"give a multiple of {needs.alignment}, at least {least}."
-        )
-    if tile is None and device == "cpu":
-        tile = _largest_tile(grid, needs, per_voxel, _worker_memory(config))
-    tile_voxels = math.prod(min(n, tile or n) for n in grid.largest_block)
-    return tile, tile_voxels * per_voxel + 16 * voxels + PASS_BYTES
-
-
-def _least_tile(needs: NetworkNeeds) -> int:
-    """Smallest extent of a tile, in voxels, that still advances between two margins."""
-    return -(-2 * (needs.halo[0] + needs.alignment) // needs.alignment) * needs.alignment
-
-
-def _largest_tile(grid: BlockGrid, needs: NetworkNeeds, per_voxel: int, memory: int) -> int | None:
-    """Shrink the tile until a network pass fits into its share of the memory."""
-    whole = max(grid.largest_block)
-    least = _least_tile(needs)
-    tile = whole
-    while tile > least:
-        needed = math.prod(min(n, tile) for n in grid.largest_block) * per_voxel
-        if needed <= MEMORY_SHARE * memory:
-            break
-        tile = max(least, (tile - 16) // needs.alignment * needs.alignment)
-    return None if tile >= whole else tile
-
-
-def _worker_memory(config: RunConfig) -> int:
-    if config.memory_limit and config.memory_limit != "auto":
-        try:
-            # 0 means no limit, as it does for the workers.
-            return int(parse_bytes(config.memory_limit)) or int(MEMORY_LIMIT)
-        except ValueError:
-            raise OptionError(
-                f"the memory limit {config.memory_limit!r} is not understood; give a size such as 4GiB."
-            ) from None
-    return int(MEMORY_LIMIT) // (config.workers or 1)
-
-
-def _output_state(
+def _earlier_run(
     config: RunConfig, output: Path, mark: str, psfs: Sequence[PSFRecord], identity: InputIdentity
-) -> OutputState:
-    """Look whether the output is there already, and whether it is of the same run."""
+) -> RunRecord | None:
+    """Look whether the output is there already; None if it is yet to be made, and may be made."""
     continues = is_own_output(output) and not config.overwrite
     record = read_run(output / BOOKKEEPING / "run.json") if continues else None
     if record is None:
         check_output_path(output, overwrite=config.overwrite, input_location=config.input)
-        return "new"
+        return None
     if record.fingerprint != mark:
         changed = _differences(record.provenance, config, psfs, identity)
         raise OutputError(
             f"{output} belongs to another run, which differed in {changed}; "
             "--overwrite replaces it, or choose another output."
         )
-    return "finished" if record.finished else "continue"
+    return record
 
 
 def _differences(old: Any, config: RunConfig, psfs: Sequence[PSFRecord], identity: InputIdentity) -> str:
@@ -408,54 +327,3 @@ def _differences(old: Any, config: RunConfig, psfs: Sequence[PSFRecord], identit
     if old["input"]["digest"] != identity.digest or old["input"]["shape"] != list(identity.shape):
         found.append("the input image")
     return ", ".join(found) or "the model, or the training that the preset chose for another device"
-
-
-def _describe_input(plan: RunPlan) -> list[tuple[str, str]]:
-    volume = plan.volume
-    shape = " x ".join(str(n) for n in volume.shape)
-    lines = [("input", f"{volume.location or volume.name}"), ("", f"{volume.axes} {shape}, {volume.dtype}")]
-    size = volume.voxel_size_um
-    text = "unknown" if size is None else " x ".join(f"{s:g}" for s in size) + " um"
-    lines.append(("voxel size", text))
-    for psf in dict.fromkeys(plan.psfs):
-        lines.append(("PSF", f"{psf.name}, {' x '.join(str(n) for n in psf.array.shape)}"))
-        lines += [("", sentence) for sentence in psf.corrections]
-    for channel, stats in zip(volume.channels, plan.stats, strict=True):
-        label = f"background {channel.name}".strip()
-        part = "" if stats.sampled == 1 else f" (of {stats.sampled:.1%} of the voxels)"
-        brightness = f"mean {stats.mean:.4g}, maximum {stats.maximum:.4g}"
-        lines.append((label, f"{stats.background:.4g}, {brightness}{part}"))
-    return lines
-
-
-def _describe_work(plan: RunPlan) -> list[tuple[str, str]]:
-    grid = plan.grid
-    stacks = plan.volume.n_timepoints * plan.volume.n_channels
-    block = " x ".join(str(n) for n in grid.largest_block)
-    halo = " x ".join(str(n) for n in grid.halo)
-    tile = f", tiles of {plan.tile}" if plan.tile else ""
-    return [
-        ("method", _describe_method(plan)),
-        ("device", plan.device),
-        ("blocks", f"{stacks * len(grid)} in {stacks * len(plan.regions)} regions, engine {plan.engine}"),
-        ("", f"up to {block} with a halo of {halo}: {grid.overhead:.2f} voxels computed for one written"),
-        ("memory", f"about {format_bytes(plan.bytes_per_worker)} for a block{tile}"),
-        ("output", f"{plan.output} ({_STATES[plan.state]})"),
-    ]
-
-
-def _describe_method(plan: RunPlan) -> str:
-    method, training = plan.config.method, plan.training
-    if plan.models:
-        return f"{method}, model {plan.config.model}"
-    if training:
-        size = f"{training.network.channels} channels"
-        return f"{method}, {size}, {training.steps} steps of {training.batch} patches"
-    return f"{method}, {plan.config.iterations} iterations"
-
-
-_STATES = {
-    "new": "new",
-    "continue": "begun earlier; it will be continued",
-    "finished": "finished by an earlier run",
-}

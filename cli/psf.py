@@ -144,7 +144,7 @@ def _as_text(report: PSFReport) -> str:
     rows = [
         ("size", f"{shape} voxels ({axes})"),
         ("voxel size", _numbers(report.voxel_size_um, " µm") if report.voxel_size_um else "unknown"),
-        ("centre", _numbers(report.centre_offset, " voxel off the middle", "+.2f")),
+        ("centre", _numbers(report.centre_offset, " voxel off the middle", "+z.2f")),
         ("background", f"{report.background:.4g} ({report.background / report.peak:.2%} of the peak)"),
         ("FWHM", _numbers(report.fwhm_voxels, " voxels")),
         *([("", _numbers(report.fwhm_um, " µm"))] if report.fwhm_um else []),

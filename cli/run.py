@@ -57,7 +57,7 @@ def _method_options(command: Any) -> Any:
 
 def _tiling_options(command: Any) -> Any:
     options = [
-        click.option("--block", default=128, show_default=True, help="Extent of a block's core, voxels."),
+        click.option("--block", type=int, help="Extent of a block's core, voxels [default: 128; in 2D 512]."),
         click.option("--halo", type=int, help="Context around a block, voxels; default 32 or as needed."),
         click.option("--tile", type=int, help="Extent of one network pass, voxels; default: what fits."),
         click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True,
@@ -120,7 +120,7 @@ def _apply(options: list[Any], command: Any) -> Any:
 def command(
     input_path: str,
     *,
-    block: int,
+    block: int | None,
     halo: int | None,
     tile: int | None,
     engine: Any,
@@ -151,12 +151,13 @@ def _run(config: RunConfig, *, quiet: bool, as_json: bool) -> None:
     from bigdecon_cli.display import choose_display
 
     from bigdecon.pipeline import run
+    from bigdecon.plan_text import describe_plan
 
     def show_plan(plan: RunPlan) -> None:
         if as_json:
-            click.echo(json.dumps({"event": "Plan", "plan": plan.describe()}))
+            click.echo(json.dumps({"event": "Plan", "plan": describe_plan(plan)}))
         elif not quiet:
-            for heading, text in plan.describe():
+            for heading, text in describe_plan(plan):
                 click.echo(f"{heading:>12}  {text}")
 
     with choose_display(quiet=quiet, as_json=as_json) as display:

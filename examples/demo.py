@@ -25,7 +25,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--folder", type=Path, default=Path("demo"))
     options.add_argument("--shape", type=int, nargs=3, default=(64, 128, 128))
-    options.add_argument("--steps", type=int, default=200)
+    options.add_argument("--steps", type=int, default=None)
     chosen = options.parse_args()
     folder = chosen.folder
     started = time.monotonic()

@@ -99,7 +99,7 @@ def test_every_preset_fits_together(preset: str, ndim: int, accelerator: bool) -
     config = training_preset(preset, ndim=ndim, accelerator=accelerator)  # type: ignore[arg-type]
     assert config.network.ndim == len(config.patch_shape) == ndim
     assert all(n % 2 ** (config.network.depth - 1) == 0 for n in config.patch_shape)
-    assert not (config.mixed_precision and not accelerator)
+    assert config.mixed_precision == (preset != "paper")
     assert config.evaluate_every <= config.steps
     assert config.checkpoint_every <= config.steps
 

@@ -16,7 +16,8 @@ from bigdecon.deconvolution.network import NetworkDeconvolver
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.checkpoint import Checkpoint
-from bigdecon.learning.training import HALF_TOLERANCE, train
+from bigdecon.learning.precision import TOLERANCE as HALF_TOLERANCE
+from bigdecon.learning.training import train
 from bigdecon.learning.unet import UNet
 from bigdecon.optics.blur import Blur
 from bigdecon.optics.psf import psf_from_array
@@ -123,7 +124,7 @@ def test_full_memory_leads_to_smaller_tiles_and_the_same_result(
 
 def _train(psf: Image, image: Image, seed: int = 0) -> Checkpoint:
     config = TrainingConfig(
-        network=NetworkConfig(channels=8),
+        network=NetworkConfig(channels=8, smooth=True),
         patch_shape=(32, 32, 32),
         batch=2,
         steps=6,

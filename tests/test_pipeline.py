@@ -24,6 +24,7 @@ from bigdecon.io.provenance import read_run, write_run
 from bigdecon.io.reading import open_volume
 from bigdecon.io.writing import create_ome_zarr, write_box, write_boxes, write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
+from bigdecon.plan_text import describe_plan
 from bigdecon.volume import Channel, Volume
 
 SHAPE = (24, 40, 44)
@@ -272,7 +273,7 @@ def test_smaller_than_everything(tmp_path, restore):
     image = write_image(tmp_path / "a.ome.zarr", specimen((3, 5, 4)))
     result = restore(image)
     assert result.plan.psfs[0].array.shape == (5, 7, 7)
-    assert "cropped" in " ".join(text for _, text in result.plan.describe())
+    assert "cropped" in " ".join(text for _, text in describe_plan(result.plan))
     assert np.isfinite(voxels(result.output)).all()
 
 
@@ -347,7 +348,7 @@ def test_a_dry_run_writes_nothing(tmp_path, restore):
     before = snapshot(tmp_path)
     result = restore(image, dry_run=True)
     assert result.state == "planned"
-    assert dict(result.plan.describe())["output"].endswith("(new)")
+    assert dict(describe_plan(result.plan))["output"].endswith("(new)")
     assert snapshot(tmp_path) == before
 
 

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigdecon import planning
+from bigdecon import sizing
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.errors import OptionError
 from bigdecon.io.writing import write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
+from bigdecon.plan_text import describe_plan
 from bigdecon.planning import default_output, parse_roi, prepare
 from bigdecon.volume import Volume
 
@@ -72,7 +73,7 @@ def test_the_result_is_named_after_the_input(location, name):
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 @pytest.mark.parametrize("block", [32, 64, 100, 128, 512])
 def test_regions_are_whole_shards_and_cover_the_volume_once(config, monkeypatch, method, version, block):
-    monkeypatch.setattr(planning, "REGION_VOXELS", 1)
+    monkeypatch.setattr("bigdecon.planning.REGION_VOXELS", 1)
     tiling = TilingConfig(block=block)
     plan = prepare(replace(config, method=method, ome_version=version, iterations=3, tiling=tiling), "cpu")
     covered = np.zeros(plan.volume.spatial_shape, int)
@@ -98,13 +99,13 @@ def test_tiles_fit_the_memory_of_a_worker(config, limit):
     plan = prepare(replace(config, memory_limit=limit), "cpu")
     tile = plan.tile or max(plan.grid.largest_block)
     needed = prod(min(n, tile) for n in plan.grid.largest_block) * 4 * 16
-    assert needed <= planning.MEMORY_SHARE * planning.parse_bytes(limit)
+    assert needed <= sizing.MEMORY_SHARE * sizing.parse_bytes(limit)
     assert plan.bytes_per_worker >= needed
     assert (plan.tile is None) == (limit == "64GiB") or limit == "2GiB"
 
 
 def test_workers_share_the_memory(config):
-    alone, shared = (planning._worker_memory(replace(config, workers=n)) for n in (None, 2))
+    alone, shared = (sizing._worker_memory(replace(config, workers=n)) for n in (None, 2))
     assert shared == alone // 2
 
 
@@ -116,12 +117,12 @@ def test_steps_stretch_the_learning_rate(config):
 
 def test_the_plan_says_what_matters(config):
     plan = prepare(replace(config, tiling=TilingConfig(block=64)), "cpu")
-    text = "\n".join(f"{heading} {words}" for heading, words in plan.describe())
+    text = "\n".join(f"{heading} {words}" for heading, words in describe_plan(plan))
     for part in (
         "zyx 40 x 150 x 300, uint16",
         "0.3 x 0.2 x 0.2 um",
         "7 x 7 x 7",
-        "300 steps",
+        "450 steps",
         "cpu",
         "(new)",
     ):

@@ -14,6 +14,7 @@ NFS, Lustre and file views of object stores all serve.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -73,6 +74,11 @@ class RegionKey(NamedTuple):
     def box(self) -> Box:
         """The region as slices over the spatial axes."""
         return Extent(self.start, self.stop).box
+
+    @property
+    def voxels(self) -> int:
+        """How many voxels it has."""
+        return math.prod(stop - start for start, stop in zip(self.start, self.stop, strict=True))
 
     @property
     def name(self) -> str:

@@ -147,11 +147,16 @@ class NetworkDeconvolver:
         return blended
 
     def _predict(self, network: UNet, x: Tensor) -> Tensor:
-        """Run the network over ([z,] y, x); float32 in and out."""
-        precision = self.checkpoint.precision if torch.device(self.device).type == "cuda" else "float32"
+        """Run the network over ([z,] y, x); float32 in and out.
+
+        Half precision overflows where a voxel is far brighter than any in training: then float32 serves.
+        """
+        kind = torch.device(self.device).type
         batch = x.to(self.device)[None, None].contiguous(memory_format=memory_format(x.ndim))
-        with torch.autocast(
-            torch.device(self.device).type, getattr(torch, precision), enabled=precision != "float32"
-        ):
-            y: Tensor = network(batch)
+        if kind == "cuda" and self.checkpoint.precision != "float32":
+            with torch.autocast(kind, getattr(torch, self.checkpoint.precision)):
+                quick: Tensor = network(batch)[0, 0].float()
+            if bool(torch.isfinite(quick).all()):
+                return quick
+        y: Tensor = network(batch)
         return y[0, 0].float()

@@ -31,11 +31,11 @@ from dask.utils import parse_bytes
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.system import MEMORY_LIMIT
 
-from bigdecon.distributed.gpus import visible_gpus
+from bigdecon.distributed.devices import choose_gpus
 from bigdecon.distributed.surroundings import environment_kept, quiet_logging, sigint_blocked
 from bigdecon.errors import ClusterError, OptionError
 
-__all__ = ["Connection", "connect", "gpu_workers", "visible_gpus"]
+__all__ = ["Connection", "connect"]
 
 LOOPBACK = "127.0.0.1"
 SCHEMES = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
@@ -51,6 +51,8 @@ SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": 0.85,
     "distributed.worker.memory.terminate": 0.95,
+    # One heap for all threads: large pieces of memory that one task frees serve the next (learning/heap.py).
+    "distributed.nanny.pre-spawn-environ": {"MALLOC_ARENA_MAX": "1"},
 }
 
 
@@ -121,16 +123,6 @@ def connect(
         yield _describe(client, link or "", owned)
 
 
-def gpu_workers(client: Client) -> list[str]:
-    """Give the addresses of the workers that have a GPU; those of all workers if none has."""
-    holds = client.run(_has_gpu)
-    return sorted(worker for worker, gpu in holds.items() if gpu) or sorted(holds)
-
-
-def _has_gpu() -> bool:
-    return bool(visible_gpus())
-
-
 @dataclass(frozen=True)
 class _Layout:
     """The workers to start: for each the GPUs that it sees ("" for none, None for no restriction)."""
@@ -150,33 +142,13 @@ def _plan_workers(
     for name, number in (("workers", workers), ("threads", threads)):
         if number is not None and number < 1:
             raise OptionError(f"--{name} is {number}; it must be at least 1.")
-    devices = _choose_gpus(device, gpus)
+    devices = choose_gpus(device, gpus)
     count = workers or max(1, len(devices))
     share = max(1, _cores() // count)
     each = threads or (min(share, GPU_THREADS) if devices else share)
     # More workers than GPUs take turns: the user asked for it.
     seen = tuple(devices[index % len(devices)] if devices else "" for index in range(count))
     return _Layout(seen, each, _parse_memory(memory_limit, count))
-
-
-def _choose_gpus(device: str, gpus: Sequence[str] | None) -> tuple[str, ...]:
-    kind, _, number = device.partition(":")
-    if kind in ("cpu", "mps"):
-        return ()
-    if kind not in ("auto", "cuda") or (number and not number.isdigit()):
-        raise OptionError(
-            f"the device {device!r} is not known; give auto, cpu, cuda, cuda:0, cuda:1, ... or mps."
-        )
-    found = visible_gpus() if gpus is None else tuple(gpus)
-    if kind == "cuda" and not found:
-        raise OptionError(
-            f"the device {device!r} was asked for, but no NVIDIA GPU is visible; give --device cpu."
-        )
-    if number and int(number) >= len(found):
-        raise OptionError(
-            f"the device {device!r} was asked for, but the {len(found)} visible GPUs count from cuda:0."
-        )
-    return (found[int(number)],) if number else found
 
 
 def _cores() -> int:

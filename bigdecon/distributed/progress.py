@@ -8,9 +8,10 @@ An event says what happened; how it looks (a bar, a line, JSON) is the listener'
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
@@ -22,12 +23,14 @@ __all__ = [
     "Level",
     "Listener",
     "Message",
+    "RegionCounter",
     "RegionDone",
     "StageFinished",
     "StageStarted",
     "TrainingProgress",
     "from_dict",
     "publish",
+    "stage",
     "subscribe",
     "to_dict",
 ]
@@ -178,3 +181,39 @@ def subscribe(client: Client, listener: Listener, topic: str = TOPIC) -> Iterato
         open_ = False
         with suppress(Exception):  # the scheduler may be gone by now
             client.unsubscribe_topic(topic)
+
+
+@contextmanager
+def stage(name: str, total: int, listener: Listener) -> Iterator[None]:
+    """Tell a listener that a stage of so many steps or regions begins, and, if all went well, its end."""
+    started = time.monotonic()
+    listener(StageStarted(name, total))
+    yield
+    listener(StageFinished(name, time.monotonic() - started))
+
+
+class RegionCounter:
+    """Counts regions and estimates the time left.
+
+    Parameters
+    ----------
+    listener : gets a `RegionDone` for every region
+    total : regions in all
+    done, voxels : regions, and their voxels, that an earlier run finished
+    """
+
+    def __init__(self, listener: Listener, total: int, done: int = 0, voxels: int = 0) -> None:
+        self._listener = listener
+        self._event = RegionDone(done, total, voxels)
+        self._first = done
+        self._started = time.monotonic()
+        if done:
+            listener(self._event)
+
+    def advance(self, voxels: int) -> None:
+        """Count one more region."""
+        done = self._event.done + 1
+        rate = (time.monotonic() - self._started) / (done - self._first)
+        left = rate * (self._event.total - done)
+        self._event = replace(self._event, done=done, voxels=self._event.voxels + voxels, seconds_left=left)
+        self._listener(self._event)

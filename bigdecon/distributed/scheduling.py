@@ -196,7 +196,7 @@ class _Walk(Generic[K]):
         if isinstance(error, CancelledError | CommClosedError) or self._client.status != "running":
             raise self._lost() from error
         if attempt.failures >= self._retries:
-            raise error
+            raise _final(error, attempt.task.name) from error
         # A graph keeps its keys: wait until the client has let go of the failed ones.
         self._client.sync(_breathe)
         self._launch(attempt.task, attempt.failures + 1)
@@ -239,6 +239,23 @@ class _Walk(Generic[K]):
         with suppress(Exception):  # whatever fails now, the reason for cancelling is what counts
             if futures and self._client.status == "running":
                 self._client.cancel(futures)
+
+
+def _final(error: Exception, task: str) -> RunError:
+    """Say in a sentence why a task cannot be done."""
+    # By name: this module knows no torch.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        whose = "the GPU's memory" if type(error).__name__ == "OutOfMemoryError" else "a worker's memory"
+        return RunError(
+            f"{whose} does not suffice for the task {task}; give a smaller --block or --tile and the same "
+            "command again."
+        )
+    text = str(error).strip().partition("\n")[0]
+    return RunError(
+        f"the task {task} failed again and again, at last with "
+        f"{type(error).__name__}: {text or 'no message'}; "
+        "what is finished is kept, and the same command continues."
+    )
 
 
 async def _breathe() -> None:

@@ -93,9 +93,11 @@ class PatchPool:
         pool_voxels: int = POOL_VOXELS,
     ) -> None:
         extent = stacks[0].shape
+        # Two steps of the bottom level along x at least: batch normalisation needs more than one value.
+        least = [alignment] * (len(extent) - 1) + [2 * alignment]
         self.patch_shape = tuple(
-            min(_round_up(p, alignment), _round_up(n, alignment))
-            for p, n in zip(patch_shape, extent, strict=True)
+            max(m, min(_round_up(p, alignment), _round_up(n, alignment)))
+            for p, n, m in zip(patch_shape, extent, least, strict=True)
         )
         self._stats = stats
         self._seed = seed

@@ -25,9 +25,12 @@ from bigdecon.config import TrainingConfig
 from bigdecon.errors import TrainingError
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.learning.checkpoint import Checkpoint, CurvePoint
+from bigdecon.learning.edges import repeat_edges
+from bigdecon.learning.heap import freed_memory_kept
 from bigdecon.learning.losses import Bounds, LossTerms, Passes, deconvolution_loss
 from bigdecon.learning.masking import replace_masked, stratified_mask
 from bigdecon.learning.patches import PatchBatch, PatchPool
+from bigdecon.learning.precision import choose_precision, has_fast_bfloat16
 from bigdecon.learning.training_state import TrainingState, load_state, save_state
 from bigdecon.learning.unet import UNet, memory_format
 from bigdecon.optics.blur import Blur
@@ -38,7 +41,6 @@ __all__ = ["TrainingStep", "exact_margin", "train"]
 
 EVALUATION_BATCH = 4
 REPORT_SECONDS = 0.5
-HALF_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def train(
         held_out_fraction=config.held_out_fraction,
     )
     trainer.prepare(pool)
-    stopped_by = trainer.run(pool, on_event)
+    with freed_memory_kept():
+        stopped_by = trainer.run(pool, on_event)
     return Checkpoint(
         weights={
             name: tensor.detach().cpu().numpy().copy()
@@ -164,6 +167,7 @@ class _Trainer:
         self.psf = psf
         self.symmetries = symmetries(psf)
         self.bounds = _bounds(stats, config.upper_bound)
+        self.half = config.mixed_precision and has_fast_bfloat16(device)
         self.margin: tuple[int, ...] = ()
         self.step = 0
         self.seconds = 0.0
@@ -259,9 +263,9 @@ class _Trainer:
         )
 
     def _apply(self, x: Tensor, passes: int = 1) -> Tensor:
-        """Run the network, in bfloat16 where that was asked for; the output is float32."""
+        """Run the network, in bfloat16 where that was asked for and is fast; the output is float32."""
         x = x.contiguous(memory_format=memory_format(self.config.network.ndim))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             output: Tensor = self.network(x, passes)
         return output.float()
 
@@ -271,9 +275,7 @@ class _Trainer:
         cut: list[Any] = [
             slice(max(0, -m), n - max(0, -m)) for m, n in zip(missing, deconvolved.shape[2:], strict=True)
         ]
-        padding = [p for m in reversed(missing) for p in (max(0, m), max(0, m))]
-        inner = deconvolved[(..., *cut)]
-        return self.blur.valid(torch.nn.functional.pad(inner, padding, mode="replicate"))
+        return self.blur.valid(repeat_edges(deconvolved[(..., *cut)], [max(0, m) for m in missing]))
 
     def _inner(self, x: Tensor) -> Tensor:
         window: list[Any] = [slice(m, n - m) for m, n in zip(self.margin, x.shape[2:], strict=True)]
@@ -303,25 +305,12 @@ class _Trainer:
             counts += int(wanted.sum())
         return errors / max(1, counts)
 
-    @torch.inference_mode()
     def precision(self, pool: PatchPool) -> str:
-        """Choose the precision for inference: half precision only where it was seen to agree here.
-
-        On a CPU float32. On a GPU the first of float16 and bfloat16 whose output, on real patches, differs
-        from that of float32 by no more than 0.1 % of the output's range.
-        """
-        if self.device.type == "cpu":
-            return "float32"
+        """Choose the precision for inference, by patches that no step has seen."""
         self.network.eval()
-        x = torch.from_numpy(pool.draw(-1, 1).x).to(self.device)
-        x = x.contiguous(memory_format=memory_format(self.config.network.ndim))
-        exact = self.network(x)
-        for name in ("float16", "bfloat16"):
-            with torch.autocast(self.device.type, getattr(torch, name)):
-                error = float((self.network(x).float() - exact).abs().max())
-            if error <= HALF_TOLERANCE * float(exact.max() - exact.min()):
-                return name
-        return "float32"
+        layout = memory_format(self.config.network.ndim)
+        patches = [torch.from_numpy(pool.draw(-1 - n, 1).x).to(self.device) for n in range(EVALUATION_BATCH)]
+        return choose_precision(self.network, [x.contiguous(memory_format=layout) for x in patches])
 
     def _halvings(self) -> int:
         """How often the learning rate has been halved; a time budget may hurry it."""

@@ -48,7 +48,7 @@ def save_state(
 
 
 def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState | None:
-    """Bring network and optimiser to a saved state; None, and nothing changed, if there is none to read."""
+    """Bring network and optimiser to a saved state; None, and nothing changed, where none fits."""
     try:
         with safe_open(path, "pt") as stored:
             described = json.loads(stored.metadata()["state"])
@@ -57,9 +57,10 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
         return None
     if described.get("format_version") != VERSION:
         return None
-    network.load_state_dict(
-        {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
-    )
+    weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+    if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in network.state_dict().items()}:
+        return None
+    network.load_state_dict(weights)
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

@@ -234,7 +234,7 @@ def centre_sentence(shape: tuple[int, ...], centre: Sizes) -> str:
     offset = [c - n // 2 for c, n in zip(centre, shape, strict=True)]
     if max(map(abs, offset)) < CENTRED_WITHIN:
         return ""
-    figures = ", ".join(f"{o:+.2f}" for o in offset)
+    figures = ", ".join(f"{o:+z.2f}" for o in offset)
     return (
         f"The centre lay {figures} voxel ({'zyx'[-len(shape) :]}) off the middle voxel and was moved there."
     )

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from bigdecon.distributed import cluster as cluster_module
-from bigdecon.distributed.cluster import connect, gpu_workers
+from bigdecon.distributed.cluster import connect
+from bigdecon.distributed.devices import gpu_workers
 from bigdecon.errors import ClusterError, OptionError
 
 

@@ -124,10 +124,17 @@ def test_a_passing_failure_is_tried_again(connection, tmp_path, as_graph):
     assert results == ["at last"]
 
 
-def test_a_lasting_failure_is_raised_as_it_is(connection):
-    with pytest.raises(OSError, match="broken disk"):
+def test_a_lasting_failure_is_told_in_a_sentence(connection):
+    with pytest.raises(
+        RunError, match="task call-0 failed again and again, at last with OSError: broken disk"
+    ):
         run_tasks(connection.client, calls(9, fail, OSError("broken disk")), in_flight=3, retries=1)
     assert forgotten(connection.client)
+
+
+def test_want_of_memory_names_the_remedy(connection):
+    with pytest.raises(RunError, match=r"a worker's memory does not suffice .* smaller --block"):
+        run_tasks(connection.client, calls(1, fail, MemoryError()), in_flight=1, retries=1)
 
 
 def test_errors_of_our_own_are_final(connection, tmp_path):

@@ -1,0 +1,127 @@
+"""How a volume is cut for a run: blocks, tiles, regions, and the memory that follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dask.utils import parse_bytes
+from distributed.system import MEMORY_LIMIT
+
+from bigdecon.config import RunConfig, TilingConfig, TrainingConfig
+from bigdecon.deconvolution.blockwise import BlockNeeds, plan_grid
+from bigdecon.deconvolution.network import DEFAULT_HALO, NetworkNeeds, inference_bytes_per_voxel
+from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
+from bigdecon.deconvolution.tiling import BlockGrid
+from bigdecon.errors import OptionError
+from bigdecon.optics.psf import PSF
+
+__all__ = ["REGION_VOXELS", "block_side", "choose_tile", "cut_volume", "memory_of_block"]
+
+BLOCK_SIDE = {2: 512, 3: 128}
+REGION_VOXELS = 2**25
+"""Size of a region: two shards of 256 voxels a side, so that a few in flight fit a laptop."""
+PASS_BYTES = 2**27
+"""What every network pass takes beside its voxels (benchmarks/memory.py)."""
+PASS_LIMIT = 2**32
+"""A network pass on a CPU takes no more than this: machines that have it choose the same tiles."""
+MEMORY_SHARE = 0.5
+"""Part of a worker's memory that a network pass may fill; the rest is for blocks read and written."""
+
+
+def block_side(tiling: TilingConfig, ndim: int) -> int:
+    """Extent of a block along every axis, in voxels: as asked for, else 128 in 3D and 512 in 2D."""
+    return BLOCK_SIDE[ndim] if tiling.block is None else tiling.block
+
+
+def cut_volume(
+    config: RunConfig, shape: Sequence[int], psfs: Sequence[PSF], network: TrainingConfig | None
+) -> BlockGrid:
+    """Cut a volume into blocks; those that would be smaller than their halo grow to the next multiple.
+
+    Parameters
+    ----------
+    config : gives block, halo and iterations
+    shape : extent of the spatial axes, in voxels
+    psfs : of all channels
+    network : how the network was or will be trained; None for Richardson-Lucy
+
+    Raises
+    ------
+    OptionError
+        if the halo that was asked for is smaller than the method needs
+    """
+    halo = config.tiling.halo
+    needs: list[BlockNeeds] = [RichardsonLucy(psf.array, config.iterations) for psf in psfs]
+    if network is not None:
+        needs = [NetworkNeeds.of(network.network)]
+        halo = DEFAULT_HALO if halo is None else halo
+    side = block_side(config.tiling, len(shape))
+    reach = [max(sides) if halo is None else halo for sides in zip(*(n.halo for n in needs), strict=True)]
+    return plan_grid(shape, needs, block=[side * max(1, -(-r // side)) for r in reach], halo=halo)
+
+
+def choose_tile(config: RunConfig, grid: BlockGrid, network: TrainingConfig, device: str) -> int | None:
+    """Choose the extent of a network pass, in voxels; None for whole blocks.
+
+    Raises
+    ------
+    OptionError
+        if the tile that was asked for does not suit the network
+    """
+    tile = config.tiling.tile or (128 if config.preset == "paper" else None)
+    needs = NetworkNeeds.of(network.network)
+    if tile is not None and (tile % needs.alignment or tile <= 2 * needs.halo[0] + needs.alignment):
+        raise OptionError(
+            f"the tile of {tile} voxels does not suit the network; "
+            f"give a multiple of {needs.alignment}, at least {_least_tile(needs)}."
+        )
+    if tile is None and device == "cpu":
+        memory = min(PASS_LIMIT, MEMORY_SHARE * _worker_memory(config))
+        tile = _largest_tile(grid, needs, inference_bytes_per_voxel(network.network), memory)
+    return tile
+
+
+def memory_of_block(
+    config: RunConfig,
+    grid: BlockGrid,
+    psfs: Sequence[PSF],
+    network: TrainingConfig | None,
+    tile: int | None,
+) -> int:
+    """Estimate what one block takes while it is computed, in bytes."""
+    if network is None:
+        worst = max(psfs, key=lambda psf: psf.array.size)
+        return RichardsonLucy(worst.array, config.iterations).working_bytes(grid.largest_block)
+    in_tile = math.prod(min(n, tile or n) for n in grid.largest_block)
+    in_block = math.prod(grid.largest_block)
+    return in_tile * inference_bytes_per_voxel(network.network) + 16 * in_block + PASS_BYTES
+
+
+def _least_tile(needs: NetworkNeeds) -> int:
+    """Smallest extent of a tile, in voxels, that still advances between two margins."""
+    return -(-2 * (needs.halo[0] + needs.alignment) // needs.alignment) * needs.alignment
+
+
+def _largest_tile(grid: BlockGrid, needs: NetworkNeeds, per_voxel: int, memory: float) -> int | None:
+    """Shrink the tile until a network pass fits into the memory, in bytes."""
+    whole = max(grid.largest_block)
+    least = _least_tile(needs)
+    tile = whole
+    while tile > least:
+        if math.prod(min(n, tile) for n in grid.largest_block) * per_voxel <= memory:
+            break
+        tile = max(least, (tile - 16) // needs.alignment * needs.alignment)
+    return None if tile >= whole else tile
+
+
+def _worker_memory(config: RunConfig) -> int:
+    if config.memory_limit and config.memory_limit != "auto":
+        try:
+            # 0 means no limit, as it does for the workers.
+            return int(parse_bytes(config.memory_limit)) or int(MEMORY_LIMIT)
+        except ValueError:
+            raise OptionError(
+                f"the memory limit {config.memory_limit!r} is not understood; give a size such as 4GiB."
+            ) from None
+    return int(MEMORY_LIMIT) // (config.workers or 1)
