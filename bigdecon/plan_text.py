@@ -59,6 +59,7 @@ def _describe_method(plan: RunPlan) -> str:
     if plan.models:
         return f"{method}, model {plan.config.model}"
     if training:
+        patches = "1 patch" if training.batch == 1 else f"{training.batch} patches"
         size = f"{training.network.channels} channels"
-        return f"{method}, {size}, {training.steps} steps of {training.batch} patches"
+        return f"{method}, {size}, {training.steps} steps of {patches}"
     return f"{method}, {plan.config.iterations} iterations"

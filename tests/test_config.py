@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, asdict
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +128,33 @@ def test_settings_import_nothing_heavy() -> None:
     code = "import sys, bigdecon.config; print({'torch', 'dask', 'zarr', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_page_about_presets_is_true(ndim: int) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "presets.md").read_text()
+    section = page.split(f"In {ndim}D:")[1].split("\n\n")[1]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines()]
+    columns = [
+        training_preset("fast", ndim=ndim, accelerator=False),
+        training_preset("auto", ndim=ndim, accelerator=True),
+        training_preset("paper", ndim=ndim, accelerator=True),
+    ]
+    rows = {
+        "channels": [str(c.network.channels) for c in columns],
+        "skip connections": [c.network.skip for c in columns],
+        "1-2-1 filter on the output": ["yes" if c.network.smooth else "no" for c in columns],
+        "loss": [
+            ",".join(f"{name}={weight:g}" for name, weight in asdict(c.loss).items() if weight) for c in columns
+        ],
+        "losses where": ["valid region" if c.valid_losses else "whole patch" for c in columns],
+        "upper bound in the boundary terms": ["yes" if c.upper_bound else "no" for c in columns],
+        "patch": [str(c.patch_shape[0]) for c in columns],
+        "patches a step": [str(c.batch) for c in columns],
+        "steps": [str(c.steps) for c in columns],
+        "learning rate": [f"{c.learning_rate:g}" for c in columns],
+        "halved every": [str(c.halve_every) for c in columns],
+        "stops early": ["yes" if c.patience else "no" for c in columns],
+        "bfloat16 in training": ["where it is fast" if c.mixed_precision else "no" for c in columns],
+    }
+    assert {row[0]: row[1:] for row in table[2:]} == rows
