@@ -82,7 +82,7 @@ def time_steps(half: bool, keep: bool) -> float:
         held_out_fraction=config.held_out_fraction,
     )
     trainer.prepare(pool)
-    batches = [pool.draw(step, config.batch) for step in range(2 + STEPS)]
+    batches = [pool.draw(step, config.batch, trainer.symmetries, trainer.margin) for step in range(2 + STEPS)]
     memory: AbstractContextManager[None] = freed_memory_kept() if keep else nullcontext()
     with memory:
         for batch in batches[:2]:

@@ -29,6 +29,7 @@ Preset = Literal["auto", "fast", "paper"]
 Engine = Literal["auto", "map-overlap", "direct"]
 Normalisation = Literal["batch", "none"]
 Skip = Literal["add", "concatenate"]
+Schedule = Literal["halving", "one-cycle"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 PRESETS: tuple[str, ...] = get_args(Preset)
@@ -146,15 +147,17 @@ class TrainingConfig:
     patch_shape : extent of a training patch along the spatial axes, in voxels
     batch : patches a step
     steps : training steps at most
-    learning_rate : of Adam at the first step
-    halve_every : steps after which the learning rate is halved, again and again
+    learning_rate : of Adam, at its highest
+    schedule : "halving" of the rate again and again, as in the paper, or "one-cycle": up over the first tenth
+        of the steps, then down half a cosine
+    halve_every : steps after which the rate is halved; one cycle takes no notice of it
     mask_fraction : part of the voxels that is masked, in (0, 1)
     mask_noise : standard deviation of the noise that replaces masked voxels, in standardised units
     valid_losses : compare only where the reconvolution is exact (False: whole patches, as in the paper)
     upper_bound : whether the boundary terms also punish values above the input's maximum, as in the paper
     held_out_fraction : part of the voxels that is kept out of every loss, to measure the error on
     evaluate_every : steps between measurements of the held-out error
-    patience : measurements without improvement after which training stops; 0 never stops early
+    patience : measurements without improvement after which training comes to an end; 0 never stops early
     checkpoint_every : steps between checkpoints
     minutes : time budget; None for no limit
     mixed_precision : bfloat16 inside the network, where the device computes with it
@@ -167,6 +170,7 @@ class TrainingConfig:
     batch: int = 4
     steps: int = 15000
     learning_rate: float = 4e-4
+    schedule: Schedule = "halving"
     halve_every: int = 2000
     mask_fraction: float = 0.005
     mask_noise: float = 0.2
@@ -266,14 +270,14 @@ def training_preset(preset: Preset, *, ndim: int, accelerator: bool) -> Training
             upper_bound=True,
         )
     published = training_preset("paper", ndim=ndim, accelerator=accelerator)
-    loss = replace(published.loss, bound_d=0.1)
-    base = replace(published, loss=loss, valid_losses=True, upper_bound=False)
+    loss = replace(published.loss, bound_d=1.0)
+    base = replace(published, loss=loss, schedule="one-cycle", valid_losses=True, upper_bound=False)
     if preset == "auto" and accelerator:
         return replace(
             base,
             network=NetworkConfig(ndim, 64 if flat else 32, 3, "add", "batch", smooth=True),
             steps=3000 if flat else 4000,
-            halve_every=800,
+            learning_rate=4e-3,
             mixed_precision=True,
             patience=8,
         )
@@ -282,8 +286,7 @@ def training_preset(preset: Preset, *, ndim: int, accelerator: bool) -> Training
         network=NetworkConfig(ndim, 32 if flat else 16, 3, "add", "batch", smooth=True),
         batch=4 if flat else 1,
         steps=600 if flat else 450,
-        halve_every=200 if flat else 150,
-        learning_rate=1e-3,
+        learning_rate=1e-2,
         mixed_precision=True,
         evaluate_every=50,
         checkpoint_every=50,

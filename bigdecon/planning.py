@@ -289,7 +289,7 @@ def _training(config: RunConfig, volume: Volume, device: str) -> TrainingConfig:
     if config.loss is not None:
         chosen = replace(chosen, loss=parse_loss(config.loss))
     if config.steps is not None:
-        # The learning rate falls over the steps there are.
+        # The learning rate falls over the steps there are, in either schedule.
         share = chosen.halve_every / chosen.steps
         chosen = replace(chosen, steps=config.steps, halve_every=max(1, round(config.steps * share)))
     return replace(chosen, minutes=config.train_minutes, seed=config.seed)

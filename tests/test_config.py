@@ -145,7 +145,8 @@ def test_the_page_about_presets_is_true(ndim: int) -> None:
         "skip connections": [c.network.skip for c in columns],
         "1-2-1 filter on the output": ["yes" if c.network.smooth else "no" for c in columns],
         "loss": [
-            ",".join(f"{name}={weight:g}" for name, weight in asdict(c.loss).items() if weight) for c in columns
+            ",".join(f"{name}={weight:g}" for name, weight in asdict(c.loss).items() if weight)
+            for c in columns
         ],
         "losses where": ["valid region" if c.valid_losses else "whole patch" for c in columns],
         "upper bound in the boundary terms": ["yes" if c.upper_bound else "no" for c in columns],
@@ -153,7 +154,7 @@ def test_the_page_about_presets_is_true(ndim: int) -> None:
         "patches a step": [str(c.batch) for c in columns],
         "steps": [str(c.steps) for c in columns],
         "learning rate": [f"{c.learning_rate:g}" for c in columns],
-        "halved every": [str(c.halve_every) for c in columns],
+        "schedule": [c.schedule for c in columns],
         "stops early": ["yes" if c.patience else "no" for c in columns],
         "bfloat16 in training": ["where it is fast" if c.mixed_precision else "no" for c in columns],
     }

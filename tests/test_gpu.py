@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.learning.precision import TOLERANCE as HALF_TOLERANCE
-from bigdecon.learning.training import train
+from bigdecon.learning.training import TrainingStep, train
 from bigdecon.learning.unet import UNet
 from bigdecon.optics.blur import Blur
 from bigdecon.optics.psf import psf_from_array
@@ -101,6 +102,24 @@ def test_training_repeats_itself_bit_for_bit(
     assert any(not np.array_equal(array, other.weights[name]) for name, array in first.weights.items())
 
 
+def test_an_interrupted_training_continues_as_if_undisturbed(
+    psf: Image, image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+
+    def interrupt(step: TrainingStep) -> None:
+        if step.step >= 3:
+            raise KeyboardInterrupt
+
+    state = tmp_path / "state.safetensors"
+    undisturbed = _train(psf, image)
+    with pytest.raises(KeyboardInterrupt):
+        _train(psf, image, state_path=state, on_event=interrupt)
+    assert state.exists()
+    continued = _train(psf, image, state_path=state)
+    assert all(np.array_equal(array, continued.weights[name]) for name, array in undisturbed.weights.items())
+
+
 def test_full_memory_leads_to_smaller_tiles_and_the_same_result(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,14 +141,15 @@ def test_full_memory_leads_to_smaller_tiles_and_the_same_result(
     assert_agree(tiled, whole)
 
 
-def _train(psf: Image, image: Image, seed: int = 0) -> Checkpoint:
+def _train(psf: Image, image: Image, seed: int = 0, **options: Any) -> Checkpoint:
     config = TrainingConfig(
         network=NetworkConfig(channels=8, smooth=True),
         patch_shape=(32, 32, 32),
         batch=2,
         steps=6,
         evaluate_every=3,
+        checkpoint_every=2,
         mixed_precision=True,
         seed=seed,
     )
-    return train(Volume(ArraySource(image), "zyx"), psf_from_array(psf), config, device="cuda")
+    return train(Volume(ArraySource(image), "zyx"), psf_from_array(psf), config, device="cuda", **options)

@@ -186,10 +186,10 @@ def test_channels_and_time_points(tmp_path, restore, psf):
     assert (result.axes, result.shape) == ("tczyx", data.shape)
     assert result.channels == NAMED
     assert [p["name"] for p in attributes(output)["bigdecon"]["provenance"]["psfs"]] == ["psf.tif", "b.tif"]
-    alone = write_image(tmp_path / "alone.ome.zarr", data[1, 1])
-    np.testing.assert_array_equal(
-        voxels(output)[1, 1], voxels(restore(alone, tmp_path / "out", psf=psfs[1:]).output)
-    )
+    for t, c in ((0, 0), (1, 0), (1, 1)):
+        alone = write_image(tmp_path / f"alone{t}{c}.ome.zarr", data[t, c])
+        wanted = voxels(restore(alone, tmp_path / f"out{t}{c}", psf=psfs[c : c + 1]).output)
+        np.testing.assert_array_equal(voxels(output)[t, c], wanted)
 
 
 def test_one_channel_by_name_and_one_time_point(tmp_path, restore):
@@ -504,8 +504,11 @@ def test_two_at_once_are_refused(tmp_path, restore):
     output = restore(image).output
     record = read_run(output / "bigdecon" / "run.json")
     write_run(output / "bigdecon" / "run.json", replace(record, finished=False))
-    with Lease(output / "bigdecon"), pytest.raises(OutputError, match="another bigdecon"):
-        restore(image)
+    before = voxels(output)
+    for overwrite in (False, True):
+        with Lease(output / "bigdecon"), pytest.raises(OutputError, match="another bigdecon"):
+            restore(image, overwrite=overwrite)
+    np.testing.assert_array_equal(voxels(output), before)
 
 
 # --- the same bytes ------------------------------------------------------------------------------

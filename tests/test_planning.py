@@ -110,7 +110,7 @@ def test_workers_share_the_memory(config):
 
 
 def test_steps_stretch_the_learning_rate(config):
-    quick, slow = (prepare(replace(config, steps=n), "cpu").training for n in (30, 300))
+    quick, slow = (prepare(replace(config, steps=n, preset="paper"), "cpu").training for n in (30, 300))
     assert slow.halve_every == 10 * quick.halve_every
     assert (quick.steps, quick.seed, quick.minutes) == (30, 0, None)
 

@@ -87,7 +87,6 @@ def deconvolution_loss(
     x: Tensor,
     *,
     mask: Tensor,
-    mask_deconvolved: Tensor,
     counted: Tensor,
     bounds: Bounds,
     weights: LossWeights,
@@ -97,10 +96,9 @@ def deconvolution_loss(
     Parameters
     ----------
     passes : outputs of the unmasked and the masked pass; None where no term needs them
-    x : noisy input where it is compared with the reconvolved output
-    mask : masked voxels there; held-out voxels are not among them
-    mask_deconvolved : masked voxels of the whole patch
-    counted : voxels there that are not held out
+    x : noisy input
+    mask : masked voxels where the reconvolution is exact; held-out voxels are not among them
+    counted : voxels where it is exact and that are not held out
     bounds : range for the boundary terms
     weights : of the terms
     """
@@ -117,7 +115,7 @@ def deconvolution_loss(
     if weights.inv and full is not None and masked is not None:
         inv = invariance_loss(full, masked, mask)
     if weights.inv_d and full_d is not None and masked_d is not None:
-        inv_d = invariance_loss(full_d, masked_d, mask_deconvolved)
+        inv_d = invariance_loss(full_d, masked_d, mask)
     if weights.bound and shown is not None:
         bound = boundary_loss(shown, bounds)
     if weights.bound_d and shown_d is not None:

@@ -36,12 +36,13 @@ class PatchBatch(NamedTuple):
     ----------
     x : float32 (batch, 1, [z,] y, x), standardised
     held_out : bool, voxels that no loss may look at
-    inside : bool, False where a patch reaches beyond the volume and repeats its edge
+    exact : bool, False where the reconvolution is not to be compared: beyond the volume, where a patch
+        repeats its edge, and within the margin of a face at which the patch was cut out of the volume
     """
 
     x: NDArray[np.float32]
     held_out: NDArray[np.bool_]
-    inside: NDArray[np.bool_]
+    exact: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class PatchPool:
         held_out_fraction: float,
         pool_voxels: int = POOL_VOXELS,
     ) -> None:
-        extent = stacks[0].shape
+        extent = self._extent = stacks[0].shape
         # Two steps of the bottom level along x at least: batch normalisation needs more than one value.
         least = [alignment] * (len(extent) - 1) + [2 * alignment]
         self.patch_shape = tuple(
@@ -107,7 +108,13 @@ class PatchPool:
         sizes = np.array([excerpt.data.size for excerpt in self.excerpts], float)
         self._shares = sizes / sizes.sum()
 
-    def draw(self, step: int, batch: int, symmetries: PSFSymmetries | None = None) -> PatchBatch:
+    def draw(
+        self,
+        step: int,
+        batch: int,
+        symmetries: PSFSymmetries | None = None,
+        margin: Sequence[int] | None = None,
+    ) -> PatchBatch:
         """Draw the patches of one step; the same step always gives the same patches.
 
         Parameters
@@ -115,16 +122,18 @@ class PatchPool:
         step : number of the step; negative numbers give patches that no training step uses
         batch : patches to draw
         symmetries : turn and flip patches as far as the PSF allows; None leaves them as they are
+        margin : voxels near a cut face, along every spatial axis, that miss light from beyond it;
+            at the volume's own faces nothing is cut
         """
         rng = np.random.default_rng((self._seed, step + 2**32))
-        patches = [self._patch(rng) for _ in range(batch)]
+        patches = [self._patch(rng, margin or (0,) * len(self.patch_shape)) for _ in range(batch)]
         if symmetries is not None:
             patches = [augment(patch, symmetries, rng) for patch in patches]
         return PatchBatch(
             *(np.ascontiguousarray(np.stack(part)[:, None]) for part in zip(*patches, strict=True))
         )
 
-    def _patch(self, rng: np.random.Generator) -> PatchBatch:
+    def _patch(self, rng: np.random.Generator, margin: Sequence[int]) -> PatchBatch:
         places = [self._place(rng) for _ in range(CANDIDATES)]
         interest = np.array([self._interest(excerpt, corner) for excerpt, corner in places])
         excerpt, corner = places[int(rng.choice(CANDIDATES, p=interest / interest.sum()))]
@@ -135,7 +144,10 @@ class PatchPool:
         seed = self._seed + 7919 * excerpt.stack_index
         held = held_out_voxels(origin, self.patch_shape, self._held_out_fraction, seed)
         x = np.pad(self._stats.standardize(data), missing, mode="edge")
-        return PatchBatch(x, held, np.pad(np.ones(data.shape, bool), missing))
+        exact = np.zeros(self.patch_shape, bool)
+        sides = zip(origin, data.shape, self._extent, margin, strict=True)
+        exact[tuple(slice(m * (o > 0), n - m * (o + n < end)) for o, n, end, m in sides)] = True
+        return PatchBatch(x, held, exact)
 
     def _place(self, rng: np.random.Generator) -> tuple[Excerpt, tuple[int, ...]]:
         excerpt = self.excerpts[int(rng.choice(len(self.excerpts), p=self._shares))]
@@ -201,7 +213,7 @@ def augment(patch: PatchBatch, symmetries: PSFSymmetries, rng: np.random.Generat
     def turned(part: NDArray[Any]) -> NDArray[Any]:
         return np.rot90(np.flip(part, axes), turns, axes=(-2, -1))
 
-    return PatchBatch(turned(patch.x), turned(patch.held_out), turned(patch.inside))
+    return PatchBatch(turned(patch.x), turned(patch.held_out), turned(patch.exact))
 
 
 def _random_boxes(

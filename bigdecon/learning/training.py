@@ -31,6 +31,7 @@ from bigdecon.learning.losses import Bounds, LossTerms, Passes, deconvolution_lo
 from bigdecon.learning.masking import replace_masked, stratified_mask
 from bigdecon.learning.patches import PatchBatch, PatchPool
 from bigdecon.learning.precision import choose_precision, has_fast_bfloat16
+from bigdecon.learning.schedule import last_step, rate_factor, stop_reason
 from bigdecon.learning.training_state import TrainingState, load_state, save_state
 from bigdecon.learning.unet import UNet, memory_format
 from bigdecon.optics.blur import Blur
@@ -124,9 +125,9 @@ def train(
 
 
 def exact_margin(psf: np.ndarray[Any, Any], patch_shape: Sequence[int]) -> tuple[int, ...]:
-    """Choose how far from a patch's edge the reconvolution is compared with the data, in voxels.
+    """Choose how far from a face that cuts the volume the reconvolution is compared with the data, in voxels.
 
-    Within the PSF's radius of the edge, light from outside the patch is missing. The margin leaves at
+    Within the PSF's radius of it, light from beyond is missing. The margin leaves at
     most 2 % of the PSF's energy outside on either side, but takes no more than a quarter of the patch:
     a PSF as large as the patch would leave nothing to learn from.
     """
@@ -191,8 +192,7 @@ class _Trainer:
         losses = _MeanLoss()
         reported = 0.0
         for batch in self._batches(pool):
-            stop = self._stop()
-            if stop:
+            if stop_reason(config, self.step, self.seconds, self.curve):
                 break
             losses.add(self._learn(batch))
             self.step += 1
@@ -208,7 +208,7 @@ class _Trainer:
             if on_event and (due or self.seconds - reported > REPORT_SECONDS):
                 reported = self.seconds
                 on_event(self._report(losses))
-        return self._stop() or "steps"
+        return stop_reason(config, self.step, self.seconds, self.curve) or "steps"
 
     def _batches(self, pool: PatchPool) -> Iterator[PatchBatch]:
         """Prepare the next batch in the background while the device works; ends after the last step."""
@@ -220,13 +220,14 @@ class _Trainer:
                 yield current.result()
 
     def _draw(self, pool: PatchPool, step: int) -> PatchBatch:
-        return pool.draw(step, self.config.batch, self.symmetries)
+        return pool.draw(step, self.config.batch, self.symmetries, self.margin)
 
     def _learn(self, batch: PatchBatch) -> Tensor:
         """Do one step; the loss stays on the device."""
         self.network.train()
+        factor = rate_factor(self.config, self.step, self.seconds, self.curve)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * 0.5 ** self._halvings()
+            group["lr"] = self.config.learning_rate * factor
         generator = torch.Generator(self.device).manual_seed(_mix(self.config.seed, self.step))
         step = self._to_device(batch)
         mask = stratified_mask(len(step.x), step.x.shape[2:], self.config.mask_fraction, generator)
@@ -254,10 +255,9 @@ class _Trainer:
         )
         return deconvolution_loss(
             passes,
-            self._inner(step.x),
-            mask=self._inner(step.mask),
-            mask_deconvolved=step.mask,
-            counted=self._inner(step.counted),
+            step.x,
+            mask=step.mask,
+            counted=step.counted,
             bounds=self.bounds,
             weights=weights,
         )
@@ -270,20 +270,12 @@ class _Trainer:
         return output.float()
 
     def _reconvolve(self, deconvolved: Tensor) -> Tensor:
-        """Apply g; the result is smaller by the margin, inside which nearly no light is missing."""
-        missing = [r - m for r, m in zip(self.blur.radius, self.margin, strict=True)]
-        cut: list[Any] = [
-            slice(max(0, -m), n - max(0, -m)) for m, n in zip(missing, deconvolved.shape[2:], strict=True)
-        ]
-        return self.blur.valid(repeat_edges(deconvolved[(..., *cut)], [max(0, m) for m in missing]))
-
-    def _inner(self, x: Tensor) -> Tensor:
-        window: list[Any] = [slice(m, n - m) for m, n in zip(self.margin, x.shape[2:], strict=True)]
-        return x[(..., *window)]
+        """Apply g; what lies beyond a patch is taken to repeat its edge."""
+        return self.blur.valid(repeat_edges(deconvolved, self.blur.radius))
 
     def _to_device(self, batch: PatchBatch) -> _Step:
-        x, held, inside = (torch.from_numpy(part).to(self.device, non_blocking=True) for part in batch)
-        return _Step(x, held, inside & ~held)
+        x, held, exact = (torch.from_numpy(part).to(self.device, non_blocking=True) for part in batch)
+        return _Step(x, held, exact & ~held)
 
     @torch.no_grad()
     def _held_out_error(self, pool: PatchPool) -> float | None:
@@ -297,11 +289,11 @@ class _Trainer:
         self.network.eval()
         errors, counts = 0.0, 0
         for number in range(EVALUATION_BATCH):
-            batch = pool.draw(-1 - number, 1)
-            x, held, inside = (torch.from_numpy(part).to(self.device) for part in batch)
+            batch = pool.draw(-1 - number, 1, margin=self.margin)
+            x, held, exact = (torch.from_numpy(part).to(self.device) for part in batch)
             predicted = self._reconvolve(self._apply(torch.where(held, _neighbour_mean(x, held), x)))
-            wanted = self._inner(held & inside)
-            errors += float((((predicted - self._inner(x)) ** 2) * wanted).sum())
+            wanted = held & exact
+            errors += float((((predicted - x) ** 2) * wanted).sum())
             counts += int(wanted.sum())
         return errors / max(1, counts)
 
@@ -312,28 +304,10 @@ class _Trainer:
         patches = [torch.from_numpy(pool.draw(-1 - n, 1).x).to(self.device) for n in range(EVALUATION_BATCH)]
         return choose_precision(self.network, [x.contiguous(memory_format=layout) for x in patches])
 
-    def _halvings(self) -> int:
-        """How often the learning rate has been halved; a time budget may hurry it."""
-        config = self.config
-        spent = 0.0 if config.minutes is None else self.seconds / (60 * config.minutes)
-        return int(max(self.step, spent * config.steps) // config.halve_every)
-
-    def _stop(self) -> str:
-        config = self.config
-        if self.step >= config.steps:
-            return "steps"
-        if config.minutes is not None and self.seconds >= 60 * config.minutes:
-            return "time"
-        errors = [point.held_out_error for point in self.curve if point.held_out_error is not None]
-        patience = config.patience
-        if patience and len(errors) > patience and min(errors[-patience:]) > 0.999 * min(errors[:-patience]):
-            return "plateau"
-        return ""
-
     def _report(self, losses: _MeanLoss) -> TrainingStep:
         error = self.curve[-1].held_out_error if self.curve else None
         rate = self.seconds / self.step
-        left = rate * (self.config.steps - self.step)
+        left = rate * (last_step(self.config, self.curve) - self.step)
         if self.config.minutes is not None:
             left = min(left, max(0.0, 60 * self.config.minutes - self.seconds))
         return TrainingStep(self.step, self.config.steps, losses.look(self.step), error, left)

@@ -94,7 +94,6 @@ def terms_for(weights: LossWeights, passes: Passes = PASSES) -> LossTerms:
         passes,
         line(4, 0),
         mask=where(1, 0),
-        mask_deconvolved=where(0, 1),
         counted=where(0, 1),
         bounds=Bounds(0, 2.5),
         weights=weights,
@@ -103,7 +102,7 @@ def terms_for(weights: LossWeights, passes: Passes = PASSES) -> LossTerms:
 
 def test_all_terms_look_at_their_own_passes_and_masks() -> None:
     terms = terms_for(LossWeights(1, 1, 1, 1, 1, 1))
-    expected = LossTerms(*map(torch.tensor, (4.0, 4.0, 3.0, 2.0, (0.5 + 2) / 2, 1 / 2)))
+    expected = LossTerms(*map(torch.tensor, (4.0, 4.0, 3.0, 3.0, (0.5 + 2) / 2, 1 / 2)))
     torch.testing.assert_close(torch.stack(terms), torch.stack(expected))
 
 

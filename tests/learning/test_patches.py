@@ -52,9 +52,9 @@ def test_a_small_volume_is_held_whole() -> None:
 def test_patches_are_parts_of_the_volume_with_their_held_out_voxels() -> None:
     array = np.arange(30 * 40 * 50, dtype=np.float32).reshape(30, 40, 50)
     batch = pool_of(array, (8, 12, 16), seed=3).draw(5, 6)
-    assert batch.x.shape == batch.held_out.shape == batch.inside.shape == (6, 1, 8, 12, 16)
+    assert batch.x.shape == batch.held_out.shape == batch.exact.shape == (6, 1, 8, 12, 16)
     assert batch.x.dtype == np.float32
-    assert batch.inside.all()
+    assert batch.exact.all()
     for x, held in zip(batch.x[:, 0], batch.held_out[:, 0], strict=True):
         corner = np.unravel_index(int(x.flat[0]), array.shape)
         window = tuple(slice(int(c), int(c) + n) for c, n in zip(corner, x.shape, strict=True))
@@ -91,7 +91,7 @@ def test_a_volume_smaller_than_a_patch_is_extended_and_says_where(
     batch = pool.draw(0, 4)
     inside = np.zeros(patch, bool)
     inside[tuple(slice(0, n) for n in shape)] = True
-    for x, within in zip(batch.x[:, 0], batch.inside[:, 0], strict=True):
+    for x, within in zip(batch.x[:, 0], batch.exact[:, 0], strict=True):
         np.testing.assert_array_equal(within, inside)
         np.testing.assert_array_equal(x[shape[0] :], np.broadcast_to(x[shape[0] - 1], x[shape[0] :].shape))
 
@@ -186,7 +186,7 @@ def test_patches_are_turned_only_as_the_psf_allows(symmetries: PSFSymmetries) ->
     for _ in range(150):
         turned = augment(PatchBatch(x, x > 0.5, x > 0.1), symmetries, rng)
         np.testing.assert_array_equal(turned.held_out, turned.x > 0.5)
-        np.testing.assert_array_equal(turned.inside, turned.x > 0.1)
+        np.testing.assert_array_equal(turned.exact, turned.x > 0.1)
         seen.add(turned.x.tobytes())
     assert seen == allowed
 

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from bigdecon.config import LOSS_PRESETS, LossWeights, NetworkConfig, TrainingConfig, parse_loss
 from bigdecon.errors import TrainingError
 from bigdecon.intensity import measure_intensity
-from bigdecon.learning.checkpoint import Checkpoint, CurvePoint
+from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.learning.losses import Bounds
 from bigdecon.learning.patches import PatchPool
 from bigdecon.learning.training import TrainingStep, _bounds, _Step, _Trainer, exact_margin, train
@@ -126,10 +126,12 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [2, 4, 5])
-def test_an_interrupted_training_continues_as_if_undisturbed(tmp_path: Path, stop_at: int) -> None:
+@pytest.mark.parametrize(("stop_at", "schedule"), [(2, "halving"), (4, "one-cycle"), (5, "halving")])
+def test_an_interrupted_training_continues_as_if_undisturbed(
+    tmp_path: Path, stop_at: int, schedule: Any
+) -> None:
     volume, psf = noisy_volume(2), PSF(gaussian((5, 5)))
-    settings = config(steps=8, evaluate_every=1, halve_every=3)
+    settings = config(steps=8, evaluate_every=1, halve_every=3, schedule=schedule)
     undisturbed = train(volume, psf, settings)
 
     def interrupt(event: TrainingStep) -> None:
@@ -196,8 +198,8 @@ def test_no_loss_looks_at_the_value_of_a_held_out_voxel(
     """The targets, handed in apart from the inputs, may be anything where voxels are held out."""
     settings = config(ndim, loss=LossWeights(1, 1, 1, 1, 0.1, 0.1), valid_losses=valid, held_out_fraction=0.1)
     trainer, pool = trainer_for(settings, noisy_volume(ndim), PSF(gaussian((5,) * ndim)))
-    inputs, held, inside = map(torch.from_numpy, pool.draw(0, 2))
-    counted = inside & ~held
+    inputs, held, exact = map(torch.from_numpy, pool.draw(0, 2))
+    counted = exact & ~held
     assert held.any()
     apply = trainer._apply
     # Both passes read the true input, whatever the targets are.
@@ -261,31 +263,10 @@ def test_training_stops_on_a_plateau() -> None:
     assert done.curve[-1].step < 50
 
 
-def test_a_plateau_is_no_improvement_over_all_that_came_before() -> None:
-    trainer, _ = trainer_for(config(patience=2, steps=99), noisy_volume(2), PSF(gaussian((5, 5))))
-    for errors, stops in [
-        ([1.0, 0.9], False),
-        ([1.0, 1.0, 1.0], True),
-        ([1.0, 1.1, 0.9], False),
-        ([0.9, 1, 1], True),
-    ]:
-        trainer.curve = [CurvePoint(i, 0.0, error) for i, error in enumerate(errors)]
-        assert (trainer._stop() == "plateau") == stops
-
-
 def test_training_keeps_to_its_time() -> None:
     done = short_run(steps=100_000, minutes=0.01, evaluate_every=100_000, checkpoint_every=100_000)
     assert done.stopped_by == "time"
     assert 0.6 <= done.seconds < 5
-
-
-def test_the_learning_rate_is_halved_by_steps_or_sooner_by_the_clock() -> None:
-    trainer, _ = trainer_for(config(steps=100, halve_every=25), noisy_volume(2), PSF(gaussian((5, 5))))
-    trainer.step = 60
-    assert trainer._halvings() == 2
-    trainer.config = replace(trainer.config, minutes=1.0)
-    trainer.seconds = 48.0
-    assert trainer._halvings() == 3
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -311,13 +292,28 @@ def test_beyond_the_margin_lies_little_light_on_either_side(sigma: float) -> Non
 def test_the_reconvolution_is_the_true_one_inside_the_margin() -> None:
     psf = gaussian((5, 5), 3.0)
     settings = config(2, patch_shape=(24, 24))
-    trainer, _ = trainer_for(settings, noisy_volume(2, 40), PSF(psf))
+    trainer, pool = trainer_for(settings, noisy_volume(2, 40), PSF(psf))
     assert trainer.margin == (2, 2)
-    whole = torch.randn(1, 1, 40, 40)
-    patch = whole[..., 8:32, 8:32]
-    torch.testing.assert_close(
-        trainer._reconvolve(patch), trainer.blur.forward(whole)[..., 10:30, 10:30], atol=1e-5, rtol=0
-    )
+    whole = noisy_volume(2, 40).stack()[:, :]
+    wanted = trainer.blur.forward(torch.from_numpy(pool._stats.standardize(whole))[None, None], "replicate")
+    seen = torch.zeros(40, 40)
+    for step in range(200):
+        batch = pool.draw(step, 1, margin=trainer.margin)
+        corner = place_of(batch.x[0, 0], pool._stats.standardize(whole))
+        window = tuple(slice(c, c + 24) for c in corner)
+        exact = torch.from_numpy(batch.exact[0, 0])
+        again = trainer._reconvolve(torch.from_numpy(batch.x))[0, 0]
+        torch.testing.assert_close(again[exact], wanted[0, 0][window][exact], atol=1e-4, rtol=0)
+        seen[window] += exact
+    assert seen[0, 20] > 0
+    assert seen[20, -1] > 0
+
+
+def place_of(patch: NDArray[np.float32], whole: NDArray[np.float32]) -> tuple[int, int]:
+    """Find where a patch was cut out."""
+    windows = np.lib.stride_tricks.sliding_window_view(whole, patch.shape)
+    found = np.argwhere((windows == patch).all(axis=(-2, -1)))
+    return int(found[0][0]), int(found[0][1])
 
 
 def test_the_lower_bound_is_the_background() -> None:
