@@ -150,6 +150,7 @@ class TrainingConfig:
     learning_rate : of Adam, at its highest
     schedule : "halving" of the rate again and again, as in the paper, or "one-cycle": up over the first tenth
         of the steps, then down half a cosine
+    clip_gradient : largest norm of the gradient over all weights, longer ones are shortened; 0 for no limit
     halve_every : steps after which the rate is halved; one cycle takes no notice of it
     mask_fraction : part of the voxels that is masked, in (0, 1)
     mask_noise : standard deviation of the noise that replaces masked voxels, in standardised units
@@ -172,6 +173,7 @@ class TrainingConfig:
     learning_rate: float = 4e-4
     schedule: Schedule = "halving"
     halve_every: int = 2000
+    clip_gradient: float = 0.0
     mask_fraction: float = 0.005
     mask_noise: float = 0.2
     valid_losses: bool = True
@@ -270,8 +272,10 @@ def training_preset(preset: Preset, *, ndim: int, accelerator: bool) -> Training
             upper_bound=True,
         )
     published = training_preset("paper", ndim=ndim, accelerator=accelerator)
-    loss = replace(published.loss, bound_d=1.0)
-    base = replace(published, loss=loss, schedule="one-cycle", valid_losses=True, upper_bound=False)
+    loss = replace(published.loss, bound_d=0.3)
+    base = replace(
+        published, loss=loss, schedule="one-cycle", clip_gradient=1.0, valid_losses=True, upper_bound=False
+    )
     if preset == "auto" and accelerator:
         return replace(
             base,
@@ -286,7 +290,7 @@ def training_preset(preset: Preset, *, ndim: int, accelerator: bool) -> Training
         network=NetworkConfig(ndim, 32 if flat else 16, 3, "add", "batch", smooth=True),
         batch=4 if flat else 1,
         steps=600 if flat else 450,
-        learning_rate=1e-2,
+        learning_rate=5e-3,
         mixed_precision=True,
         evaluate_every=50,
         checkpoint_every=50,

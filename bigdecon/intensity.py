@@ -82,19 +82,36 @@ def measure_intensity(
     boxes = list(_sample_boxes(stacks, sample_voxels))
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(lambda item: _measure_box(stacks[item[0]], item[1], name), boxes))
+    if len({value for part in parts for value in (part.minimum, part.maximum)}) == 1:
+        parts += _find_others(stacks, parts[0].minimum, sample_voxels, name)
     count = sum(part.count for part in parts)
     mean = sum(part.count * part.mean for part in parts) / count
     squares = sum(part.squares + part.count * (part.mean - mean) ** 2 for part in parts)
     low, high = min(part.minimum for part in parts), max(part.maximum for part in parts)
-    if low == high and count < total and sample_voxels < total:
-        # Perhaps only the sample is empty: before this is refused, all has to be looked at.
-        return measure_intensity(stacks, sample_voxels=8 * sample_voxels, name=name)
     if low == high:
         raise VolumeError(
             f"every voxel of {name} has the value {low:g}; there is nothing to restore in a constant image."
         )
     background = float(np.percentile(np.concatenate([part.local_means for part in parts]), 1))
     return IntensityStats(mean, float(np.sqrt(squares / count)), low, high, background, count / total)
+
+
+def _find_others(stacks: Sequence[Stack], value: float, enough: int, name: str) -> list[_Part]:
+    """Look through all of a volume, whose sample holds one value only, for boxes that hold others.
+
+    Stops when those found have `enough` voxels; an empty volume is read to its end.
+    """
+    found: list[_Part] = []
+    everything = (
+        8 * len(stacks) * int(np.prod(stacks[0].shape, dtype=float))
+    )  # boxes at the edges are smaller
+    for index, box in _sample_boxes(stacks, everything):
+        part = _measure_box(stacks[index], box, name)
+        if not part.minimum == part.maximum == value:
+            found.append(part)
+        if sum(part.count for part in found) >= enough:
+            break
+    return found
 
 
 def _sample_boxes(stacks: Sequence[Stack], sample_voxels: int) -> Iterator[tuple[int, Box]]:

@@ -47,6 +47,13 @@ from bigdecon.worker_tasks import (
 
 __all__ = ["RunResult", "run"]
 
+# A smaller block makes another run: what is finished could not be continued.
+REGION_REMEDY = (
+    "give the workers more memory and the same command again, or start anew with a smaller --block, "
+    "--overwrite, and --model with this output if it is trained"
+)
+TRAINING_REMEDY = "give the workers more memory and the same command again, or --overwrite and --preset fast"
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -173,12 +180,12 @@ def _train_channel(
     state = plan.bookkeeping / "training" / f"channel-{channel}.safetensors"
     threads = connection.threads_per_worker
     setting = (plan.psfs[channel], training, channel, plan.device, plan.stats[channel])
-    # A topic of its own: other runs on this scheduler are not to hear it.
-    topic = f"bigdecon-{uuid4().hex}"
-    work = Call(train_on_worker, (plan.volume, *setting, state.absolute(), threads, topic))
+    run_id = uuid4().hex
+    work = Call(train_on_worker, (plan.volume, *setting, state.absolute(), threads, run_id))
     trained: dict[int, Checkpoint] = {}
-    with stage(name, training.steps, listener), subscribe(connection.client, listener, topic):
-        task = Task(channel, lambda: work, name.replace(" ", "-"), _able_workers(plan, connection))
+    with stage(name, training.steps, listener), subscribe(connection.client, listener, run_id):
+        workers = _able_workers(plan, connection)
+        task = Task(channel, lambda: work, name.replace(" ", "-"), TRAINING_REMEDY, workers)
         run_tasks(connection.client, [task], in_flight=1, on_done=trained.__setitem__)
     return trained[channel]
 
@@ -187,7 +194,7 @@ def _able_workers(plan: RunPlan, connection: Connection) -> tuple[str, ...]:
     """Keep a GPU's work off workers without one; a cluster of our own has workers of one kind only."""
     if connection.owns_cluster or plan.device == "cpu":
         return ()
-    return tuple(gpu_workers(connection.client))
+    return gpu_workers(connection.client)
 
 
 def _model_paths(plan: RunPlan) -> tuple[Path, ...]:
@@ -215,13 +222,11 @@ def _deconvolve(
     workers = _able_workers(plan, connection)
 
     def task(key: RegionKey) -> Task[RegionKey]:
-        return Task(key, _region_builder(plan, methods[key.channel], key), "region", workers)
+        return Task(key, _region_builder(plan, methods[key.channel], key), "region", REGION_REMEDY, workers)
 
     in_flight = 2 * (len(workers) or connection.n_workers)
     with stage("deconvolve", len(everything), listener):
-        _walk(everything, task, ledger, connection, listener, lease, in_flight)
-    known = ledger.read()
-    return sum(known[key].clipped for key in everything)
+        return _walk(everything, task, ledger, connection, listener, lease, in_flight)
 
 
 def _walk(
@@ -232,19 +237,23 @@ def _walk(
     listener: Listener,
     lease: Lease,
     in_flight: int,
-) -> None:
-    """Do the tasks of all regions that the ledger does not have yet, and enter them."""
+) -> int:
+    """Do the tasks of all regions that the ledger lacks, and enter them; returns all clipped voxels."""
     finished = ledger.read()
     earlier = [key for key in keys if key in finished]
     counter = RegionCounter(listener, len(keys), len(earlier), sum(key.voxels for key in earlier))
+    clipped = sum(finished[key].clipped for key in earlier)
 
     def done(key: RegionKey, record: RegionRecord) -> None:
+        nonlocal clipped
         lease.check()
         ledger.mark(key, record)
+        clipped += record.clipped
         counter.advance(key.voxels)
 
     missing = (task(key) for key in keys if key not in finished)
     run_tasks(connection.client, missing, in_flight=in_flight, on_done=done)
+    return clipped
 
 
 def _method(

@@ -290,8 +290,13 @@ def _training(config: RunConfig, volume: Volume, device: str) -> TrainingConfig:
         chosen = replace(chosen, loss=parse_loss(config.loss))
     if config.steps is not None:
         # The learning rate falls over the steps there are, in either schedule.
-        share = chosen.halve_every / chosen.steps
-        chosen = replace(chosen, steps=config.steps, halve_every=max(1, round(config.steps * share)))
+        share = config.steps / chosen.steps
+        chosen = replace(
+            chosen,
+            steps=config.steps,
+            halve_every=max(1, round(chosen.halve_every * share)),
+            patience=max(chosen.patience, round(chosen.patience * share)),
+        )
     return replace(chosen, minutes=config.train_minutes, seed=config.seed)
 
 

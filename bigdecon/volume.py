@@ -136,6 +136,16 @@ class Take:
         return np.concatenate(parts, axis=self.axis)
 
 
+def cut_faces(source: Source) -> tuple[tuple[bool, bool], ...]:
+    """Tell for every axis whether the low and the high face were cut by a crop: the image goes on beyond."""
+    if isinstance(source, Take):
+        return cut_faces(source.source)
+    if isinstance(source, Crop):
+        sides = zip(source.box, source.source.shape, cut_faces(source.source), strict=True)
+        return tuple((low or b.start > 0, high or b.stop < n) for b, n, (low, high) in sides)
+    return ((False, False),) * len(source.shape)
+
+
 @dataclass(frozen=True)
 class Stack:
     """One channel at one time point: the spatial image that the methods work on.
@@ -159,6 +169,12 @@ class Stack:
         """Unit of reading along the spatial axes, in voxels."""
         pairs = zip(self.axes, self.source.chunks, strict=True)
         return tuple(size for axis, size in pairs if axis in SPATIAL_AXES)
+
+    @property
+    def cut(self) -> tuple[tuple[bool, bool], ...]:
+        """Whether the image goes on beyond the low and the high face of every spatial axis."""
+        pairs = zip(self.axes, cut_faces(self.source), strict=True)
+        return tuple(faces for axis, faces in pairs if axis in SPATIAL_AXES)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -49,16 +49,16 @@ def train_on_worker(
     stats: IntensityStats,
     state_path: Path,
     threads: int,
-    topic: str,
+    run_id: str,
 ) -> Checkpoint:
-    """Train in a worker process and send progress to those who subscribed to the topic; else as `train`."""
+    """Train in a worker process and send progress to those who listen to this run; else as `train`."""
     if device == "cpu":
         torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
 
     def report(step: TrainingStep) -> None:
-        publish(TrainingProgress(**asdict(step)), topic)
+        publish(TrainingProgress(**asdict(step)), run_id)
 
     return train(
         volume,

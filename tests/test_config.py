@@ -155,6 +155,9 @@ def test_the_page_about_presets_is_true(ndim: int) -> None:
         "steps": [str(c.steps) for c in columns],
         "learning rate": [f"{c.learning_rate:g}" for c in columns],
         "schedule": [c.schedule for c in columns],
+        "norm of the gradient at most": [
+            f"{c.clip_gradient:g}" if c.clip_gradient else "no limit" for c in columns
+        ],
         "stops early": ["yes" if c.patience else "no" for c in columns],
         "bfloat16 in training": ["where it is fast" if c.mixed_precision else "no" for c in columns],
     }

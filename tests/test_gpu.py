@@ -116,7 +116,9 @@ def test_an_interrupted_training_continues_as_if_undisturbed(
     with pytest.raises(KeyboardInterrupt):
         _train(psf, image, state_path=state, on_event=interrupt)
     assert state.exists()
-    continued = _train(psf, image, state_path=state)
+    seen: list[int] = []
+    continued = _train(psf, image, state_path=state, on_event=lambda event: seen.append(event.step))
+    assert seen[0] > 2
     assert all(np.array_equal(array, continued.weights[name]) for name, array in undisturbed.weights.items())
 
 

@@ -82,6 +82,16 @@ def test_a_voxel_that_is_no_number_is_named(bad: float) -> None:
         measure_intensity(stacks_of(Volume.from_array(values, "tzyx")), name="cells")
 
 
+@pytest.mark.parametrize("corner", [(0, 0, 0), (3, 1, 2), (3, 3, 3)])
+def test_a_volume_that_is_empty_where_it_was_sampled(corner: tuple[int, ...]) -> None:
+    data = np.full((100, 100, 100), 7, np.uint16)
+    data[tuple(33 * c for c in corner)] = 1000
+    stats = measure_intensity([Volume.from_array(data).stack()], sample_voxels=32**3)
+    assert (stats.minimum, stats.maximum) == (7, 1000)
+    assert stats.std > 0
+    assert stats.background == 7
+
+
 def test_a_constant_image_is_refused_with_its_value() -> None:
     with pytest.raises(VolumeError, match="has the value 7; there is nothing to restore"):
         measure_intensity(stacks_of(Volume.from_array(np.full((5, 5), 7, np.uint8))))

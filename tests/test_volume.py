@@ -172,3 +172,15 @@ def test_sources_fit_the_protocol_and_pickle() -> None:
         whole = tuple(slice(0, n) for n in made.shape)
         np.testing.assert_array_equal(copy[whole], made[whole])
         assert all(c <= n for c, n in zip(made.chunks, made.shape, strict=True))
+
+
+def test_a_crop_remembers_which_faces_it_cut() -> None:
+    volume = Volume.from_array(np.zeros((2, 6, 8, 10)), "tzyx")
+    assert volume.stack().cut == ((False, False),) * 3
+    crop = volume.crop((slice(0, 6), slice(2, 8), slice(0, 9)))
+    assert crop.stack().cut == ((False, False), (True, False), (False, True))
+    assert crop.crop((slice(1, 6), slice(0, 5), slice(0, 9))).stack(timepoint=1).cut == (
+        (True, False),
+        (True, True),
+        (False, True),
+    )

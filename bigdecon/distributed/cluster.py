@@ -52,7 +52,7 @@ SETTINGS = {
     "distributed.worker.memory.pause": 0.85,
     "distributed.worker.memory.terminate": 0.95,
     # One heap for all threads: large pieces of memory that one task frees serve the next (learning/heap.py).
-    "distributed.nanny.pre-spawn-environ": {"MALLOC_ARENA_MAX": "1"},
+    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": "1",
 }
 
 
@@ -176,11 +176,11 @@ def _local(layout: _Layout, dashboard_address: str) -> Iterator[Client]:
     """Start a cluster on this machine, and end all of it afterwards."""
     dashboard = _dashboard_place(dashboard_address)
     with ExitStack() as stack:
-        stack.enter_context(environment_kept())
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="bigdecon-", ignore_cleanup_errors=True)
         )
         stack.enter_context(dask.config.set(SETTINGS | _proxied_link() | {"temporary-directory": folder}))
+        stack.enter_context(environment_kept())  # after the settings, which add names to keep
         with sigint_blocked(), environment_kept():
             cluster = _start(layout, dashboard, folder)
         stack.callback(_end, cluster)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,14 +26,14 @@ def choose_device(device: str, client: Client | None = None) -> str:
     Returns
     -------
     str
-        "cpu", "cuda" or "mps"; on a running cluster also "cuda:1", as asked for
+        "cpu", "cuda" or "mps"; on a running cluster "cuda" is the first GPU that each worker sees
 
     Raises
     ------
     OptionError
         if the device is unknown, or not there
     """
-    kind = device.partition(":")[0]
+    kind = _parse(device)[0]
     if client is None:
         if not choose_gpus(device):
             return "cpu" if device == "auto" else device
@@ -44,15 +45,16 @@ def choose_device(device: str, client: Client | None = None) -> str:
             f"the device {device!r} was asked for, but this PyTorch is a build for the CPU only; "
             "install one with CUDA, or give --device cpu."
         )
-    if device in ("cpu", "mps"):
-        return device
-    found = any(client.run(_torch_uses_gpus).values())
-    if kind == "cuda" and not found:
-        raise OptionError(
-            f"the device {device!r} was asked for, but no worker of the cluster has a GPU that PyTorch "
-            "can use; give --device cpu, or start workers where the GPUs are."
-        )
-    return ("cuda" if found else "cpu") if kind == "auto" else device
+    if kind in ("cpu", "mps"):
+        return kind
+    if any(client.run(_torch_uses_gpus, on_error="ignore").values()):
+        return "cuda"
+    if kind == "auto":
+        return "cpu"
+    raise OptionError(
+        f"the device {device!r} was asked for, but no worker of the cluster has a GPU that PyTorch "
+        "can use; give --device cpu, or start workers where the GPUs are."
+    )
 
 
 def choose_gpus(device: str, gpus: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -68,29 +70,36 @@ def choose_gpus(device: str, gpus: Sequence[str] | None = None) -> tuple[str, ..
     OptionError
         if the device is unknown, or not there
     """
-    kind, _, number = device.partition(":")
+    kind, number = _parse(device)
     if kind in ("cpu", "mps"):
         return ()
-    if kind not in ("auto", "cuda") or (number and not number.isdigit()):
-        raise OptionError(
-            f"the device {device!r} is not known; give auto, cpu, cuda, cuda:0, cuda:1, ... or mps."
-        )
     found = visible_gpus() if gpus is None else tuple(gpus)
     if kind == "cuda" and not found:
         raise OptionError(
             f"the device {device!r} was asked for, but no NVIDIA GPU is visible; give --device cpu."
         )
-    if number and int(number) >= len(found):
+    if number is not None and number >= len(found):
         raise OptionError(
             f"the device {device!r} was asked for, but the {len(found)} visible GPUs count from cuda:0."
         )
-    return (found[int(number)],) if number else found
+    return found if number is None else (found[number],)
 
 
-def gpu_workers(client: Client) -> list[str]:
-    """Give the addresses of the workers that have a GPU; those of all workers if none has."""
-    holds = client.run(_torch_uses_gpus)
-    return sorted(worker for worker, gpu in holds.items() if gpu) or sorted(holds)
+def _parse(device: str) -> tuple[str, int | None]:
+    """Split "cuda:1" into kind and number."""
+    match = re.fullmatch(r"(auto|cpu|mps|cuda)|cuda:(\d+)", device)
+    if match is None:
+        raise OptionError(
+            f"the device {device!r} is not known; give auto, cpu, cuda, cuda:0, cuda:1, ... or mps."
+        )
+    return match[1] or "cuda", None if match[2] is None else int(match[2])
+
+
+def gpu_workers(client: Client) -> tuple[str, ...]:
+    """Give the addresses of the workers that have a GPU where only some have; else none, for any worker."""
+    holds = client.run(_torch_uses_gpus, on_error="ignore")
+    able = tuple(sorted(worker for worker, gpu in holds.items() if gpu))
+    return () if len(able) == len(holds) else able
 
 
 def _torch_uses_gpus() -> bool:

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 TOPIC = "bigdecon"
-"""Topic of the event log; several runs on one scheduler want one each, such as "bigdecon-<id>"."""
+"""Topic of the event log, one for all runs: the scheduler never forgets a topic."""
 
 Level = Literal["info", "warning"]
 
@@ -145,8 +145,8 @@ def from_dict(values: Mapping[str, Any]) -> Event:
         raise ValueError(f"{dict(values)!r} is not an event of this version of bigdecon") from error
 
 
-def publish(event: Event, topic: str = TOPIC) -> None:
-    """Send an event from within a task to those who subscribed; elsewhere it does nothing.
+def publish(event: Event, run_id: str = "") -> None:
+    """Send an event from within a task to those who listen to the run; elsewhere it does nothing.
 
     Events of a task arrive in order, and before the task's own result.
     """
@@ -154,12 +154,12 @@ def publish(event: Event, topic: str = TOPIC) -> None:
 
     with suppress(ValueError):  # not in a worker
         # One level down, because Dask adds the worker's name beside it
-        get_worker().log_event(topic, {"bigdecon": to_dict(event)})
+        get_worker().log_event(TOPIC, {"run": run_id, "bigdecon": to_dict(event)})
 
 
 @contextmanager
-def subscribe(client: Client, listener: Listener, topic: str = TOPIC) -> Iterator[None]:
-    """Hand the events that workers publish to a listener while the block lasts.
+def subscribe(client: Client, listener: Listener, run_id: str = "") -> Iterator[None]:
+    """Hand the events that the workers of one run publish to a listener while the block lasts.
 
     The listener is called in the client's network thread: it must be quick and ask nothing of the
     client. Events that this version does not know are passed over.
@@ -167,20 +167,21 @@ def subscribe(client: Client, listener: Listener, topic: str = TOPIC) -> Iterato
 
     def hear(stamped: tuple[float, Any]) -> None:
         try:
+            mine = stamped[1]["run"] == run_id
             event = from_dict(stamped[1]["bigdecon"])
         except (ValueError, TypeError, KeyError):
             return
-        if open_:
+        if open_ and mine:
             listener(event)
 
     open_ = True
-    client.subscribe_topic(topic, hear)
+    client.subscribe_topic(TOPIC, hear)
     try:
         yield
     finally:
         open_ = False
         with suppress(Exception):  # the scheduler may be gone by now
-            client.unsubscribe_topic(topic)
+            client.unsubscribe_topic(TOPIC)
 
 
 @contextmanager

@@ -48,12 +48,14 @@ class Task(Generic[K]):
     build : makes the work: a `Call`, or a Dask collection (a Delayed, say); called again for each retry
     name : what a Call is called on the dashboard; tasks are grouped by what precedes the first digit.
         A collection brings its own names.
+    remedy : what to do where the memory does not suffice, as the end of a sentence
     workers : addresses of the workers that may do it; empty for any
     """
 
     key: K
     build: Callable[[], Any]
     name: str = "task"
+    remedy: str = "give the workers more memory, and the same command again"
     workers: tuple[str, ...] = ()
 
 
@@ -97,8 +99,9 @@ def run_tasks(
         if the scheduler went away, or had no worker for longer than `patience_seconds`
     RunError
         if workers died again and again of the same task
-    Exception
-        the first failure of a task; the others are cancelled then, as on Ctrl-C
+    BigdeconError
+        of a task, at once; any other failure, once it has been tried again, as a RunError. The other tasks
+        are cancelled then, as on Ctrl-C.
     """
     if in_flight < 1:
         raise OptionError(f"{in_flight} tasks in flight were asked for; it must be at least 1.")
@@ -196,7 +199,7 @@ class _Walk(Generic[K]):
         if isinstance(error, CancelledError | CommClosedError) or self._client.status != "running":
             raise self._lost() from error
         if attempt.failures >= self._retries:
-            raise _final(error, attempt.task.name) from error
+            raise _final(error, attempt.task) from error
         # A graph keeps its keys: wait until the client has let go of the failed ones.
         self._client.sync(_breathe)
         self._launch(attempt.task, attempt.failures + 1)
@@ -213,11 +216,11 @@ class _Walk(Generic[K]):
             workers = self._client.sync(self._ask, callback_timeout=ASK_SECONDS)
         except (OSError, TimeoutError):
             return  # busy, or lost: then the status says so soon
-        if workers:
+        if any(not a.task.workers or set(a.task.workers) & set(workers) for a in self._flying.values()):
             self._with_workers = now
         elif now > self._with_workers + self._patience_seconds:
             raise SchedulerLostError(
-                f"the cluster has had no workers for {now - self._with_workers:.0f} s; "
+                f"the cluster has had no workers for this for {now - self._with_workers:.0f} s; "
                 "start some and run the same command again: it continues where it stopped."
             )
 
@@ -241,18 +244,16 @@ class _Walk(Generic[K]):
                 self._client.cancel(futures)
 
 
-def _final(error: Exception, task: str) -> RunError:
+def _final(error: Exception, task: Task[Any]) -> RunError:
     """Say in a sentence why a task cannot be done."""
-    # By name: this module knows no torch.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        whose = "the GPU's memory" if type(error).__name__ == "OutOfMemoryError" else "a worker's memory"
-        return RunError(
-            f"{whose} does not suffice for the task {task}; give a smaller --block or --tile and the same "
-            "command again."
-        )
     text = str(error).strip().partition("\n")[0]
+    # By name and words: this module knows no torch, whose CPU allocator raises a mere RuntimeError.
+    on_gpu = type(error).__name__ == "OutOfMemoryError"
+    if on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in text:
+        whose = "the GPU's memory" if on_gpu else "a worker's memory"
+        return RunError(f"{whose} does not suffice for the task {task.name}; {task.remedy}.")
     return RunError(
-        f"the task {task} failed again and again, at last with "
+        f"the task {task.name} failed again and again, at last with "
         f"{type(error).__name__}: {text or 'no message'}; "
         "what is finished is kept, and the same command continues."
     )

@@ -60,7 +60,8 @@ class Checkpoint:
     seconds : training time
     device : where it was trained
     stopped_by : "steps", "time" or "plateau"
-    precision : "float32", or "bfloat16" or "float16" where that was measured to agree on this device
+    training_precision : "float32", or "bfloat16" inside the network
+    precision : of inference: "float32", or a half format where that was measured to agree on this device
     """
 
     weights: dict[str, NDArray[Any]]
@@ -73,6 +74,7 @@ class Checkpoint:
     seconds: float = 0.0
     device: str = "cpu"
     stopped_by: str = "steps"
+    training_precision: str = "float32"
     precision: str = "float32"
 
     @property

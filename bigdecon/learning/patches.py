@@ -94,6 +94,7 @@ class PatchPool:
         pool_voxels: int = POOL_VOXELS,
     ) -> None:
         extent = self._extent = stacks[0].shape
+        self._cut = stacks[0].cut
         # Two steps of the bottom level along x at least: batch normalisation needs more than one value.
         least = [alignment] * (len(extent) - 1) + [2 * alignment]
         self.patch_shape = tuple(
@@ -145,8 +146,13 @@ class PatchPool:
         held = held_out_voxels(origin, self.patch_shape, self._held_out_fraction, seed)
         x = np.pad(self._stats.standardize(data), missing, mode="edge")
         exact = np.zeros(self.patch_shape, bool)
-        sides = zip(origin, data.shape, self._extent, margin, strict=True)
-        exact[tuple(slice(m * (o > 0), n - m * (o + n < end)) for o, n, end, m in sides)] = True
+        sides = zip(origin, data.shape, self._extent, self._cut, margin, strict=True)
+        exact[
+            tuple(
+                slice(m * (low or o > 0), n - m * (high or o + n < end))
+                for o, n, end, (low, high), m in sides
+            )
+        ] = True
         return PatchBatch(x, held, exact)
 
     def _place(self, rng: np.random.Generator) -> tuple[Excerpt, tuple[int, ...]]:

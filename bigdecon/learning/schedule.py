@@ -26,7 +26,7 @@ STILL = 0.999
 
 
 def rate_factor(config: TrainingConfig, step: int, seconds: float, curve: Sequence[CurvePoint]) -> float:
-    """Give what to multiply the learning rate by at a step, in (0, 1].
+    """Give what to multiply the learning rate by at a step, in [0, 1].
 
     Parameters
     ----------
@@ -38,11 +38,12 @@ def rate_factor(config: TrainingConfig, step: int, seconds: float, curve: Sequen
     spent = 0.0 if config.minutes is None else seconds / (60 * config.minutes)
     if config.schedule == "halving":
         return float(0.5 ** (max(step, spent * config.steps) // config.halve_every))
+    planned = _one_cycle(max((step + 0.5) / config.steps, spent))
     flat = plateau(config, curve)
     if flat is None or step < flat:
-        return _one_cycle(max((step + 0.5) / config.steps, spent))
+        return planned
     left = (flat + _cool_down(config) - step) / _cool_down(config)
-    return _one_cycle((flat + 0.5) / config.steps) * max(0.0, left)
+    return min(planned, _one_cycle((flat + 0.5) / config.steps) * max(0.0, left))
 
 
 def stop_reason(config: TrainingConfig, step: int, seconds: float, curve: Sequence[CurvePoint]) -> str:
@@ -61,15 +62,21 @@ def last_step(config: TrainingConfig, curve: Sequence[CurvePoint]) -> int:
 
 
 def plateau(config: TrainingConfig, curve: Sequence[CurvePoint]) -> int | None:
-    """Find the step at which the held-out error had not fallen for `patience` measurements."""
-    errors = [(point.step, point.held_out_error) for point in curve if point.held_out_error is not None]
-    patience = config.patience
-    if not patience:
+    """Find the step at which the held-out error had not fallen for `patience` measurements.
+
+    Those made while the rate of one cycle still rises do not count.
+    """
+    if not config.patience:
         return None
-    for now in range(patience, len(errors)):
-        before = min(error for _, error in errors[: now - patience + 1])
-        if min(error for _, error in errors[now - patience + 1 : now + 1]) > STILL * before:
-            return errors[now][0]
+    first = WARM_UP * config.steps if config.schedule == "one-cycle" else 0
+    best, waited = math.inf, 0
+    for point in curve:
+        if point.held_out_error is None or point.step < first:
+            continue
+        waited = 0 if point.held_out_error < STILL * best else waited + 1
+        best = min(best, point.held_out_error)
+        if waited >= config.patience:
+            return point.step
     return None
 
 

@@ -120,6 +120,7 @@ def train(
         seconds=trainer.seconds,
         device=_device_name(torch.device(device)),
         stopped_by=stopped_by,
+        training_precision="bfloat16" if trainer.half else "float32",
         precision=trainer.precision(pool),
     )
 
@@ -128,7 +129,7 @@ def exact_margin(psf: np.ndarray[Any, Any], patch_shape: Sequence[int]) -> tuple
     """Choose how far from a face that cuts the volume the reconvolution is compared with the data, in voxels.
 
     Within the PSF's radius of it, light from beyond is missing. The margin leaves at
-    most 2 % of the PSF's energy outside on either side, but takes no more than a quarter of the patch:
+    most 1 % of the PSF's energy outside on either side, but takes no more than a quarter of the patch:
     a PSF as large as the patch would leave nothing to learn from.
     """
     margins = []
@@ -183,6 +184,8 @@ class _Trainer:
         progress = load_state(self.path, self.network, self.optimizer)
         if progress is not None:
             self.step, self.seconds = progress.step, progress.seconds
+            # A training keeps its precision, even where another machine would have chosen the other.
+            self.half = progress.half
             self.curve = list(progress.curve)
 
     def run(self, pool: PatchPool, on_event: Callable[[TrainingStep], None] | None) -> str:
@@ -237,6 +240,8 @@ class _Trainer:
         loss = terms.total(self.config.loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.config.clip_gradient:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient)
         self.optimizer.step()
         return loss.detach()
 
@@ -295,7 +300,7 @@ class _Trainer:
             wanted = held & exact
             errors += float((((predicted - x) ** 2) * wanted).sum())
             counts += int(wanted.sum())
-        return errors / max(1, counts)
+        return errors / counts if counts else None
 
     def precision(self, pool: PatchPool) -> str:
         """Choose the precision for inference, by patches that no step has seen."""
@@ -314,7 +319,7 @@ class _Trainer:
 
     def _save(self) -> None:
         if self.path is not None:
-            progress = TrainingState(self.step, self.seconds, tuple(self.curve))
+            progress = TrainingState(self.step, self.half, self.seconds, tuple(self.curve))
             save_state(self.path, self.network, self.optimizer, progress)
 
 

@@ -16,7 +16,7 @@ from bigdecon.learning.checkpoint import CurvePoint, write_atomically
 
 __all__ = ["TrainingState", "load_state", "save_state"]
 
-VERSION = 1
+VERSION = 2
 
 
 class TrainingState(NamedTuple):
@@ -25,11 +25,13 @@ class TrainingState(NamedTuple):
     Attributes
     ----------
     step : steps done
+    half : whether the network computes in bfloat16, decided at the first step
     seconds : time spent
     curve : loss and held-out error so far
     """
 
     step: int
+    half: bool
     seconds: float
     curve: tuple[CurvePoint, ...]
 
@@ -70,7 +72,7 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     _match_layouts(optimizer)
     curve = tuple(CurvePoint(**point) for point in described["curve"])
-    return TrainingState(described["step"], described["seconds"], curve)
+    return TrainingState(described["step"], described["half"], described["seconds"], curve)
 
 
 def _match_layouts(optimizer: torch.optim.Optimizer) -> None:

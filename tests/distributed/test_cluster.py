@@ -15,7 +15,6 @@ import pytest
 
 from bigdecon.distributed import cluster as cluster_module
 from bigdecon.distributed.cluster import connect
-from bigdecon.distributed.devices import gpu_workers
 from bigdecon.errors import ClusterError, OptionError
 
 
@@ -27,7 +26,6 @@ def test_one_worker_with_the_threads_asked_for(connection):
     assert (connection.n_workers, connection.threads_per_worker) == (1, 2)
     assert connection.owns_cluster
     assert connection.dashboard_link == ""
-    assert gpu_workers(connection.client) == list(connection.client.nthreads())
 
 
 def test_everything_listens_on_loopback_only(connection):
@@ -58,7 +56,9 @@ def test_nothing_is_left_of_a_cluster():
         assert folder.is_dir()
         assert connection.dashboard_link.endswith("/status")
         worker = next(iter(connection.client.run(os.getpid).values()))
-        assert os.environ.get("OMP_NUM_THREADS") == variables.get("OMP_NUM_THREADS")
+        for name, value in (("OPENBLAS_NUM_THREADS", "1"), ("MALLOC_ARENA_MAX", "1")):
+            assert os.environ.get(name) == variables.get(name)
+            assert list(connection.client.run(environment, name).values()) == [value]
     assert not folder.exists()
     assert not psutil.pid_exists(worker)
     assert {child.pid for child in psutil.Process().children()} <= children | {resource_tracker_pid()}

@@ -43,6 +43,8 @@ def test_the_device_of_workers_on_this_machine(machine, asked, gpus, usable, exp
         ("cuda", ("0",), "build for the CPU only"),
         ("cuda:1", ("0",), "the 1 visible GPUs count from cuda:0"),
         ("tpu", (), "is not known"),
+        ("cpu:0", (), "is not known"),
+        ("cuda:x", ("0",), "is not known"),
     ],
 )
 def test_a_device_that_is_not_there(machine, asked, gpus, sentence):
@@ -54,6 +56,9 @@ def test_a_device_that_is_not_there(machine, asked, gpus, sentence):
 def test_a_running_cluster_is_asked(connection):
     assert devices.choose_device("auto", connection.client) == "cpu"
     assert devices.choose_device("cpu", connection.client) == "cpu"
+    with pytest.raises(OptionError, match="is not known"):
+        devices.choose_device("tpu", connection.client)
     if not torch.cuda.is_available():
+        assert devices.gpu_workers(connection.client) == ()
         with pytest.raises(OptionError, match="no worker of the cluster has a GPU"):
             devices.choose_device("cuda", connection.client)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigdecon.distributed.progress import (
+    TOPIC,
     Message,
     RegionDone,
     StageFinished,
@@ -47,13 +48,13 @@ def test_outside_a_worker_publishing_does_nothing():
     publish(Message("nobody hears"))
 
 
-def publish_steps(topic: str, count: int) -> None:
+def publish_steps(run_id: str, count: int) -> None:
     from distributed import get_worker
 
     for step in range(count):
-        publish(TrainingProgress(step, count, 0.5), topic)
-    get_worker().log_event(topic, {"bigdecon": {"event": "FromTheFuture"}})
-    get_worker().log_event(topic, "anything")
+        publish(TrainingProgress(step, count, 0.5), run_id)
+    get_worker().log_event(TOPIC, {"run": run_id, "bigdecon": {"event": "FromTheFuture"}})
+    get_worker().log_event(TOPIC, "anything")
 
 
 def test_events_arrive_in_order_and_before_the_result(connection):
@@ -64,7 +65,7 @@ def test_events_arrive_in_order_and_before_the_result(connection):
             assert [event.step for event in heard] == list(range(50)), repeat
 
 
-def test_topics_do_not_mix_and_the_end_is_the_end(connection):
+def test_runs_do_not_mix_and_the_end_is_the_end(connection):
     heard = []
     with subscribe(connection.client, heard.append, "mine"):
         connection.client.submit(publish_steps, "other", 3, pure=False).result()

@@ -132,9 +132,17 @@ def test_a_lasting_failure_is_told_in_a_sentence(connection):
     assert forgotten(connection.client)
 
 
-def test_want_of_memory_names_the_remedy(connection):
-    with pytest.raises(RunError, match=r"a worker's memory does not suffice .* smaller --block"):
-        run_tasks(connection.client, calls(1, fail, MemoryError()), in_flight=1, retries=1)
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_want_of_memory_names_the_remedy(connection, error):
+    task = Task(0, lambda: Call(fail, (error,)), "solve", remedy="buy some")
+    with pytest.raises(RunError, match="a worker's memory does not suffice for the task solve; buy some"):
+        run_tasks(connection.client, [task], in_flight=1, retries=1)
+
+
+def test_tasks_whose_workers_are_gone_do_not_wait_for_ever(connection):
+    task = Task(0, lambda: Call(int), workers=("tcp://127.0.0.1:9",))
+    with pytest.raises(SchedulerLostError, match="no workers for this"):
+        run_tasks(connection.client, [task], in_flight=1, patience_seconds=1)
 
 
 def test_errors_of_our_own_are_final(connection, tmp_path):
@@ -186,5 +194,5 @@ def test_a_cluster_without_workers_is_given_up():
     with connect(workers=1, threads=1, dashboard_address="none", device="cpu") as opened:
         client = opened.client
         client.retire_workers(list(client.nthreads()))
-        with pytest.raises(SchedulerLostError, match="has had no workers"):
+        with pytest.raises(SchedulerLostError, match="has had no workers for this"):
             run_tasks(client, calls(1, double, 1), in_flight=1, patience_seconds=1)

@@ -73,6 +73,21 @@ def test_halving_stops_at_the_plateau_and_one_cycle_comes_to_its_end_first() -> 
     assert last_step(cycle, curve(*[1.0] * 9, every=12)) == 46
 
 
+def test_the_rate_never_rises_again_when_clock_and_plateau_meet() -> None:
+    config = replace(CYCLE, steps=1000, patience=2, minutes=1.0)
+    points = curve(*[1.0] * 9, every=50)
+    assert plateau(config, points) == 200
+    factors = [rate_factor(config, step, 0.2 * step, points[: step // 50]) for step in range(100, 301)]
+    assert factors == sorted(factors, reverse=True)
+    assert factors[-1] == 0
+
+
+def test_what_is_measured_while_the_rate_rises_does_not_count() -> None:
+    rising = curve(1.0, 1.1, 1.2, 1.2, 0.9, every=2)
+    assert plateau(replace(CYCLE, patience=2), rising) is None
+    assert plateau(replace(HALVING, patience=2), rising) == 6
+
+
 @pytest.mark.parametrize("config", [HALVING, CYCLE])
 def test_the_other_ends(config: TrainingConfig) -> None:
     assert stop_reason(config, 99, 1e9, ()) == ""
