@@ -29,6 +29,7 @@ Preset = Literal["auto", "fast", "paper"]
 Engine = Literal["auto", "map-overlap", "direct"]
 Normalisation = Literal["batch", "none"]
 Skip = Literal["add", "concatenate"]
+Up = Literal["transposed", "linear"]
 Schedule = Literal["halving", "one-cycle"]
 
 METHODS: tuple[str, ...] = get_args(Method)
@@ -122,10 +123,13 @@ class NetworkConfig:
     channels : features after the first convolution; doubled at every level down
     depth : number of resolution levels (3: two steps down)
     skip : how the encoder's features join the decoder's
+    up : how features reach the next finer level: by transposed convolution, as in the paper, or by linear
+        interpolation. Transposed convolutions leave grids with a period of 2 and 4 voxels, which a wide PSF
+        hides from the loss.
     norm : batch normalisation (frozen at inference) or none
     smooth : whether the output passes a fixed 1-2-1 filter along every axis (a sieve, Snyder & Miller
-        1985). A PSF hides the finest patterns from the loss, and transposed convolutions leave a
-        checkerboard there; the filter is zero at that frequency. Not in the paper.
+        1985). A PSF hides the finest patterns from the loss; the filter is zero at a checkerboard's
+        frequency. Not in the paper.
     """
 
     ndim: int = 3
@@ -134,6 +138,7 @@ class NetworkConfig:
     skip: Skip = "add"
     norm: Normalisation = "batch"
     smooth: bool = False
+    up: Up = "transposed"
 
 
 @dataclass(frozen=True)
@@ -279,7 +284,7 @@ def training_preset(preset: Preset, *, ndim: int, accelerator: bool) -> Training
     if preset == "auto" and accelerator:
         return replace(
             base,
-            network=NetworkConfig(ndim, 64 if flat else 32, 3, "add", "batch", smooth=True),
+            network=NetworkConfig(ndim, 64 if flat else 32, 3, "add", "batch", smooth=True, up="linear"),
             steps=3000 if flat else 4000,
             learning_rate=4e-3,
             mixed_precision=True,
@@ -287,7 +292,7 @@ def training_preset(preset: Preset, *, ndim: int, accelerator: bool) -> Training
         )
     return replace(
         base,
-        network=NetworkConfig(ndim, 32 if flat else 16, 3, "add", "batch", smooth=True),
+        network=NetworkConfig(ndim, 32 if flat else 16, 3, "add", "batch", smooth=True, up="linear"),
         batch=4 if flat else 1,
         steps=600 if flat else 450,
         learning_rate=5e-3,

@@ -143,6 +143,9 @@ def test_the_page_about_presets_is_true(ndim: int) -> None:
     rows = {
         "channels": [str(c.network.channels) for c in columns],
         "skip connections": [c.network.skip for c in columns],
+        "steps up by": [
+            "interpolation" if c.network.up == "linear" else "transposed convolution" for c in columns
+        ],
         "1-2-1 filter on the output": ["yes" if c.network.smooth else "no" for c in columns],
         "loss": [
             ",".join(f"{name}={weight:g}" for name, weight in asdict(c.loss).items() if weight)

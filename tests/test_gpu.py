@@ -145,7 +145,7 @@ def test_full_memory_leads_to_smaller_tiles_and_the_same_result(
 
 def _train(psf: Image, image: Image, seed: int = 0, **options: Any) -> Checkpoint:
     config = TrainingConfig(
-        network=NetworkConfig(channels=8, smooth=True),
+        network=NetworkConfig(channels=8, smooth=True, up="linear"),
         patch_shape=(32, 32, 32),
         batch=2,
         steps=6,

@@ -19,7 +19,16 @@ from torch import Tensor, nn
 from bigdecon.config import NetworkConfig
 from bigdecon.learning.edges import repeat_edges
 
-__all__ = ["PassNorm", "ResidualUnit", "UNet", "alignment", "memory_format", "receptive_radius", "smooth"]
+__all__ = [
+    "PassNorm",
+    "ResidualUnit",
+    "UNet",
+    "alignment",
+    "double_extent",
+    "memory_format",
+    "receptive_radius",
+    "smooth",
+]
 
 CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -87,6 +96,18 @@ class ResidualUnit(nn.Module):
         return result
 
 
+class LinearUp(nn.Module):
+    """A 1x1 convolution, then twice the extent by linear interpolation; edge voxels repeat."""
+
+    def __init__(self, config: NetworkConfig, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.mix = CONVOLUTION[config.ndim](channels_in, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels_in, [z,] y, x) to (batch, channels, [2z,] 2y, 2x)."""
+        return double_extent(self.mix(x))
+
+
 class UNet(nn.Module):
     """The network f: standardised noisy image in, standardised deconvolved image out.
 
@@ -107,7 +128,10 @@ class UNet(nn.Module):
         self.enter = conv(1, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(ResidualUnit(config, width, width) for width in widths)
         self.down = nn.ModuleList(conv(a, b, 2, stride=2) for a, b in pairwise(widths))
-        self.up = nn.ModuleList(transposed(b, a, 2, stride=2) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(
+            LinearUp(config, b, a) if config.up == "linear" else transposed(b, a, 2, stride=2)
+            for a, b in pairwise(widths)
+        )
         self.decoder = nn.ModuleList(ResidualUnit(config, joined * width, width) for width in widths[:-1])
         self.leave_norm = _norm(config, widths[0])
         self.leave = conv(widths[0], 1, 1)
@@ -144,6 +168,22 @@ def _norm(config: NetworkConfig, channels: int) -> nn.Module:
     return PassNorm(channels) if config.norm == "batch" else nn.Identity()
 
 
+def double_extent(x: Tensor) -> Tensor:
+    """Interpolate (batch, channels, [z,] y, x) linearly to twice its extent; edge voxels repeat.
+
+    The gradient of torch's own interpolation is summed in no fixed order on a GPU.
+    """
+    if not (x.is_cuda and torch.is_grad_enabled()):
+        return F.interpolate(x, scale_factor=2, mode="bilinear" if x.ndim == 4 else "trilinear")
+    layout = memory_format(x.ndim - 2)
+    for axis in range(2, x.ndim):
+        n = x.shape[axis]
+        wide = repeat_edges(x, [int(a == axis) for a in range(2, x.ndim)])
+        before, after = (torch.lerp(x, wide.narrow(axis, start, n), 0.25) for start in (0, 2))
+        x = torch.stack([before, after], axis + 1).flatten(axis, axis + 1)
+    return x.contiguous(memory_format=layout)
+
+
 def smooth(x: Tensor) -> Tensor:
     """Filter (batch, 1, [z,] y, x) with 1-2-1 along every axis, repeating the edge voxels."""
     for axis in range(2, x.ndim):
@@ -159,11 +199,13 @@ def alignment(config: NetworkConfig) -> int:
 
 
 def receptive_radius(config: NetworkConfig) -> int:
-    """Give the farthest voxel, along any axis, that an output voxel can depend on: 24 or 25 for depth 3.
+    """Give the farthest voxel, along any axis, that an output voxel can depend on: 24 to 31 for depth 3.
 
     Level l counts in voxels of size 2^l: the entrance reaches 1, a unit 2; all levels but the
-    bottom hold two units. Strided steps add at most `alignment` - 1.
+    bottom hold two units. Strided steps add at most `alignment` - 1, interpolation from a level one voxel
+    of that level.
     """
     levels = range(config.depth)
     units = sum(2 * 2**level * (1 if level == config.depth - 1 else 2) for level in levels)
-    return int(1 + units + alignment(config) - 1 + config.smooth)
+    between = sum(2**level for level in levels[1:]) if config.up == "linear" else 0
+    return int(1 + units + between + alignment(config) - 1 + config.smooth)

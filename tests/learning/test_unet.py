@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from bigdecon.config import NetworkConfig, training_preset
-from bigdecon.learning.unet import PassNorm, UNet, alignment, memory_format, receptive_radius, smooth
+from bigdecon.learning.unet import (
+    PassNorm,
+    UNet,
+    alignment,
+    double_extent,
+    memory_format,
+    receptive_radius,
+    smooth,
+)
 
 
 def random_network(config: NetworkConfig, seed: int = 0) -> UNet:
@@ -38,6 +48,8 @@ def influence(network: UNet, axis: int, size: int, at: int) -> Tensor:
     [
         NetworkConfig(2, 3, 2, "add"),
         NetworkConfig(2, 3, 2, "add", smooth=True),
+        NetworkConfig(2, 3, 2, "add", smooth=True, up="linear"),
+        NetworkConfig(3, 2, 3, "add", up="linear"),
         NetworkConfig(2, 3, 3, "concatenate"),
         NetworkConfig(3, 2, 2, "add", "none"),
         NetworkConfig(3, 2, 3, "add"),
@@ -135,6 +147,29 @@ def test_without_normalisation_images_do_not_depend_on_each_other() -> None:
     network = UNet(NetworkConfig(2, 4, 2, "add", "none")).train()
     x = torch.randn(3, 1, 8, 8)
     torch.testing.assert_close(network(x)[:1], network(x[:1]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_interpolation_keeps_ramps_and_its_two_ways_agree(ndim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.arange(5.0).expand(2, 3, *[4] * (ndim - 1), 5).clone()
+    fine = double_extent(x)
+    assert fine.shape == (2, 3, *[8] * (ndim - 1), 10)
+    expected = torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.25, 3.75, 4])
+    torch.testing.assert_close(fine, expected.expand_as(fine))
+    noise = torch.randn(2, 3, *[6] * ndim)
+    plain = double_extent(noise)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    torch.testing.assert_close(double_extent(noise), plain)
+
+
+@pytest.mark.parametrize("up", ["transposed", "linear"])
+def test_only_transposed_convolutions_leave_a_grid(up: Any) -> None:
+    """Behind constant features, a network that interpolates gives a constant."""
+    torch.manual_seed(0)
+    network = UNet(NetworkConfig(2, 4, 3, norm="none", up=up)).eval()
+    with torch.no_grad():
+        inner = network(torch.ones(1, 1, 96, 96))[..., 40:56, 40:56]
+    assert (float(inner.std()) < 1e-6) == (up == "linear")
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
