@@ -212,7 +212,7 @@ def network_pass(tile: int, channels: int, skip: Any) -> dict[str, Any]:
     from bigdecon.learning.unet import UNet, memory_format
 
     torch.set_num_threads(1)
-    config = NetworkConfig(3, channels, 3, skip)
+    config = NetworkConfig(3, channels, 3, skip, smooth=True, up="linear")
     layout = memory_format(3)
     network = UNet(config).eval().to(memory_format=layout)
 
