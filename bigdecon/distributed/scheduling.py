@@ -216,7 +216,7 @@ class _Walk(Generic[K]):
             workers = self._client.sync(self._ask, callback_timeout=ASK_SECONDS)
         except (OSError, TimeoutError):
             return  # busy, or lost: then the status says so soon
-        if any(not a.task.workers or set(a.task.workers) & set(workers) for a in self._flying.values()):
+        if any(set(workers).intersection(one.task.workers or workers) for one in self._flying.values()):
             self._with_workers = now
         elif now > self._with_workers + self._patience_seconds:
             raise SchedulerLostError(

@@ -341,7 +341,7 @@ class _MeanLoss:
         if not np.isfinite(mean):
             raise TrainingError(
                 f"training broke down before step {step}: the loss is {mean}. "
-                "Look for extreme values in the input, or try another --seed."
+                "Look for extreme values in the input, or start anew with --overwrite and another --seed."
             )
         return mean
 
