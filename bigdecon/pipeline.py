@@ -261,7 +261,7 @@ def _method(
 ) -> Callable[[], Delayed]:
     """Say how to make the deconvolver: small in every region's graph, loaded once by every worker."""
     if plan.config.method == "richardson-lucy":
-        background = max(0.0, plan.config.background or 0.0)
+        background = plan.background_in_model(channel)
         threads = connection.threads_per_worker if plan.device == "cpu" else None
         psf = plan.psfs[channel].array
         method = RichardsonLucy(psf, plan.config.iterations, background, plan.device, threads)

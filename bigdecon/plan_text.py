@@ -30,11 +30,15 @@ def _describe_input(plan: RunPlan) -> list[tuple[str, str]]:
     for psf in dict.fromkeys(plan.psfs):
         lines.append(("PSF", f"{psf.name}, {' x '.join(str(n) for n in psf.array.shape)}"))
         lines += [("", sentence) for sentence in psf.corrections]
-    for channel, stats in zip(volume.channels, plan.stats, strict=True):
+    for index, (channel, stats) in enumerate(zip(volume.channels, plan.stats, strict=True)):
         label = f"background {channel.name}".strip()
         part = "" if stats.sampled == 1 else f" (of {stats.sampled:.1%} of the voxels)"
         brightness = f"mean {stats.mean:.4g}, maximum {stats.maximum:.4g}"
         lines.append((label, f"{stats.background:.4g}, {brightness}{part}"))
+        if plan.config.method == "richardson-lucy":
+            used = plan.background_in_model(index)
+            hint = "" if used else "; --background gives another"
+            lines.append(("", f"{used:.4g} is used as background by richardson-lucy{hint}"))
     return lines
 
 
@@ -49,9 +53,18 @@ def _describe_work(plan: RunPlan) -> list[tuple[str, str]]:
         ("device", plan.device),
         ("blocks", f"{stacks * len(grid)} in {stacks * len(plan.regions)} regions, engine {plan.engine}"),
         ("", f"up to {block} with a halo of {halo}: {grid.overhead:.2f} voxels computed for one written"),
-        ("memory", f"about {format_bytes(plan.bytes_per_worker)} for a block{tile}"),
-        ("output", f"{plan.output} ({STATES[plan.state]})"),
+        (
+            "memory",
+            f"about {format_bytes(plan.bytes_per_worker)} for a block{tile}, besides the program",
+        ),
+        ("output", f"{plan.output} ({_state(plan)})"),
     ]
+
+
+def _state(plan: RunPlan) -> str:
+    if plan.state == "new" and plan.output.exists() and any(plan.output.iterdir()):
+        return "replaces an earlier result"
+    return STATES[plan.state]
 
 
 def _describe_method(plan: RunPlan) -> str:

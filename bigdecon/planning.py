@@ -30,6 +30,8 @@ from bigdecon.volume import Box, Stack, Volume
 
 __all__ = ["RunPlan", "default_output", "parse_roi", "prepare"]
 
+LEAST_RANGE = 8
+"""Data units that an image must span to be stored as whole numbers."""
 ENDINGS = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif")
 
 OutputState = Literal["new", "continue", "finished"]
@@ -87,15 +89,27 @@ class RunPlan:
         times = range(self.volume.n_timepoints)
         return [self.volume.stack(timepoint=t, channel=channel) for t in times]
 
+    def background_in_model(self, channel: int) -> float:
+        """Background that Richardson-Lucy adds to the blurred object, in data units.
+
+        What was given; the measured one where it is to be subtracted; else 0, the plain method.
+        """
+        if self.config.background is None and not self.config.subtract_background:
+            return 0.0
+        return max(0.0, self.stats[channel].background)
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should look at before trusting the result, one sentence each."""
-        if self.volume.voxel_size_um is not None:
-            return ()
-        return (
-            "the voxel sizes of volume and PSF are unknown and were assumed equal; "
-            "give --voxel-size and --psf-voxel-size if they differ.",
-        )
+        found = []
+        if self.volume.voxel_size_um is None:
+            found.append(
+                "the voxel sizes of volume and PSF are unknown and were assumed equal; "
+                "give --voxel-size and --psf-voxel-size if they differ."
+            )
+        if self.training and self.config.preset == "paper" and self.device == "cpu":
+            found.append("the preset paper trains for days on a CPU; the preset fast is made for one.")
+        return tuple(found)
 
 
 def prepare(config: RunConfig, device: str) -> RunPlan:
@@ -115,8 +129,12 @@ def prepare(config: RunConfig, device: str) -> RunPlan:
     volume = _open(config)
     psfs = _load_psfs(config, volume)
     models = _load_models(config, psfs, volume)
-    psfs = psfs or tuple(psf_from_array(model.psf, name="PSF of the model") for model in models)
+    psfs = psfs or tuple(_psf_of(model) for model in models)
     output = local_output_path(config.output) if config.output else default_output(config.input)
+    if output.suffix.lower() in (".tif", ".tiff"):
+        raise OutputError(
+            f"the result is an OME-Zarr folder, but {output} is a TIFF by name; give {output.stem}.ome.zarr."
+        )
     training = _training(config, volume, device) if config.method == "siamese" and not models else None
     identity = input_identity(volume)
     records = [PSFRecord(psf.name, psf.sha256, psf.corrections, psf.voxel_size_um) for psf in psfs]
@@ -124,6 +142,7 @@ def prepare(config: RunConfig, device: str) -> RunPlan:
     mark = fingerprint(config.as_dict(), records, identity, chosen)
     earlier = _earlier_run(config, output, mark, records, identity)
     stats = tuple(_measure(volume, channel, config.background) for channel in range(volume.n_channels))
+    _check_range(config, stats)
     network = models[0].config if models else training
     grid = cut_volume(config, volume.spatial_shape, psfs, network)
     side = block_side(config.tiling, len(volume.spatial_axes))
@@ -225,6 +244,16 @@ def _open_selected(
     return open_volume(path, level=level, channel=channel, timepoint=timepoint, voxel_size_um=voxel_size_um)
 
 
+def _check_range(config: RunConfig, stats: Sequence[IntensityStats]) -> None:
+    """Refuse whole numbers for an image that is scaled to fractions: nearly nothing would be left."""
+    widest = max(stats, key=lambda s: s.maximum - s.minimum)
+    if config.dtype != "float32" and widest.maximum - widest.minimum < LEAST_RANGE:
+        raise OptionError(
+            f"the input's values run from {widest.minimum:.4g} to {widest.maximum:.4g}, too narrow a range "
+            f"for whole numbers; leave out --dtype {config.dtype}."
+        )
+
+
 def _measure(volume: Volume, channel: int, background: float | None) -> IntensityStats:
     """Measure the brightness of a channel; a background that was given replaces the measured one."""
     stacks = [volume.stack(timepoint=t, channel=channel) for t in range(volume.n_timepoints)]
@@ -269,6 +298,11 @@ def _load_models(config: RunConfig, psfs: Sequence[PSF], volume: Volume) -> tupl
     for model, psf in zip(models, psfs or own, strict=True):
         check_fit(model, psf, volume.voxel_size_um)
     return models
+
+
+def _psf_of(model: Checkpoint) -> PSF:
+    size = model.voxel_size_um
+    return psf_from_array(model.psf, voxel_size_um=size, psf_voxel_size_um=size, name="PSF of the model")
 
 
 def _model_files(path: Path) -> list[Path]:

@@ -312,6 +312,11 @@ class Volume:
         for axis, part, size in zip(self.spatial_axes, box, self.spatial_shape, strict=True):
             start = 0 if part.start is None else part.start
             stop = size if part.stop is None else part.stop
+            if start >= stop and 0 <= start <= size:
+                raise VolumeError(
+                    f"the range {start}:{stop} along {axis} of {self.name} is empty; "
+                    f"give two increasing numbers from 0 to {size}."
+                )
             if not 0 <= start < stop <= size:
                 raise VolumeError(
                     f"the range {start}:{stop} along {axis} does not lie within {self.name}, "

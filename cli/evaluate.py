@@ -55,7 +55,8 @@ def command(
     """Score RESULT against TRUTH, two images of one shape.
 
     The row "plain" compares the values as they are; the row "affine" after the scale and offset that
-    fit the result to the truth best, as the 3D scores of Papkov et al. 2023 do.
+    fit the result to the truth best, as the 3D scores of Papkov et al. 2023 do. MI is the mutual information
+    of the values, SMI that of their cosine transforms, both over the joint entropy.
 
     \b
     Examples:
@@ -63,8 +64,11 @@ def command(
       bigdecon evaluate result.tif truth.tif --data-range 1 --crop-border 8 --json
     """  # noqa: D301 (click needs the control character)
     from bigdecon.evaluation.metrics import evaluate
+    from bigdecon.io.provenance import is_unfinished
     from bigdecon.io.reading import open_volume
 
+    if is_unfinished(result):
+        raise VolumeError(f"{result} is not finished; give the same bigdecon run command again first.")
     volumes = [
         open_volume(path, level=level, channel=channel, timepoint=timepoint) for path in (result, truth)
     ]

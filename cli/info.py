@@ -28,13 +28,17 @@ def command(volume: str, as_json: bool) -> None:
       bigdecon info volume.ome.zarr
       bigdecon info --json s3://bucket/volume.ome.zarr
     """  # noqa: D301
+    from bigdecon.io.provenance import is_unfinished
     from bigdecon.io.reading import inspect_volume
 
     summary = inspect_volume(volume)
     if as_json:
         click.echo(json.dumps(summary.as_dict()))
         return
-    click.echo("\n".join(describe(summary)))
+    lines = describe(summary)
+    if is_unfinished(volume):
+        lines.append(f"{'note':<11} not finished: give the same bigdecon run command again")
+    click.echo("\n".join(lines))
 
 
 def describe(summary: VolumeSummary) -> list[str]:

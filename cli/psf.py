@@ -23,6 +23,7 @@ MODELS = {
 }
 MODEL_LIST = "Models:\n" + "\n".join(f"  {name:<15}{what}" for name, what in MODELS.items())
 
+LIGHT_IN_OUTER_PLANES = 0.5
 MAKE_EXAMPLE = """bigdecon psf make richards-wolf -o psf.tif --na 1.4 --wavelength 0.52 \\
       --refractive-index 1.515 --voxel-size 0.2 0.1 0.1 --shape 65 65 65"""
 CHECK_EXAMPLE = "bigdecon psf check psf.tif"
@@ -90,6 +91,13 @@ def make(
     _write(psf, Path(output))
     size = " × ".join(f"{v:g}" for v in voxel_size[-ndim:])
     click.echo(f"{output}: {model}, {' × '.join(map(str, psf.array.shape))} voxels of {size} µm")
+    planes = psf.array.reshape(psf.array.shape[0], -1).sum(1)
+    kept = float(min(planes[0], planes[-1]) / planes.max())
+    if ndim == 3 and model != "gaussian" and kept < LIGHT_IN_OUTER_PLANES:
+        click.echo(
+            f"Note: the outermost planes hold {kept:.0%} of the light of the brightest one, but in widefield "
+            "all hold the same; a larger --shape along y and x cuts off less."
+        )
 
 
 @command.command(epilog=f"\b\nExample:\n  {CHECK_EXAMPLE} --voxel-size 0.3 0.13 0.13")

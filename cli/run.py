@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bigdecon.config import ENGINES, LOSS_PRESETS, METHODS, PRESETS, RunConfig, TilingConfig
+from bigdecon.errors import BigdeconError, OptionError
 
 if TYPE_CHECKING:
     from bigdecon.pipeline import RunResult
@@ -31,7 +32,11 @@ def _input_options(command: Any) -> Any:
         click.option("--level", default=0, show_default=True, help="Resolution level, 0 is the finest."),
         click.option("--channel", multiple=True, metavar="C", help="Index or name; repeatable; default all."),
         click.option("--timepoint", type=int, help="Index of one time point; default all."),
-        click.option("--roi", metavar="z0:z1,y0:y1,x0:x1", help="Region of interest, in voxels."),
+        click.option(
+            "--roi",
+            metavar="z0:z1,y0:y1,x0:x1",
+            help="Region of interest, in voxels; nothing beyond it is read.",
+        ),
     ]
     return _apply(options, command)
 
@@ -104,6 +109,10 @@ def _cluster_options(command: Any) -> Any:
     return _apply(options, command)
 
 
+TRAINING_OPTIONS = ("loss", "steps", "train_minutes")
+OWNERS = dict.fromkeys(("preset", "tile", *TRAINING_OPTIONS), "siamese") | {"iterations": "richardson-lucy"}
+
+
 def _apply(options: list[Any], command: Any) -> Any:
     for option in reversed(options):
         command = option(command)
@@ -142,9 +151,23 @@ def command(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for name in ("psf", "channel"):
         settings[name] = tuple(settings[name])
+    _refuse_idle_options(settings["method"], settings["model"])
     tiling = TilingConfig(block=block, halo=halo, tile=tile, engine=engine)
     config = RunConfig(input=input_path, tiling=tiling, **settings)
     _run(config, quiet=quiet, as_json=as_json)
+
+
+def _refuse_idle_options(method: str, model: str | None) -> None:
+    """Refuse options that the method would take no notice of: who gives one expects it to matter."""
+    context = click.get_current_context()
+    for name, owner in OWNERS.items():
+        if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        flag = "--" + name.replace("_", "-")
+        if owner != method:
+            raise OptionError(f"{flag} belongs to the method {owner}, not to {method}.")
+        if model and name in TRAINING_OPTIONS:
+            raise OptionError(f"{flag} is about training, but --model names a network that is trained.")
 
 
 def _run(config: RunConfig, *, quiet: bool, as_json: bool) -> None:
@@ -164,8 +187,12 @@ def _run(config: RunConfig, *, quiet: bool, as_json: bool) -> None:
         try:
             result = run(config, on_plan=show_plan, on_event=display)
         except KeyboardInterrupt:
-            click.echo("Stopped. What is finished is kept; the same command continues.", err=True)
+            click.echo("\nStopped. What is finished is kept; the same command continues.", err=True)
             raise SystemExit(130) from None
+        except BigdeconError as error:
+            if as_json:
+                click.echo(json.dumps({"event": "Error", "text": str(error), "exit_code": error.exit_code}))
+            raise
     _conclude(result, quiet=quiet, as_json=as_json)
 
 

@@ -20,7 +20,7 @@ from bigdecon.distributed.cluster import connect
 from bigdecon.distributed.progress import RegionDone, StageStarted, TrainingProgress
 from bigdecon.errors import ModelError, NonFiniteError, OutputError, ReadError
 from bigdecon.io.layout import plan_output
-from bigdecon.io.provenance import read_run, write_run
+from bigdecon.io.provenance import is_unfinished, read_run, write_run
 from bigdecon.io.reading import open_volume
 from bigdecon.io.writing import create_ome_zarr, write_box, write_boxes, write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
@@ -493,9 +493,13 @@ def test_a_run_that_ended_before_any_work_continues(tmp_path, restore, monkeypat
         patch.setattr(pipeline, "_deconvolve", interrupt)
         with pytest.raises(KeyboardInterrupt):
             restore(image)
+    output = tmp_path / "a.deconvolved.ome.zarr"
+    assert is_unfinished(output)
     result = restore(image)
     assert (result.plan.state, result.state) == ("continue", "finished")
     check_output(result.output)
+    assert not is_unfinished(output)
+    assert not is_unfinished(image)
 
 
 def test_two_at_once_are_refused(tmp_path, restore):

@@ -94,6 +94,23 @@ def test_blocks_smaller_than_a_wide_halo_grow(config):
         assert cuts[1] % 8 == 0 or cuts[1] == cuts[-1]
 
 
+def test_the_plan_names_the_background_that_is_used(config):
+    """Plain Richardson-Lucy has none; what is given or subtracted is in its model."""
+    plain = replace(config, method="richardson-lucy", iterations=2)
+    plan = prepare(plain, "cpu")
+    assert plan.stats[0].background > 1
+    assert plan.background_in_model(0) == 0
+    assert "0 is used as background by richardson-lucy" in "\n".join(text for _, text in describe_plan(plan))
+    assert prepare(replace(plain, background=3.5), "cpu").background_in_model(0) == 3.5
+    subtracting = prepare(replace(plain, subtract_background=True), "cpu")
+    assert subtracting.background_in_model(0) == plan.stats[0].background
+
+
+def test_a_paper_sized_training_on_a_cpu_is_warned_of(config):
+    assert "days on a CPU" in " ".join(prepare(replace(config, preset="paper"), "cpu").warnings)
+    assert not prepare(config, "cpu").warnings
+
+
 @pytest.mark.parametrize("limit", ["100MiB", "400MiB", "2GiB", "64GiB"])
 def test_tiles_fit_the_memory_of_a_worker(config, limit):
     plan = prepare(replace(config, memory_limit=limit), "cpu")

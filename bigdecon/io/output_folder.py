@@ -61,7 +61,10 @@ def check_output_path(
         if not is_own_output(target):
             raise OutputError(f"{target} exists and was not written by bigdecon; choose another output.")
         if not overwrite:
-            raise OutputError(f"{target} exists already; --overwrite replaces it, or choose another output.")
+            raise OutputError(
+                f"{target} exists already; --overwrite replaces it (overwrite=True from Python), "
+                "or choose another output."
+            )
         _check_nothing_unknown(target)
     elif os.path.lexists(target) and not target.is_dir():
         raise OutputError(f"{target} exists and is not a folder; choose another output.")

@@ -17,6 +17,8 @@ import numpy as np
 
 from bigdecon.errors import OutputError, WriteError
 from bigdecon.io.identity import InputIdentity, input_identity
+from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
+from bigdecon.io.stores import is_url
 
 __all__ = [
     "RUN_FORMAT",
@@ -244,6 +246,14 @@ def write_run(path: str | os.PathLike[str], record: RunRecord) -> None:
             f"{target} cannot be written: {error.strerror or error}; what is finished is kept, "
             "and once this is put right the same command continues."
         ) from error
+
+
+def is_unfinished(folder: str | Path) -> bool:
+    """Whether a folder is a result of bigdecon that is not complete yet."""
+    if is_url(os.fspath(folder)) or not is_own_output(folder):
+        return False
+    record = read_run(Path(folder) / BOOKKEEPING / "run.json")
+    return record is not None and not record.finished
 
 
 def read_run(path: str | os.PathLike[str]) -> RunRecord | None:

@@ -27,7 +27,8 @@ from bigdecon.volume import Channel, Volume
 
 SHAPE = (16, 28, 32)
 SIZE = (0.3, 0.2, 0.2)
-QUICK = ("--method", "richardson-lucy", "--iterations", "2", "--device", "cpu", "--dashboard-address", "none")
+ON_CPU = ("--device", "cpu", "--dashboard-address", "none")
+QUICK = ("--method", "richardson-lucy", "--iterations", "2", *ON_CPU)
 
 
 def bead(shape, sigma=1.5):
@@ -82,6 +83,7 @@ def data(tmp_path_factory):
     hole = good.astype("float32")
     hole[3, 4, 5] = np.nan
     write_image(folder / "hole.ome.zarr", hole)
+    write_image(folder / "fractions.ome.zarr", good.astype("float32") / good.max())
     tifffile.imwrite(folder / "sizeless.tif", good, photometric="minisblack")
     (folder / "text.tif").write_text("no image")
     (folder / "empty").mkdir()
@@ -158,6 +160,7 @@ BAD = {
     "output of others": ([*GOOD, "-o", "mine"], "mine"),
     "output of others, overwrite": ([*GOOD, "-o", "mine", "--overwrite"], "mine"),
     "output is a file": ([*GOOD, "-o", "psf.tif"], "psf.tif"),
+    "output is a TIFF": ([*GOOD, "-o", "new.tif"], "new.ome.zarr"),
     "output exists": ([*GOOD, "-o", "two.ome.zarr"], "--overwrite"),
     "output in the input": ([*GOOD, "-o", "good.ome.zarr/out"], "inside the input"),
     "output is the input": ([*GOOD, "-o", "good.ome.zarr", "--overwrite"], "inside the input"),
@@ -171,11 +174,24 @@ BAD = {
     "block off the alignment": ([*GOOD, "--block", 66, "--method", "siamese"], "block of 66"),
     "tile": ([*GOOD, "--tile", 50, "--method", "siamese"], "tile of 50"),
     "iterations": ([*GOOD, "--iterations", 0], "0"),
-    "steps": ([*GOOD, "--steps", 0], "--steps is 0"),
-    "minutes": ([*GOOD, "--train-minutes", "nan"], "--train-minutes is nan"),
+    "steps": ([*GOOD, "--steps", 0, "--method", "siamese"], "--steps is 0"),
+    "steps of RL": ([*GOOD, "--steps", 5], "--steps belongs to the method siamese"),
+    "iterations of siamese": (
+        [*GOOD, "--iterations", 5, "--method", "siamese"],
+        "--iterations belongs to the method richardson-lucy",
+    ),
+    "steps of a model": (
+        [*GOOD, "--model", "wide.safetensors", "--steps", 5, "--method", "siamese"],
+        "--steps is about training",
+    ),
+    "minutes": ([*GOOD, "--train-minutes", "nan", "--method", "siamese"], "--train-minutes is nan"),
     "background": ([*GOOD, "--background", "inf"], "--background is inf"),
     "loss": ([*GOOD, "--loss", "best", "--method", "siamese"], "'best'"),
     "loss of nothing": ([*GOOD, "--loss", "inv=1", "--method", "siamese"], "bsp and rec"),
+    "whole numbers of fractions": (
+        ["fractions.ome.zarr", "--psf", "psf.tif", "--dtype", "uint16"],
+        "leave out --dtype uint16",
+    ),
     "dtype": ([*GOOD, "--dtype", "complex64"], "complex64"),
     "model for RL": ([*GOOD, "--model", "wide.safetensors"], "richardson-lucy"),
     "model missing": ([*GOOD, "--model", "no.safetensors", "--method", "siamese"], "no.safetensors"),
@@ -198,12 +214,17 @@ BAD = {
 }
 
 
+def settings(arguments):
+    """Quick ones, for the method that is asked for."""
+    return ON_CPU if "siamese" in arguments else QUICK
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_sentence_and_writes_nothing(case, data, run, monkeypatch):
     monkeypatch.chdir(data)
     before = listing(data)
     arguments, told = BAD[case]
-    code, out, err = run(arguments[0], *QUICK, "--quiet", *arguments[1:])
+    code, out, err = run(arguments[0], *settings(arguments), "--quiet", *arguments[1:])
     assert (code, out) == (2, "")
     assert err.startswith("Error: ")
     assert err.count("\n") == 1
@@ -226,12 +247,21 @@ def test_a_scheduler_that_does_not_answer(data, run, monkeypatch):
     assert listing(data) == before
 
 
+def test_an_error_for_a_program_is_json(data, run, monkeypatch):
+    monkeypatch.chdir(data)
+    code, out, err = run("none.ome.zarr", "--psf", "psf.tif", *QUICK, "--json")
+    told = json.loads(out)
+    assert (code, told["event"], told["exit_code"]) == (2, "Error", 2)
+    assert "none.ome.zarr" in told["text"]
+    assert err == f"Error: {told['text']}\n"
+
+
 @pytest.mark.parametrize("case", ["NaN", "model of another PSF"])
 def test_bad_input_as_a_process(case, data):
     before = listing(data)
     arguments, told = BAD[case]
     done = subprocess.run(
-        [sys.executable, "-m", "bigdecon_cli", "run", *QUICK, *map(str, arguments)],
+        [sys.executable, "-m", "bigdecon_cli", "run", *settings(arguments), *map(str, arguments)],
         cwd=data,
         capture_output=True,
         text=True,
