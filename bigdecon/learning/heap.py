@@ -1,7 +1,7 @@
 """Keep memory that is freed at the end of a training step for the next one.
 
 A step allocates and frees the same tensors as the one before. The C library gives large ones back to the
-system, and every new page then costs a page fault: a third of a CPU's training step
+system, and every new page then costs a page fault: a quarter of a float32 step on a CPU
 (benchmarks/training_step.py).
 """
 
