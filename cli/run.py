@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -187,7 +188,9 @@ def _run(config: RunConfig, *, quiet: bool, as_json: bool) -> None:
         try:
             result = run(config, on_plan=show_plan, on_event=display)
         except KeyboardInterrupt:
-            click.echo("\nStopped. What is finished is kept; the same command continues.", err=True)
+            if sys.stderr.isatty():
+                click.echo(err=True)  # below the bar
+            click.echo("Stopped. What is finished is kept; the same command continues.", err=True)
             raise SystemExit(130) from None
         except BigdeconError as error:
             if as_json:
