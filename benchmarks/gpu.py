@@ -123,7 +123,7 @@ def inference(name: str, config: TrainingConfig, device: str, side: int, precisi
 
 
 def richardson_lucy(device: str, side: int, iterations: int) -> Measurement:
-    deconvolver, block = RichardsonLucy(gaussian(17), iterations, 0.0, device), image(side)
+    deconvolver, block = RichardsonLucy(gaussian(17), iterations=iterations, device=device), image(side)
     seconds, peak = repeat(lambda: deconvolver(block), device)
     rate = side**3 * iterations / seconds / 1e6
     setting = f"{side}^3, PSF 17x17x17, {iterations} iterations"

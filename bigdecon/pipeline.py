@@ -264,7 +264,13 @@ def _method(
         background = plan.background_in_model(channel)
         threads = connection.threads_per_worker if plan.device == "cpu" else None
         psf = plan.psfs[channel].array
-        method = RichardsonLucy(psf, plan.config.iterations, background, plan.device, threads)
+        method = RichardsonLucy(
+            psf,
+            iterations=plan.config.iterations,
+            background=background,
+            device=plan.device,
+            threads=threads,
+        )
         # A key of its own each time: under one key the scheduler would mix up channels and runs.
         return lambda: delayed(method, name=f"richardson-lucy-{uuid4().hex}", traverse=False)
     arguments = (

@@ -52,7 +52,7 @@ def cut_volume(
         if the halo that was asked for is smaller than the method needs
     """
     halo = config.tiling.halo
-    needs: list[BlockNeeds] = [RichardsonLucy(psf.array, config.iterations) for psf in psfs]
+    needs: list[BlockNeeds] = [RichardsonLucy(psf.array, iterations=config.iterations) for psf in psfs]
     if network is not None:
         needs = [NetworkNeeds.of(network.network)]
         halo = DEFAULT_HALO if halo is None else halo
@@ -92,7 +92,7 @@ def memory_of_block(
     """Estimate what one block takes while it is computed, in bytes."""
     if network is None:
         worst = max(psfs, key=lambda psf: psf.array.size)
-        return RichardsonLucy(worst.array, config.iterations).working_bytes(grid.largest_block)
+        return RichardsonLucy(worst.array, iterations=config.iterations).working_bytes(grid.largest_block)
     in_tile = math.prod(min(n, tile or n) for n in grid.largest_block)
     in_block = math.prod(grid.largest_block)
     return in_tile * inference_bytes_per_voxel(network.network) + 16 * in_block + PASS_BYTES

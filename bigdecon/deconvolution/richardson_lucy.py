@@ -18,16 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from bigdecon.deconvolution.compute import computing
-from bigdecon.errors import OptionError, PSFError
+from bigdecon.deconvolution.classical import ClassicalMethod, spread
+from bigdecon.errors import OptionError
 from bigdecon.optics.blur import Blur
 
 __all__ = ["RichardsonLucy"]
@@ -41,43 +38,23 @@ LEAST_SEEN = 0.001
 HALO_SPREADS = 7
 
 
-@dataclass(frozen=True, eq=False)
-class RichardsonLucy:
-    """Richardson–Lucy as a deconvolver of the block engine.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RichardsonLucy(ClassicalMethod):
+    """Richardson–Lucy as a deconvolver of the block engine; see `ClassicalMethod` for the other settings.
 
     Attributes
     ----------
-    psf : [z,] y, x; odd extent, centred, sums to 1
     iterations : at least 1
-    background : the camera's offset in the image's units, at least 0; part of the model, kept in the result
-    device : where to compute, as torch names it: "cpu", "cuda", "cuda:0"
-    threads : CPU threads; None leaves torch's setting
     """
 
-    psf: NDArray[np.floating]
     iterations: int = 10
-    background: float = 0.0
-    device: str = "cpu"
-    threads: int | None = None
+    name: ClassVar[str] = "richardson-lucy"
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
+        super().__post_init__()
         if self.iterations < 1:
             raise OptionError(f"{self.iterations} iterations were asked for; at least 1 is needed.")
-        if not 0 <= self.background < math.inf:
-            raise OptionError(f"the background is {self.background:g}; it is finite and at least 0.")
-        if any(n % 2 == 0 for n in self.psf.shape):
-            raise PSFError(f"the PSF has the shape {self.psf.shape}; every extent must be odd.")
-
-    @property
-    def name(self) -> str:
-        """The method's name on the command line."""
-        return "richardson-lucy"
-
-    @property
-    def alignment(self) -> int:
-        """Blocks may start anywhere."""
-        return 1
 
     @property
     def halo(self) -> tuple[int, ...]:
@@ -97,30 +74,13 @@ class RichardsonLucy:
         """
         reach = self.iterations**0.25
         halo = (
-            min(HALO_SPREADS * _spread(self.psf, axis) * reach, 2 * (n // 2) * self.iterations)
+            min(HALO_SPREADS * spread(self.psf, axis) * reach, 2 * (n // 2) * self.iterations)
             for axis, n in enumerate(self.psf.shape)
         )
         return tuple(4 * math.ceil(h / 4) for h in halo)
 
-    def __call__(self, block: NDArray[Any], /) -> NDArray[np.float32]:
-        """Deconvolve one block ([z,] y, x) of any real type.
-
-        Returns
-        -------
-        float32, of the block's shape and in its units, at least `background`: the object plus the background
-
-        Raises
-        ------
-        PSFError
-            if block and PSF differ in the number of dimensions
-        """
-        if block.ndim != self.psf.ndim:
-            raise PSFError(f"the PSF has {self.psf.ndim} dimensions but the image has {block.ndim}.")
-        blur = _blur(np.asarray(self.psf, dtype=np.float32).tobytes(), self.psf.shape)
-        with computing(self.threads):
-            image = torch.from_numpy(block.astype(np.float32))[None, None].to(self.device)
-            restored = _iterate(blur, image.clamp_(min=0), self.background, self.iterations)
-            return np.asarray(restored.add_(self.background)[0, 0].cpu().numpy())
+    def _restore(self, blur: Blur, image: Tensor) -> Tensor:
+        return _iterate(blur, image.clamp_(min=0), self.background, self.iterations)
 
     def working_bytes(self, block_shape: Sequence[int]) -> int:
         """Estimate the memory that one block takes at most, in bytes; `block_shape` includes the halo.
@@ -131,20 +91,6 @@ class RichardsonLucy:
         """
         object_voxels = math.prod(n + 2 * (p // 2) for n, p in zip(block_shape, self.psf.shape, strict=True))
         return int(4 * (2 * math.prod(block_shape) + 11 * object_voxels))
-
-
-def _spread(psf: NDArray[np.floating], axis: int) -> float:
-    """Give the PSF's standard deviation along an axis about its centre voxel, in voxels."""
-    other_axes = tuple(a for a in range(psf.ndim) if a != axis)
-    profile = np.abs(psf).sum(axis=other_axes, dtype=np.float64)
-    distance = np.arange(len(profile)) - len(profile) // 2
-    return math.sqrt((profile * distance**2).sum() / profile.sum())
-
-
-@lru_cache(maxsize=4)
-def _blur(psf: bytes, shape: tuple[int, ...]) -> Blur:
-    """Keep the PSF's transforms of a process from one block to the next."""
-    return Blur(np.frombuffer(psf, dtype=np.float32).reshape(shape).copy())
 
 
 def _iterate(blur: Blur, image: Tensor, background: float, iterations: int) -> Tensor:

@@ -15,7 +15,8 @@ from scipy.ndimage import gaussian_filter
 from skimage.restoration import richardson_lucy
 
 from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
-from bigdecon.deconvolution.richardson_lucy import RichardsonLucy, _blur
+from bigdecon.deconvolution.classical import cached_blur
+from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.errors import OptionError, PSFError
 from bigdecon.optics.blur import TRANSFORMS_KEPT, Blur
 from bigdecon.volume import Volume
@@ -188,7 +189,7 @@ def test_few_transforms_are_kept() -> None:
     method = RichardsonLucy(gaussian((9, 9), (1, 1)), iterations=1)
     for n in range(20, 60, 4):
         method(np.ones((n, n), np.float32))
-    blur = _blur(method.psf.tobytes(), method.psf.shape)
+    blur = cached_blur(method.psf)
     assert 1 <= len(blur._transforms) <= TRANSFORMS_KEPT
 
 
