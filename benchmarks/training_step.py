@@ -86,10 +86,10 @@ def time_steps(half: bool, keep: bool) -> float:
     memory: AbstractContextManager[None] = freed_memory_kept() if keep else nullcontext()
     with memory:
         for batch in batches[:2]:
-            trainer._learn(batch)
+            trainer.learn(batch)
         started = time.monotonic()
         for batch in batches[2:]:
-            trainer._learn(batch)
+            trainer.learn(batch)
         return (time.monotonic() - started) / STEPS
 
 

@@ -6,12 +6,15 @@ Nothing here imports torch, dask or zarr: the command line reads this module to 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from bigdecon.errors import OptionError
 
 __all__ = [
+    "CLASSICAL",
     "LOSS_PRESETS",
+    "Auto",
+    "ClassicalSettings",
     "Engine",
     "LossWeights",
     "Method",
@@ -24,17 +27,21 @@ __all__ = [
     "training_preset",
 ]
 
-Method = Literal["siamese", "richardson-lucy"]
+Method = Literal["siamese", "ssi", "richardson-lucy", "wiener", "conjugate-gradient", "chambolle-pock"]
 Preset = Literal["auto", "fast", "paper"]
 Engine = Literal["auto", "map-overlap", "direct"]
 Normalisation = Literal["batch", "none"]
 Skip = Literal["add", "concatenate"]
 Up = Literal["transposed", "linear"]
 Schedule = Literal["halving", "one-cycle"]
+Auto = Literal["auto"]
+"""Chosen from the image itself."""
 
 METHODS: tuple[str, ...] = get_args(Method)
 PRESETS: tuple[str, ...] = get_args(Preset)
 ENGINES: tuple[str, ...] = get_args(Engine)
+CLASSICAL = ("richardson-lucy", "wiener", "conjugate-gradient", "chambolle-pock")
+"""Methods without training."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +89,13 @@ class LossWeights:
 
 LOSS_PRESETS: dict[str, LossWeights] = {
     "noise2self": LossWeights(bsp=1),
+    "noise2self+bound": LossWeights(bsp=1, bound=0.1),
     "noise2same": LossWeights(rec=1, inv=2),
+    "noise2same+bound": LossWeights(rec=1, inv=2, bound=0.1),
     "noise2same-d": LossWeights(rec=1, inv_d=2),
+    "noise2same-d+bound": LossWeights(rec=1, inv_d=2, bound_d=0.1),
 }
+"""The rows of Tables 1 and 3 of Papkov et al. 2023."""
 
 
 def parse_loss(text: str) -> LossWeights:
@@ -191,6 +202,33 @@ class TrainingConfig:
     mixed_precision: bool = False
     seed: int = 0
 
+    method: ClassVar[Method] = "siamese"
+
+
+@dataclass(frozen=True)
+class ClassicalSettings:
+    """The numbers of a classical method; each method takes those it knows.
+
+    Attributes
+    ----------
+    background : the camera's offset, in data units, at least 0
+    iterations : at most this many (richardson-lucy: exactly)
+    sieve : richardson-lucy; width of the Gaussian that image and PSF pass first, in voxels; 0 for none
+    total_variation : richardson-lucy; weight of the total variation; 0 for none
+    accelerate : richardson-lucy; whether iterations build up momentum
+    regularization : wiener and conjugate-gradient, noise over signal in power; chambolle-pock, weight of the
+        total variation in `unit`
+    unit : standard deviation of the channel, in data units
+    """
+
+    background: float = 0.0
+    iterations: int = 10
+    sieve: float = 0.0
+    total_variation: float = 0.0
+    accelerate: bool = False
+    regularization: float = 0.1
+    unit: float = 1.0
+
 
 @dataclass(frozen=True)
 class TilingConfig:
@@ -215,7 +253,7 @@ class RunConfig:
     """Everything that `bigdecon run` was asked for.
 
     Attributes carry the names of the command's flags; lengths are in micrometres, sizes in voxels,
-    intensities in data units.
+    intensities in data units. "auto" is chosen from the image, None is the method's own choice.
     """
 
     input: str
@@ -235,8 +273,12 @@ class RunConfig:
     model: str | None = None
     seed: int = 0
     tiling: TilingConfig = TilingConfig()
-    iterations: int = 10
-    background: float | None = None
+    iterations: int | Auto | None = None
+    background: float | Auto = "auto"
+    sieve: float | Auto | None = None
+    total_variation: float = 0.0
+    accelerate: bool | None = None
+    regularization: float | Auto = "auto"
     subtract_background: bool = False
     device: str = "auto"
     dtype: str = "float32"

@@ -13,10 +13,39 @@ from numpy.typing import NDArray
 from bigdecon.errors import VolumeError
 from bigdecon.volume import Box, Stack
 
-__all__ = ["IntensityStats", "measure_intensity"]
+__all__ = ["IntensityStats", "Scaling", "measure_intensity"]
 
 SAMPLE_VOXELS = 2**26
 """Volumes up to this many voxels (a 512 x 512 x 256 volume) are read whole, larger ones sampled."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """From data units to those in which a network computes, and back.
+
+    Attributes
+    ----------
+    offset : value, in data units, that becomes 0
+    unit : difference, in data units, that becomes 1
+    bounded : whether results are kept within [0, 1] of the scaled units
+    """
+
+    offset: float
+    unit: float
+    bounded: bool = False
+
+    def apply(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """Scale values in data units."""
+        return ((np.asarray(x, np.float32) - np.float32(self.offset)) / np.float32(self.unit)).astype(
+            np.float32
+        )
+
+    def restore(self, y: NDArray[Any]) -> NDArray[np.float32]:
+        """Undo `apply`, after clipping where the scaling is bounded: back to data units."""
+        y = np.asarray(y, np.float32)
+        if self.bounded:
+            y = y.clip(0, 1)
+        return (y * np.float32(self.unit) + np.float32(self.offset)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -38,13 +67,23 @@ class IntensityStats:
     background: float
     sampled: float = 1.0
 
+    @property
+    def standard(self) -> Scaling:
+        """Zero mean and unit variance, over the volume."""
+        return Scaling(self.mean, self.std)
+
+    @property
+    def unit_range(self) -> Scaling:
+        """From 0 at the minimum to 1 at the maximum; results stay within them."""
+        return Scaling(self.minimum, self.maximum - self.minimum, bounded=True)
+
     def standardize(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Give zero mean and unit variance, over the volume."""
-        return ((np.asarray(x, np.float32) - np.float32(self.mean)) / np.float32(self.std)).astype(np.float32)
+        return self.standard.apply(x)
 
     def restore(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Undo `standardize`: back to data units."""
-        return (np.asarray(x, np.float32) * np.float32(self.std) + np.float32(self.mean)).astype(np.float32)
+        return self.standard.restore(x)
 
 
 @dataclass(frozen=True)

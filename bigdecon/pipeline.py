@@ -15,11 +15,13 @@ from uuid import uuid4
 import dask.array as da
 from dask.delayed import Delayed, delayed
 
-from bigdecon.config import RunConfig, TrainingConfig
+from bigdecon.classical_settings import Tuner
+from bigdecon.config import CLASSICAL, RunConfig
 from bigdecon.deconvolution.blockwise import deconvolve_stack
 from bigdecon.deconvolution.lease import Lease
 from bigdecon.deconvolution.ledger import Ledger, RegionKey, RegionRecord
-from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
+from bigdecon.deconvolution.methods import classical_method
+from bigdecon.deconvolution.tuning import Tuned, tune_channel
 from bigdecon.distributed.cluster import Connection, connect
 from bigdecon.distributed.devices import choose_device, gpu_workers
 from bigdecon.distributed.progress import Listener, Message, RegionCounter, stage, subscribe
@@ -36,6 +38,7 @@ from bigdecon.io.writing import (
 )
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bigdecon.planning import RunPlan, prepare
+from bigdecon.ssi_config import Training
 from bigdecon.volume import Box
 from bigdecon.worker_tasks import (
     load_network,
@@ -107,7 +110,8 @@ def run(
     listener = on_event or (lambda event: None)
     with ExitStack() as stack:
         remote = stack.enter_context(_connect(config)) if config.cluster != "local" else None
-        plan = prepare(config, choose_device(config.device, remote.client if remote else None))
+        device = choose_device(config.device, remote.client if remote else None)
+        plan = prepare(config, device, _tuner(remote, device, listener))
         if on_plan:
             on_plan(plan)
         for sentence in plan.warnings:
@@ -126,6 +130,24 @@ def run(
         _coarser_levels(plan, connection, listener, lease)
         _finish(plan, models)
         return RunResult(plan, "finished", clipped, _model_paths(plan), time.monotonic() - started)
+
+
+def _tuner(remote: Connection | None, device: str, listener: Listener) -> Tuner:
+    """Choose settings here, or on a worker of a cluster that is there already."""
+
+    def tune(*arguments: Any) -> Tuned:
+        if arguments[-1].wanted:
+            wanted = " and ".join(arguments[-1].wanted)
+            listener(Message(f"Choosing {wanted} by hidden voxels in parts of the image."))
+        if remote is None:
+            return tune_channel(*arguments)
+        found: dict[str, Tuned] = {}
+        workers = gpu_workers(remote.client) if device != "cpu" else ()
+        task = Task("tune", lambda: Call(tune_channel, arguments), "tune", workers=workers)
+        run_tasks(remote.client, [task], in_flight=1, on_done=found.__setitem__)
+        return found["tune"]
+
+    return tune
 
 
 def _connect(config: RunConfig, device: str = "auto") -> AbstractContextManager[Connection]:
@@ -159,7 +181,7 @@ def _open_output(plan: RunPlan) -> None:
 
 def _train(plan: RunPlan, connection: Connection, listener: Listener) -> tuple[Path, ...]:
     """Train a network for every channel that has none yet; each is kept as soon as it is done."""
-    if plan.config.method != "siamese":
+    if plan.config.method in CLASSICAL:
         return ()
     paths = _model_paths(plan)
     for channel, path in enumerate(paths):
@@ -174,7 +196,7 @@ def _train(plan: RunPlan, connection: Connection, listener: Listener) -> tuple[P
 
 
 def _train_channel(
-    plan: RunPlan, training: TrainingConfig, channel: int, connection: Connection, listener: Listener
+    plan: RunPlan, training: Training, channel: int, connection: Connection, listener: Listener
 ) -> Checkpoint:
     name = f"train channel {channel}" if plan.volume.n_channels > 1 else "train"
     state = plan.bookkeeping / "training" / f"channel-{channel}.safetensors"
@@ -198,7 +220,7 @@ def _able_workers(plan: RunPlan, connection: Connection) -> tuple[str, ...]:
 
 
 def _model_paths(plan: RunPlan) -> tuple[Path, ...]:
-    if plan.config.method != "siamese":
+    if plan.config.method in CLASSICAL:
         return ()
     folder = plan.bookkeeping / "model"
     return tuple(folder / f"channel-{c}.safetensors" for c in range(plan.volume.n_channels))
@@ -260,26 +282,19 @@ def _method(
     plan: RunPlan, channel: int, models: tuple[Path, ...], connection: Connection
 ) -> Callable[[], Delayed]:
     """Say how to make the deconvolver: small in every region's graph, loaded once by every worker."""
-    if plan.config.method == "richardson-lucy":
-        background = plan.background_in_model(channel)
+    if plan.tuned:
         threads = connection.threads_per_worker if plan.device == "cpu" else None
-        psf = plan.psfs[channel].array
-        method = RichardsonLucy(
-            psf,
-            iterations=plan.config.iterations,
-            background=background,
-            device=plan.device,
-            threads=threads,
-        )
+        name, psf = plan.config.method, plan.psfs[channel].array
+        method = classical_method(name, psf, plan.tuned[channel].settings, plan.device, threads)
         # A key of its own each time: under one key the scheduler would mix up channels and runs.
-        return lambda: delayed(method, name=f"richardson-lucy-{uuid4().hex}", traverse=False)
+        return lambda: delayed(method, name=f"{name}-{uuid4().hex}", traverse=False)
     arguments = (
         models[channel].absolute(),
         load_checkpoint(models[channel]).sha256,
         plan.stats[channel],
         plan.device,
         plan.tile,
-        plan.config.preset != "paper",
+        plan.config.preset != "paper" or plan.config.method == "ssi",
         connection.threads_per_worker,
     )
     return lambda: delayed(load_network, pure=False)(*arguments)
@@ -367,6 +382,8 @@ def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...]) -> Provenance:
     chosen: dict[str, Any] = {"engine": plan.engine, "tile": plan.tile}
     if plan.training:
         chosen["training"] = asdict(plan.training)
+    if plan.tuned:
+        chosen["tuned"] = [asdict(tuned) for tuned in plan.tuned]
     return Provenance(
         configuration={**plan.config.as_dict(), "chosen": chosen},
         psfs=tuple(PSFRecord(p.name, p.sha256, p.corrections, p.voxel_size_um) for p in plan.psfs),

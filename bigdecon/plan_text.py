@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dask.utils import format_bytes
 
+from bigdecon.deconvolution.tuning import Tuned
 from bigdecon.planning import RunPlan
 
 __all__ = ["describe_plan"]
@@ -30,15 +33,11 @@ def _describe_input(plan: RunPlan) -> list[tuple[str, str]]:
     for psf in dict.fromkeys(plan.psfs):
         lines.append(("PSF", f"{psf.name}, {' x '.join(str(n) for n in psf.array.shape)}"))
         lines += [("", sentence) for sentence in psf.corrections]
-    for index, (channel, stats) in enumerate(zip(volume.channels, plan.stats, strict=True)):
+    for channel, stats in zip(volume.channels, plan.stats, strict=True):
         label = f"background {channel.name}".strip()
         part = "" if stats.sampled == 1 else f" (of {stats.sampled:.1%} of the voxels)"
         brightness = f"mean {stats.mean:.4g}, maximum {stats.maximum:.4g}"
         lines.append((label, f"{stats.background:.4g}, {brightness}{part}"))
-        if plan.config.method == "richardson-lucy":
-            used = plan.background_in_model(index)
-            hint = "" if used else "; --background gives another"
-            lines.append(("", f"{used:.4g} is used as background by richardson-lucy{hint}"))
     return lines
 
 
@@ -49,7 +48,7 @@ def _describe_work(plan: RunPlan) -> list[tuple[str, str]]:
     halo = " x ".join(str(n) for n in grid.halo)
     tile = f", tiles of {plan.tile}" if plan.tile else ""
     return [
-        ("method", _describe_method(plan)),
+        *_describe_method(plan),
         ("device", plan.device),
         ("blocks", f"{stacks * len(grid)} in {stacks * len(plan.regions)} regions, engine {plan.engine}"),
         ("", f"up to {block} with a halo of {halo}: {grid.overhead:.2f} voxels computed for one written"),
@@ -67,12 +66,41 @@ def _state(plan: RunPlan) -> str:
     return STATES[plan.state]
 
 
-def _describe_method(plan: RunPlan) -> str:
+def _describe_method(plan: RunPlan) -> list[tuple[str, str]]:
     method, training = plan.config.method, plan.training
     if plan.models:
-        return f"{method}, model {plan.config.model}"
+        return [("method", f"{method}, model {plan.config.model}")]
     if training:
         patches = "1 patch" if training.batch == 1 else f"{training.batch} patches"
         size = f"{training.network.channels} channels"
-        return f"{method}, {size}, {training.steps} steps of {patches}"
-    return f"{method}, {plan.config.iterations} iterations"
+        return [("method", f"{method}, {size}, {training.steps} steps of {patches}")]
+    lines = []
+    for channel, tuned in zip(plan.volume.channels, plan.tuned, strict=True):
+        lines.append((f"method {channel.name}".strip(), f"{method}, {_describe_settings(method, tuned)}"))
+        if tuned.trials:
+            lines.append(("", f"chosen by hidden voxels, from {len(tuned.trials)} settings"))
+        if curve := tuned.curve():
+            lines.append(("", f"their error after 1, 2, ... iterations: {_describe_curve(curve)}"))
+    return lines
+
+
+def _describe_settings(method: str, tuned: Tuned) -> str:
+    """Name the numbers that a classical method goes by."""
+    settings = tuned.settings
+    if method in ("wiener", "conjugate-gradient"):
+        return f"regularization {settings.regularization:.3g}"
+    background = f"background {settings.background:.4g}"
+    if method == "chambolle-pock":
+        return f"{settings.iterations} iterations, regularization {settings.regularization:.3g}, {background}"
+    kind = "accelerated " if settings.accelerate else ""
+    parts = [f"{settings.iterations} {kind}iterations", background]
+    parts.append(f"sieve of {settings.sieve:g} voxels" if settings.sieve else "no sieve")
+    if settings.total_variation:
+        parts.append(f"total variation {settings.total_variation:g}")
+    return ", ".join(parts)
+
+
+def _describe_curve(curve: Sequence[tuple[int, float]]) -> str:
+    """Give the root mean square errors, the least one marked by a star."""
+    least = min(error for _, error in curve)
+    return ", ".join(f"{k}: {error**0.5:.5g}{'*' * (error == least)}" for k, error in curve)

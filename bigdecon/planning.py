@@ -12,9 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from bigdecon.config import RunConfig, TrainingConfig, parse_loss, training_preset
-from bigdecon.deconvolution.blockwise import choose_engine
+from bigdecon.classical_settings import Tuner, tuned_from_record, tuning_of, what_to_tune
+from bigdecon.config import CLASSICAL, Auto, RunConfig, TrainingConfig, parse_loss, training_preset
+from bigdecon.deconvolution.blockwise import BlockNeeds, choose_engine
+from bigdecon.deconvolution.methods import classical_method
+from bigdecon.deconvolution.network import NetworkNeeds
 from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
+from bigdecon.deconvolution.tuning import Tuned, tune_channel
 from bigdecon.errors import ModelError, OptionError, OutputError
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.io.identity import InputIdentity, input_identity
@@ -26,6 +30,7 @@ from bigdecon.io.stores import local_output_path
 from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
 from bigdecon.optics.psf import PSF, load_psf, psf_from_array
 from bigdecon.sizing import REGION_VOXELS, block_side, choose_tile, cut_volume, memory_of_block
+from bigdecon.ssi_config import SSIConfig, Training, ssi_preset
 from bigdecon.volume import Box, Stack, Volume
 
 __all__ = ["RunPlan", "default_output", "parse_roi", "prepare"]
@@ -47,6 +52,7 @@ class RunPlan:
     volume : the input, cropped to the region of interest
     psfs, stats : one for every channel
     training : how networks are trained; None for methods without training, and for a model that is given
+    tuned : settings of the classical methods, one for every channel; none for networks
     models : the trained networks that were given, one for every channel; else none
     grid : how a stack is cut into blocks
     layout : of the output's arrays
@@ -65,7 +71,8 @@ class RunPlan:
     volume: Volume
     psfs: tuple[PSF, ...]
     stats: tuple[IntensityStats, ...]
-    training: TrainingConfig | None
+    training: Training | None
+    tuned: tuple[Tuned, ...]
     models: tuple[Checkpoint, ...]
     grid: BlockGrid
     layout: OutputLayout
@@ -89,15 +96,6 @@ class RunPlan:
         times = range(self.volume.n_timepoints)
         return [self.volume.stack(timepoint=t, channel=channel) for t in times]
 
-    def background_in_model(self, channel: int) -> float:
-        """Background that Richardson-Lucy adds to the blurred object, in data units.
-
-        What was given; the measured one where it is to be subtracted; else 0, the plain method.
-        """
-        if self.config.background is None and not self.config.subtract_background:
-            return 0.0
-        return max(0.0, self.stats[channel].background)
-
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should look at before trusting the result, one sentence each."""
@@ -107,18 +105,23 @@ class RunPlan:
                 "the voxel sizes of volume and PSF are unknown and were assumed equal; "
                 "give --voxel-size and --psf-voxel-size if they differ."
             )
-        if self.training and self.config.preset == "paper" and self.device == "cpu":
+        if (
+            isinstance(self.training, TrainingConfig)
+            and self.config.preset == "paper"
+            and self.device == "cpu"
+        ):
             found.append("the preset paper trains for days on a CPU; the preset fast is made for one.")
         return tuple(found)
 
 
-def prepare(config: RunConfig, device: str) -> RunPlan:
+def prepare(config: RunConfig, device: str, tuner: Tuner = tune_channel) -> RunPlan:
     """Check everything that can be checked, and decide everything that can be decided.
 
     Parameters
     ----------
     config : what was asked for
     device : torch device of the workers
+    tuner : chooses what is "auto" in classical methods; only reads
 
     Raises
     ------
@@ -135,7 +138,8 @@ def prepare(config: RunConfig, device: str) -> RunPlan:
         raise OutputError(
             f"the result is an OME-Zarr folder, but {output} is a TIFF by name; give {output.stem}.ome.zarr."
         )
-    training = _training(config, volume, device) if config.method == "siamese" and not models else None
+    classical = config.method in CLASSICAL
+    training = None if classical or models else _training(config, volume, device)
     identity = input_identity(volume)
     records = [PSFRecord(psf.name, psf.sha256, psf.corrections, psf.voxel_size_um) for psf in psfs]
     chosen = {"models": [model.sha256 for model in models], "training": training and asdict(training)}
@@ -143,8 +147,17 @@ def prepare(config: RunConfig, device: str) -> RunPlan:
     earlier = _earlier_run(config, output, mark, records, identity)
     stats = tuple(_measure(volume, channel, config.background) for channel in range(volume.n_channels))
     _check_range(config, stats)
+    tuned: tuple[Tuned, ...] = ()
+    if classical:
+        tuned = _tune(config, volume, psfs, stats, device, earlier, tuner)
+        stats = tuple(replace(s, background=t.settings.background) for s, t in zip(stats, tuned, strict=True))
     network = models[0].config if models else training
-    grid = cut_volume(config, volume.spatial_shape, psfs, network)
+    methods = [
+        classical_method(config.method, psf.array, t.settings)
+        for psf, t in zip(psfs, tuned, strict=classical)
+    ]
+    needs: list[BlockNeeds] = [NetworkNeeds.of(network.network)] if network else [*methods]
+    grid = cut_volume(config, volume.spatial_shape, needs)
     side = block_side(config.tiling, len(volume.spatial_axes))
     unit = max(cuts[1] if len(cuts) > 2 else side for cuts in grid.cuts)
     layout = plan_output(volume, dtype=config.dtype, ome_version=config.ome_version, unit=unit)
@@ -157,6 +170,7 @@ def prepare(config: RunConfig, device: str) -> RunPlan:
         psfs=psfs,
         stats=stats,
         training=training,
+        tuned=tuned,
         models=models,
         grid=grid,
         layout=layout,
@@ -168,7 +182,7 @@ def prepare(config: RunConfig, device: str) -> RunPlan:
         device=device,
         identity=identity,
         fingerprint=mark,
-        bytes_per_worker=memory_of_block(config, grid, psfs, network, tile),
+        bytes_per_worker=memory_of_block(grid, methods, network, tile),
     )
 
 
@@ -209,8 +223,10 @@ def parse_roi(text: str, axes: str) -> Box:
 def _check_options(config: RunConfig) -> None:
     if not config.psf and not config.model:
         raise OptionError("no PSF was given; name its file with --psf, or make one with bigdecon psf make.")
-    if config.model and config.method != "siamese":
-        raise OptionError(f"--model belongs to the method siamese, not to {config.method}.")
+    if config.model and config.method in CLASSICAL:
+        raise OptionError(f"--model belongs to the methods siamese and ssi, not to {config.method}.")
+    if config.method in CLASSICAL:
+        what_to_tune(config)
     if config.steps is not None and config.steps < 1:
         raise OptionError(f"--steps is {config.steps}; at least 1 step is needed.")
     if not 0 <= config.seed < 2**62:
@@ -219,7 +235,7 @@ def _check_options(config: RunConfig) -> None:
         raise OptionError(f"--train-minutes is {config.train_minutes:g}; it must be above 0.")
     if config.tiling.block is not None and config.tiling.block < 1:
         raise OptionError(f"--block is {config.tiling.block}; a block has at least 1 voxel along every axis.")
-    if config.background is not None and not math.isfinite(config.background):
+    if config.background != "auto" and not math.isfinite(config.background):
         raise OptionError(f"--background is {config.background:g}; it must be a finite number in data units.")
 
 
@@ -254,12 +270,12 @@ def _check_range(config: RunConfig, stats: Sequence[IntensityStats]) -> None:
         )
 
 
-def _measure(volume: Volume, channel: int, background: float | None) -> IntensityStats:
+def _measure(volume: Volume, channel: int, background: float | Auto) -> IntensityStats:
     """Measure the brightness of a channel; a background that was given replaces the measured one."""
     stacks = [volume.stack(timepoint=t, channel=channel) for t in range(volume.n_timepoints)]
     many = volume.n_channels > 1
     stats = measure_intensity(stacks, name=f"channel {channel} of {volume.name}" if many else volume.name)
-    return stats if background is None else replace(stats, background=background)
+    return stats if background == "auto" else replace(stats, background=background)
 
 
 def _load_psfs(config: RunConfig, volume: Volume) -> tuple[PSF, ...]:
@@ -316,9 +332,34 @@ def _model_files(path: Path) -> list[Path]:
     return files
 
 
-def _training(config: RunConfig, volume: Volume, device: str) -> TrainingConfig:
+def _tune(
+    config: RunConfig,
+    volume: Volume,
+    psfs: Sequence[PSF],
+    stats: Sequence[IntensityStats],
+    device: str,
+    earlier: RunRecord | None,
+    tuner: Tuner,
+) -> tuple[Tuned, ...]:
+    """Choose the settings of a classical method for every channel, or take up those of an interrupted run."""
+    if earlier:
+        return tuned_from_record(earlier.provenance["configuration"]["chosen"]["tuned"])
+    times = range(volume.n_timepoints)
+    return tuple(
+        tuner(
+            [volume.stack(timepoint=t, channel=channel) for t in times],
+            psf.array,
+            tuning_of(config, stats[channel], device),
+        )
+        for channel, psf in enumerate(psfs)
+    )
+
+
+def _training(config: RunConfig, volume: Volume, device: str) -> Training:
     """Fill in the preset, then what was asked for by flags."""
     accelerator = device != "cpu"
+    if config.method == "ssi":
+        return _ssi_training(config, volume, accelerator)
     chosen = training_preset(config.preset, ndim=len(volume.spatial_axes), accelerator=accelerator)
     if config.loss is not None:
         chosen = replace(chosen, loss=parse_loss(config.loss))
@@ -332,6 +373,14 @@ def _training(config: RunConfig, volume: Volume, device: str) -> TrainingConfig:
             patience=max(chosen.patience, round(chosen.patience * share)),
         )
     return replace(chosen, minutes=config.train_minutes, seed=config.seed)
+
+
+def _ssi_training(config: RunConfig, volume: Volume, accelerator: bool) -> SSIConfig:
+    if config.loss is not None:
+        raise OptionError("--loss belongs to the method siamese, not to ssi.")
+    chosen = ssi_preset(config.preset, ndim=len(volume.spatial_axes), accelerator=accelerator)
+    steps = chosen.steps if config.steps is None else config.steps
+    return replace(chosen, steps=steps, minutes=config.train_minutes, seed=config.seed)
 
 
 def _earlier_run(

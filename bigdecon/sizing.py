@@ -10,11 +10,11 @@ from distributed.system import MEMORY_LIMIT
 
 from bigdecon.config import RunConfig, TilingConfig, TrainingConfig
 from bigdecon.deconvolution.blockwise import BlockNeeds, plan_grid
+from bigdecon.deconvolution.classical import ClassicalMethod
 from bigdecon.deconvolution.network import DEFAULT_HALO, NetworkNeeds, inference_bytes_per_voxel
-from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.deconvolution.tiling import BlockGrid
 from bigdecon.errors import OptionError
-from bigdecon.optics.psf import PSF
+from bigdecon.ssi_config import Training
 
 __all__ = ["REGION_VOXELS", "block_side", "choose_tile", "cut_volume", "memory_of_block"]
 
@@ -34,34 +34,29 @@ def block_side(tiling: TilingConfig, ndim: int) -> int:
     return BLOCK_SIDE[ndim] if tiling.block is None else tiling.block
 
 
-def cut_volume(
-    config: RunConfig, shape: Sequence[int], psfs: Sequence[PSF], network: TrainingConfig | None
-) -> BlockGrid:
+def cut_volume(config: RunConfig, shape: Sequence[int], needs: Sequence[BlockNeeds]) -> BlockGrid:
     """Cut a volume into blocks; those that would be smaller than their halo grow to the next multiple.
 
     Parameters
     ----------
-    config : gives block, halo and iterations
+    config : gives block and halo
     shape : extent of the spatial axes, in voxels
-    psfs : of all channels
-    network : how the network was or will be trained; None for Richardson-Lucy
+    needs : what the methods of all channels need
 
     Raises
     ------
     OptionError
-        if the halo that was asked for is smaller than the method needs
+        if the halo that was asked for is smaller than a method needs
     """
     halo = config.tiling.halo
-    needs: list[BlockNeeds] = [RichardsonLucy(psf.array, iterations=config.iterations) for psf in psfs]
-    if network is not None:
-        needs = [NetworkNeeds.of(network.network)]
-        halo = DEFAULT_HALO if halo is None else halo
+    if halo is None and all(isinstance(n, NetworkNeeds) for n in needs):
+        halo = max(DEFAULT_HALO, *(side for n in needs for side in n.halo))
     side = block_side(config.tiling, len(shape))
     reach = [max(sides) if halo is None else halo for sides in zip(*(n.halo for n in needs), strict=True)]
     return plan_grid(shape, needs, block=[side * max(1, -(-r // side)) for r in reach], halo=halo)
 
 
-def choose_tile(config: RunConfig, grid: BlockGrid, network: TrainingConfig, device: str) -> int | None:
+def choose_tile(config: RunConfig, grid: BlockGrid, network: Training, device: str) -> int | None:
     """Choose the extent of a network pass, in voxels; None for whole blocks.
 
     Raises
@@ -69,7 +64,8 @@ def choose_tile(config: RunConfig, grid: BlockGrid, network: TrainingConfig, dev
     OptionError
         if the tile that was asked for does not suit the network
     """
-    tile = config.tiling.tile or (128 if config.preset == "paper" else None)
+    published = 128 if config.preset == "paper" and isinstance(network, TrainingConfig) else None
+    tile = config.tiling.tile or published
     needs = NetworkNeeds.of(network.network)
     if tile is not None and (tile % needs.alignment or tile <= 2 * needs.halo[0] + needs.alignment):
         raise OptionError(
@@ -83,16 +79,19 @@ def choose_tile(config: RunConfig, grid: BlockGrid, network: TrainingConfig, dev
 
 
 def memory_of_block(
-    config: RunConfig,
-    grid: BlockGrid,
-    psfs: Sequence[PSF],
-    network: TrainingConfig | None,
-    tile: int | None,
+    grid: BlockGrid, methods: Sequence[ClassicalMethod], network: Training | None, tile: int | None
 ) -> int:
-    """Estimate what one block takes while it is computed, in bytes."""
+    """Estimate what one block takes while it is computed, in bytes.
+
+    Parameters
+    ----------
+    grid : gives the largest block
+    methods : of all channels; none where there is a network
+    network : how the network was or will be trained; None for classical methods
+    tile : extent of a network pass, in voxels; None for whole blocks
+    """
     if network is None:
-        worst = max(psfs, key=lambda psf: psf.array.size)
-        return RichardsonLucy(worst.array, iterations=config.iterations).working_bytes(grid.largest_block)
+        return max(method.working_bytes(grid.largest_block) for method in methods)
     in_tile = math.prod(min(n, tile or n) for n in grid.largest_block)
     in_block = math.prod(grid.largest_block)
     return in_tile * inference_bytes_per_voxel(network.network) + 16 * in_block + PASS_BYTES

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bigdecon.config import TrainingConfig
 from bigdecon.deconvolution.ledger import Extent, RegionRecord
 from bigdecon.deconvolution.network import NetworkDeconvolver
 from bigdecon.distributed.progress import TrainingProgress, publish
@@ -26,8 +25,11 @@ from bigdecon.intensity import IntensityStats
 from bigdecon.io.layout import OutputLayout
 from bigdecon.io.writing import convert, write_box, write_pyramid_box
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint
-from bigdecon.learning.training import TrainingStep, train
+from bigdecon.learning.loop import TrainingStep
+from bigdecon.learning.ssi import train_ssi
+from bigdecon.learning.training import train
 from bigdecon.optics.psf import PSF
+from bigdecon.ssi_config import SSIConfig, Training
 from bigdecon.volume import Box, Volume
 
 __all__ = [
@@ -43,7 +45,7 @@ __all__ = [
 def train_on_worker(
     volume: Volume,
     psf: PSF,
-    training: TrainingConfig,
+    training: Training,
     channel: int,
     device: str,
     stats: IntensityStats,
@@ -51,7 +53,10 @@ def train_on_worker(
     threads: int,
     run_id: str,
 ) -> Checkpoint:
-    """Train in a worker process and send progress to those who listen to this run; else as `train`."""
+    """Train in a worker process and send progress to those who listen to this run; else as `train`.
+
+    The type of `training` chooses the method.
+    """
     if device == "cpu":
         torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = True
@@ -60,6 +65,17 @@ def train_on_worker(
     def report(step: TrainingStep) -> None:
         publish(TrainingProgress(**asdict(step)), run_id)
 
+    if isinstance(training, SSIConfig):
+        return train_ssi(
+            volume,
+            psf,
+            training,
+            channel=channel,
+            device=device,
+            stats=stats,
+            state_path=state_path,
+            on_event=report,
+        )
     return train(
         volume,
         psf,

@@ -25,6 +25,25 @@ class VoxelSize(click.Option):
         super().__init__(*args, **kwargs)
 
 
+class NumberOrAuto(click.ParamType):
+    """A number, or the word auto."""
+
+    name = "number|auto"
+
+    def __init__(self, kind: type[int] | type[float] = float) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read what was typed."""
+        if value == "auto" or isinstance(value, int | float):
+            return value
+        try:
+            return self.kind(value)
+        except ValueError:
+            what = "a whole number" if self.kind is int else "a number"
+            self.fail(f"{value!r} is neither {what} nor auto.", param, ctx)
+
+
 def _input_options(command: Any) -> Any:
     options = [
         click.option("--psf", multiple=True, metavar="FILE", help="PSF; one for all channels, or one each."),
@@ -54,9 +73,24 @@ def _method_options(command: Any) -> Any:
         click.option("--train-minutes", type=float, help="Time budget for training."),
         click.option("--model", metavar="FILE", help="Trained model, or an earlier result with one."),
         click.option("--seed", default=0, show_default=True, help="Seed of everything random."),
-        click.option("--iterations", default=10, show_default=True, help="Of Richardson-Lucy."),
-        click.option("--background", type=float, help="Camera offset in data units; default: estimated"
-                     " (richardson-lucy: 0)."),
+        click.option("--background", type=NumberOrAuto(), default="auto", show_default=True,
+                     help="Camera offset in data units; auto: from the image."),
+    ]  # fmt: skip
+    return _apply(options, command)
+
+
+def _classical_options(command: Any) -> Any:
+    options = [
+        click.option("--iterations", type=NumberOrAuto(int), metavar="N|auto",
+                     help="Of classical methods; richardson-lucy finds its own [default: auto]."),
+        click.option("--sieve", type=NumberOrAuto(), metavar="SIGMA|auto",
+                     help="richardson-lucy: Gaussian against noise, voxels; 0 for none [default: auto]."),
+        click.option("--total-variation", type=float, default=0.0, metavar="LAMBDA",
+                     help="richardson-lucy: weight of total variation, 0.002 to 0.02 [default: 0]."),
+        click.option("--accelerate/--no-accelerate", default=None,
+                     help="richardson-lucy: a third of the iterations [default: with --iterations auto]."),
+        click.option("--regularization", type=NumberOrAuto(), default="auto", metavar="WEIGHT|auto",
+                     help="wiener, conjugate-gradient, chambolle-pock: against noise [default: auto]."),
     ]  # fmt: skip
     return _apply(options, command)
 
@@ -111,7 +145,14 @@ def _cluster_options(command: Any) -> Any:
 
 
 TRAINING_OPTIONS = ("loss", "steps", "train_minutes")
-OWNERS = dict.fromkeys(("preset", "tile", *TRAINING_OPTIONS), "siamese") | {"iterations": "richardson-lucy"}
+NETWORKS, LUCY = ("siamese", "ssi"), ("richardson-lucy",)
+OWNERS = {
+    **dict.fromkeys(("preset", "tile", "model", "steps", "train_minutes"), NETWORKS),
+    "loss": ("siamese",),
+    **dict.fromkeys(("sieve", "total_variation", "accelerate"), LUCY),
+    "iterations": (*LUCY, "conjugate-gradient", "chambolle-pock"),
+    "regularization": ("wiener", "conjugate-gradient", "chambolle-pock"),
+}
 
 
 def _apply(options: list[Any], command: Any) -> Any:
@@ -124,6 +165,7 @@ def _apply(options: list[Any], command: Any) -> Any:
 @click.argument("input_path", metavar="INPUT")
 @_input_options
 @_method_options
+@_classical_options
 @_tiling_options
 @_output_options
 @_cluster_options
@@ -141,7 +183,8 @@ def command(
     """Restore a volume: blur and noise are removed together.
 
     INPUT is an OME-Zarr (path or URL) or a TIFF. The default method trains a small network on the volume
-    itself; richardson-lucy needs no training. The same command continues where an interrupted one stopped.
+    itself. richardson-lucy needs no training and finds its own settings: without a GPU, a result in a minute.
+    The same command continues where an interrupted one stopped.
 
     \b
     Examples:
@@ -161,12 +204,14 @@ def command(
 def _refuse_idle_options(method: str, model: str | None) -> None:
     """Refuse options that the method would take no notice of: who gives one expects it to matter."""
     context = click.get_current_context()
-    for name, owner in OWNERS.items():
+    for name, owners in OWNERS.items():
         if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
             continue
         flag = "--" + name.replace("_", "-")
-        if owner != method:
-            raise OptionError(f"{flag} belongs to the method {owner}, not to {method}.")
+        if method not in owners:
+            several = f"methods {', '.join(owners[:-1])} and {owners[-1]}"
+            whose = several if len(owners) > 1 else f"method {owners[0]}"
+            raise OptionError(f"{flag} belongs to the {whose}, not to {method}.")
         if model and name in TRAINING_OPTIONS:
             raise OptionError(f"{flag} is about training, but --model names a network that is trained.")
 

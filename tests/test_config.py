@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError, asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from bigdecon.config import (
     training_preset,
 )
 from bigdecon.errors import OptionError
+from bigdecon.ssi_config import SSIConfig, SSINetworkConfig, ssi_preset
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,49 @@ def test_every_preset_fits_together(preset: str, ndim: int, accelerator: bool) -
     assert config.mixed_precision == (preset != "paper")
     assert config.evaluate_every <= config.steps
     assert config.checkpoint_every <= config.steps
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_the_paper_preset_of_ssi_is_the_published_program(ndim: int, accelerator: bool) -> None:
+    config = ssi_preset("paper", ndim=ndim, accelerator=accelerator)
+    assert config.network == SSINetworkConfig(ndim, channels=8, depth=5)
+    assert (config.steps, config.patience, config.rate_patience, config.rate_factor) == (3000, 300, 150, 0.9)
+    assert (config.learning_rate, config.weight_decay, config.parameter_noise) == (0.01, 1e-6, 0.1)
+    assert (config.mask_density_start, config.mask_density, config.mask_decay) == (0.5, 0.05, 0.995)
+    assert (config.training_noise, config.boundary_weight, config.held_out_fraction) == (0.1, 0.1, 0.1)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_every_preset_of_ssi_fits_together(preset: str, ndim: int, accelerator: bool) -> None:
+    config = ssi_preset(preset, ndim=ndim, accelerator=accelerator)  # type: ignore[arg-type]
+    assert config.network.ndim == len(config.patch_shape) == ndim
+    assert all(n % 16 == 0 for n in config.patch_shape)
+    assert max(config.evaluate_every, config.checkpoint_every) <= config.steps
+    published = preset == "paper" or (preset == "auto" and accelerator)
+    assert config == ssi_preset("paper" if published else "fast", ndim=ndim, accelerator=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"patch_shape": (64, 64)}, r"patch \(64, 64\) does not suit a network of 3 dimensions"),
+        ({"patch_shape": (64, 64, 0)}, "one extent of at least 1 voxel for every dimension"),
+        ({"steps": 0}, "steps is 0; SSI needs at least 1"),
+        ({"batch": 0}, "batch is 0"),
+        ({"mask_density": 0.0}, "mask_density is 0; SSI needs a part above 0 and below 1"),
+        ({"mask_density_start": 1.0}, "mask_density_start is 1"),
+        ({"held_out_fraction": 0.0}, "held_out_fraction is 0"),
+        ({"learning_rate": -1.0}, "learning_rate is -1; SSI needs a finite number that is at least 0"),
+        ({"training_noise": float("nan")}, "training_noise is nan"),
+        ({"mask_decay": 1.5}, "mask_decay is 1.5; SSI needs a factor of at most 1"),
+    ],
+)
+def test_settings_that_cannot_train_by_ssi_are_refused(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(OptionError, match=sentence):
+        SSIConfig(**wrong)
 
 
 def test_auto_is_fast_without_an_accelerator() -> None:

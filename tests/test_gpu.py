@@ -17,8 +17,9 @@ from bigdecon.deconvolution.network import NetworkDeconvolver
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.checkpoint import Checkpoint
+from bigdecon.learning.loop import TrainingStep
 from bigdecon.learning.precision import TOLERANCE as HALF_TOLERANCE
-from bigdecon.learning.training import TrainingStep, train
+from bigdecon.learning.training import train
 from bigdecon.learning.unet import UNet
 from bigdecon.optics.blur import Blur
 from bigdecon.optics.psf import psf_from_array

@@ -101,3 +101,14 @@ def test_stats_are_in_data_units() -> None:
     stats = IntensityStats(mean=10, std=2, minimum=4, maximum=20, background=8)
     np.testing.assert_array_equal(stats.standardize(np.array([10, 12, 8])), [0, 1, -1])
     np.testing.assert_array_equal(stats.restore(np.array([0, 1, -1])), [10, 12, 8])
+
+
+def test_the_unit_range_runs_from_the_minimum_to_the_maximum_and_no_further() -> None:
+    stats = IntensityStats(mean=100, std=20, minimum=50, maximum=250, background=60)
+    scaling = stats.unit_range
+    values = np.array([50, 150, 250], np.uint16)
+    np.testing.assert_array_equal(scaling.apply(values), np.array([0, 0.5, 1], np.float32))
+    np.testing.assert_array_equal(scaling.restore(np.array([-1, 0.5, 3])), [50, 150, 250])
+    # Standardised values have no bounds.
+    np.testing.assert_array_equal(stats.standard.restore(np.array([-10.0, 10])), [-100, 300])
+    assert scaling.restore(np.zeros(2)).dtype == scaling.apply(values).dtype == np.float32

@@ -86,6 +86,8 @@ def restore(cluster, psf):
             "psf": (str(psf),),
             "method": "richardson-lucy",
             "iterations": 2,
+            "sieve": 0.0,
+            "background": 0.0,
             "device": "cpu",
             "cluster": cluster,
         }
@@ -263,7 +265,7 @@ def test_the_background_is_taken_off_on_request(tmp_path, restore):
     kept = voxels(restore(image, background=90.5).output)
     off = voxels(restore(image, tmp_path / "out", background=90.5, subtract_background=True).output)
     np.testing.assert_allclose(off, kept - 90.5, atol=1e-3)
-    measured = restore(image, tmp_path / "out2", subtract_background=True)
+    measured = restore(image, tmp_path / "out2", background="auto", subtract_background=True)
     assert measured.plan.stats[0].background == pytest.approx(95, abs=5)
     assert voxels(measured.output).mean() == pytest.approx(kept.mean() - 95, abs=6)
 
@@ -532,6 +534,7 @@ def several_regions(request, tmp_path, psf):
         method=request.param,
         steps=2,
         iterations=3,
+        sieve=0.0,
         device="cpu",
         threads=1,
         workers=1,

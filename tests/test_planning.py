@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigdecon import sizing
+from bigdecon.classical_settings import tuned_from_record, what_to_tune
 from bigdecon.config import RunConfig, TilingConfig
+from bigdecon.deconvolution.tuning import Trial, Tuned
 from bigdecon.errors import OptionError
 from bigdecon.io.writing import write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
@@ -21,6 +24,7 @@ from bigdecon.planning import default_output, parse_roi, prepare
 from bigdecon.volume import Volume
 
 SIZE = (0.3, 0.2, 0.2)
+PLAIN = {"method": "richardson-lucy", "iterations": 2, "sieve": 0.0, "background": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +79,8 @@ def test_the_result_is_named_after_the_input(location, name):
 def test_regions_are_whole_shards_and_cover_the_volume_once(config, monkeypatch, method, version, block):
     monkeypatch.setattr("bigdecon.planning.REGION_VOXELS", 1)
     tiling = TilingConfig(block=block)
-    plan = prepare(replace(config, method=method, ome_version=version, iterations=3, tiling=tiling), "cpu")
+    plain = PLAIN if method == "richardson-lucy" else {}
+    plan = prepare(replace(config, ome_version=version, tiling=tiling, **plain), "cpu")
     covered = np.zeros(plan.volume.spatial_shape, int)
     for box in plan.regions:
         covered[box] += 1
@@ -87,23 +92,55 @@ def test_regions_are_whole_shards_and_cover_the_volume_once(config, monkeypatch,
 
 
 def test_blocks_smaller_than_a_wide_halo_grow(config):
-    plan = prepare(replace(config, method="richardson-lucy", tiling=TilingConfig(block=8)), "cpu")
+    plan = prepare(replace(config, **PLAIN, tiling=TilingConfig(block=8)), "cpu")
     assert min(plan.grid.halo) > 8
     for cuts, halo in zip(plan.grid.cuts, plan.grid.halo, strict=True):
         assert cuts[1] >= min(halo, cuts[-1])
         assert cuts[1] % 8 == 0 or cuts[1] == cuts[-1]
 
 
-def test_the_plan_names_the_background_that_is_used(config):
-    """Plain Richardson-Lucy has none; what is given or subtracted is in its model."""
-    plain = replace(config, method="richardson-lucy", iterations=2)
-    plan = prepare(plain, "cpu")
-    assert plan.stats[0].background > 1
-    assert plan.background_in_model(0) == 0
-    assert "0 is used as background by richardson-lucy" in "\n".join(text for _, text in describe_plan(plan))
-    assert prepare(replace(plain, background=3.5), "cpu").background_in_model(0) == 3.5
-    subtracting = prepare(replace(plain, subtract_background=True), "cpu")
-    assert subtracting.background_in_model(0) == plan.stats[0].background
+def test_the_plan_names_the_numbers_that_are_used(config):
+    text = "\n".join(line for _, line in describe_plan(prepare(replace(config, **PLAIN), "cpu")))
+    assert "richardson-lucy, 2 iterations, background 0, no sieve" in text
+    assert "hidden voxels" not in text
+    given = replace(config, **PLAIN | {"background": 3.5, "sieve": 0.5, "accelerate": True})
+    text = "\n".join(line for _, line in describe_plan(prepare(given, "cpu")))
+    assert "2 accelerated iterations, background 3.5, sieve of 0.5 voxels" in text
+
+
+def test_what_is_auto_is_chosen_once_and_taken_up_again(config, tmp_path):
+    """The plan says what was chosen and from what; a run that goes on does not choose anew."""
+    asked = []
+
+    def tuner(stacks, psf, tuning):
+        asked.append(tuning)
+        return Tuned(replace(tuning.settings, sieve=0.5), (Trial(tuning.settings, 2.0, 1.5),))
+
+    automatic = replace(config, method="richardson-lucy", output=str(tmp_path / "out.ome.zarr"))
+    plan = prepare(automatic, "cpu", tuner)
+    assert [tuning.wanted for tuning in asked] == [("background", "sieve", "iterations")]
+    assert plan.tuned[0].settings.sieve == 0.5
+    assert plan.tuned[0].settings.accelerate
+    assert plan.stats[0].background == plan.tuned[0].settings.background
+    assert "chosen by hidden voxels, from 1 settings" in "\n".join(t for _, t in describe_plan(plan))
+    record = json.loads(json.dumps(asdict(plan.tuned[0])))
+    assert tuned_from_record([record]) == plan.tuned
+
+
+@pytest.mark.parametrize(
+    ("method", "wanted"),
+    [
+        ("wiener", ("regularization",)),
+        ("conjugate-gradient", ("regularization",)),
+        ("chambolle-pock", ("background", "regularization")),
+    ],
+)
+def test_what_other_methods_choose(config, method, wanted):
+    assert what_to_tune(replace(config, method=method)) == wanted
+    given = replace(config, method=method, regularization=0.2, background=3.0)
+    assert what_to_tune(given) == ()
+    with pytest.raises(OptionError, match="--iterations auto belongs to the method richardson-lucy"):
+        what_to_tune(replace(given, iterations="auto"))
 
 
 def test_a_paper_sized_training_on_a_cpu_is_warned_of(config):

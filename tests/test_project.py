@@ -190,6 +190,22 @@ def test_conda_environment_has_the_same_ranges() -> None:
         assert conda[other_names.get(name, name)].specifier == requirement.specifier, name
 
 
+# --- measured switches ------------------------------------------------------------------------
+
+
+def test_the_switch_to_the_fft_follows_the_recorded_measurement() -> None:
+    """Direct convolution up to the largest PSF for which it won, the FFT from the next one on."""
+    from bigdecon.optics.blur import DIRECT_BELOW
+
+    recorded = json.loads((ROOT / "benchmarks" / "results" / "fft_crossover.json").read_text())
+    for ndim, below in DIRECT_BELOW.items():
+        sides = sorted({t["kernel"] for t in recorded["timings"] if len(t["image"]) == ndim})
+        assert {3, 63} <= set(sides)
+        largest = recorded["direct_up_to"][f"{ndim}D"]
+        following = sides[sides.index(largest) + 1]
+        assert largest**ndim < below <= following**ndim, f"{ndim}D: direct wins up to {largest}"
+
+
 # --- documents that run -----------------------------------------------------------------------
 
 

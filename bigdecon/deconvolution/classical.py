@@ -24,7 +24,13 @@ from bigdecon.deconvolution.compute import computing
 from bigdecon.errors import OptionError, PSFError
 from bigdecon.optics.blur import Blur
 
-__all__ = ["ClassicalMethod", "cached_blur", "spread"]
+__all__ = ["ClassicalMethod", "cached_blur", "inverse_weight", "spread"]
+
+# Beyond the image, a voxel of which less than this part of the light falls into the image is left at 0: the
+# data hardly know it, and dividing by so little would amplify rounding errors of the transforms. What is
+# left out changes the edge a little: after Richardson-Lucy a flat image of 100 is flat to 0.1 (to 1.5 with
+# 0.01), after conjugate gradients to 0.3 in 2D and to 1 at a corner in 3D.
+LEAST_SEEN = 0.001
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -99,6 +105,12 @@ def spread(psf: NDArray[np.floating], axis: int) -> float:
     profile = np.abs(psf).sum(axis=other_axes, dtype=np.float64)
     distance = np.arange(len(profile)) - len(profile) // 2
     return math.sqrt((profile * distance**2).sum() / profile.sum())
+
+
+def inverse_weight(blur: Blur, image: Tensor) -> Tensor:
+    """Give 1 / Aᵀ1 where an image (1, 1, [z,] y, x) sees enough of a voxel of the object, else 0."""
+    weight = blur.valid_adjoint(torch.ones_like(image))
+    return torch.where(weight > LEAST_SEEN, weight.reciprocal(), 0)
 
 
 def cached_blur(psf: NDArray[np.float32]) -> Blur:

@@ -10,19 +10,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bigdecon.config import NetworkConfig
+from bigdecon.config import Method, TrainingConfig
 from bigdecon.deconvolution.compute import computing
 from bigdecon.deconvolution.tiling import pyramid_weights, tile_boxes
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.checkpoint import Checkpoint
-from bigdecon.learning.unet import UNet, alignment, memory_format, receptive_radius
+from bigdecon.learning.networks import Network, alignment, receptive_radius
+from bigdecon.learning.unet import memory_format
+from bigdecon.ssi_config import NetworkShape, SSIConfig, SSINetworkConfig
 
 __all__ = ["DEFAULT_HALO", "NetworkDeconvolver", "NetworkNeeds", "inference_bytes_per_voxel"]
 
 DEFAULT_HALO = 32
-"""Halo in voxels, of the paper's tiles; at least the receptive radius, 24 voxels."""
+"""Halo in voxels, of the paper's tiles; at least the receptive radius of its network, 24 voxels."""
 
-_loaded: dict[tuple[str, str], UNet] = {}
+SSI_FIELDS = 7
+"""Fields of all features that a pass of the network of SSI holds: on a CPU, with 8 features, 171 to 214 bytes
+a voxel in passes of 2 to 4 million voxels, 2D and 3D."""
+
+_loaded: dict[tuple[str, str], Network] = {}
 
 
 @dataclass(frozen=True)
@@ -38,21 +44,25 @@ class NetworkNeeds:
 
     halo: tuple[int, ...]
     alignment: int
-    name: str = "siamese"
+    name: Method = "siamese"
 
     @classmethod
-    def of(cls, config: NetworkConfig) -> NetworkNeeds:
+    def of(cls, config: NetworkShape) -> NetworkNeeds:
         """Read the needs off the network's shape."""
-        return cls((receptive_radius(config),) * config.ndim, alignment(config))
+        trained_by = SSIConfig if isinstance(config, SSINetworkConfig) else TrainingConfig
+        return cls((receptive_radius(config),) * config.ndim, alignment(config), trained_by.method)
 
 
-def inference_bytes_per_voxel(config: NetworkConfig) -> int:
+def inference_bytes_per_voxel(config: NetworkShape) -> int:
     """Estimate peak memory of a float32 pass for every voxel of its input, in bytes.
 
     Five fields of all features (seven with joined skips) live at once at the top level. What the levels
     below and the convolutions' scratch space add, a third, was measured on a CPU in 3D
-    (benchmarks/memory.py); a pass of any size takes some 0.1 GB besides.
+    (benchmarks/memory.py); a pass of any size takes some 0.1 GB besides. For the network of SSI all of it
+    was measured at once.
     """
+    if isinstance(config, SSINetworkConfig):
+        return int(4 * config.channels * SSI_FIELDS)
     alive = 5 if config.skip == "add" else 7
     return int(4 * config.channels * alive * 1.35)
 
@@ -79,12 +89,16 @@ class NetworkDeconvolver:
     tile: int | None = None
     exact_tiles: bool = True
     threads: int | None = None
-    name: str = field(default="siamese", init=False)
     _key: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Name the weights by their content, so that a worker process builds their network once."""
         object.__setattr__(self, "_key", self.checkpoint.sha256)
+
+    @property
+    def name(self) -> Method:
+        """The method that trained the network."""
+        return self.checkpoint.method
 
     @property
     def halo(self) -> tuple[int, ...]:
@@ -98,17 +112,17 @@ class NetworkDeconvolver:
 
     def __call__(self, block: NDArray[Any]) -> NDArray[np.float32]:
         """Restore a block ([z,] y, x) in data units; the result has its shape and units."""
-        stats = self.stats or self.checkpoint.stats
-        x = self._padded(stats.standardize(block))
+        scaling = self.checkpoint.scaling(self.stats)
+        x = self._padded(scaling.apply(block))
         with computing(self.threads):
             y = self._restore(self._network(), torch.from_numpy(x), self.tile)
-        return stats.restore(y[tuple(slice(0, n) for n in block.shape)])
+        return scaling.restore(y[tuple(slice(0, n) for n in block.shape)])
 
     def _padded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Repeat the far edge up to the next multiple of the alignment."""
         return np.pad(x, [(0, -n % self.alignment) for n in x.shape], mode="edge")
 
-    def _network(self) -> UNet:
+    def _network(self) -> Network:
         """Give the network on its device, loaded once in a process."""
         key = (self._key, self.device)
         if key not in _loaded:
@@ -119,7 +133,7 @@ class NetworkDeconvolver:
             _loaded[key] = network.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
         return _loaded[key]
 
-    def _restore(self, network: UNet, x: Tensor, tile: int | None) -> NDArray[np.float32]:
+    def _restore(self, network: Network, x: Tensor, tile: int | None) -> NDArray[np.float32]:
         """Predict in tiles; where the GPU's memory runs out, in smaller ones: the result stays the same."""
         while True:
             try:
@@ -131,7 +145,7 @@ class NetworkDeconvolver:
             # Only here: the exception held on to the failed pass, and with it to the memory.
             torch.cuda.empty_cache()
 
-    def _in_tiles(self, network: UNet, x: Tensor, tile: int | None) -> NDArray[np.float32]:
+    def _in_tiles(self, network: Network, x: Tensor, tile: int | None) -> NDArray[np.float32]:
         """Predict every tile and blend them with pyramid weights, on the device."""
         if tile is None or all(n <= tile for n in x.shape):
             return self._predict(network, x).cpu().numpy()
@@ -146,7 +160,7 @@ class NetworkDeconvolver:
         blended: NDArray[np.float32] = (total / weight).cpu().numpy()
         return blended
 
-    def _predict(self, network: UNet, x: Tensor) -> Tensor:
+    def _predict(self, network: Network, x: Tensor) -> Tensor:
         """Run the network over ([z,] y, x); float32 in and out.
 
         Half precision overflows where a voxel is far brighter than any in training: then float32 serves.

@@ -3,26 +3,48 @@
 Two rows belong together. *Plain* scores compare the values as they are. *Affine* scores compare after
 the scale and offset that fit the result to the truth by least squares: they forgive a camera's gain and
 offset. The 3D scores of Papkov et al. 2023 are affine ones, their 2D scores plain ones.
+
+Images larger than memory get the same scores in `boxwise.py`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from bigdecon.errors import OptionError, VolumeError
+from bigdecon.errors import VolumeError
+from bigdecon.evaluation.formulas import (
+    SAME,
+    AffineFit,
+    Moments,
+    check_data_range,
+    check_finite,
+    check_shapes,
+    constant_coefficient,
+    decibels,
+    extremes,
+    information,
+    joint_histogram,
+    squared_error,
+    ssim_values,
+    ssim_window,
+)
 
 __all__ = [
     "AffineFit",
     "Evaluation",
+    "Row",
     "Scores",
     "affine_fit",
     "evaluate",
+    "evaluation_of",
     "mutual_information",
+    "peak_of",
     "psnr",
     "rmse",
     "spectral_mutual_information",
@@ -30,9 +52,6 @@ __all__ = [
 ]
 
 Image = NDArray[Any]
-
-SSIM_WINDOW = 7
-BINS = 256
 
 
 @dataclass(frozen=True)
@@ -45,27 +64,14 @@ class Scores:
     psnr : peak signal-to-noise ratio, in decibels; infinite for equal images
     ssim : structural similarity, at most 1
     mi : mutual information of the intensities, 0 to 1
-    smi : mutual information of the spectra, 0 to 1
+    smi : mutual information of the spectra, 0 to 1; None where it was left out
     """
 
     rmse: float
     psnr: float
     ssim: float
     mi: float
-    smi: float
-
-
-@dataclass(frozen=True)
-class AffineFit:
-    """The line scale * result + offset that comes closest to the truth."""
-
-    scale: float
-    offset: float
-
-    def apply(self, result: Image) -> Image:
-        """Put a result, of any shape, on the truth's scale; float64."""
-        fitted: Image = self.scale * result.astype(np.float64) + self.offset
-        return fitted
+    smi: float | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,9 @@ class Evaluation:
 
 
 def evaluate(result: Image, truth: Image, *, data_range: float | None = None) -> Evaluation:
-    """Score a result against the truth, plain and after an affine fit.
+    """Score a result against the truth, plain and after an affine fit; both lie in memory.
+
+    For larger images see `bigdecon.evaluation.boxwise.evaluate_stacks`, which gives the same scores.
 
     Parameters
     ----------
@@ -102,25 +110,29 @@ def evaluate(result: Image, truth: Image, *, data_range: float | None = None) ->
     OptionError
         if `data_range` is not above 0
     """
-    _check(result, truth)
-    peak = _range_of(truth) if data_range is None else float(data_range)
-    if not 0 < peak < float("inf"):
-        raise OptionError(f"the data range is {peak:g}; it must be finite and above 0.")
+    check_shapes(result.shape, truth.shape)
+    check_data_range(data_range)
+    for name, image in (("result", result), ("truth", truth)):
+        check_finite(image, name)
     result, truth = result.astype(np.float64), truth.astype(np.float64)
-    fit = affine_fit(result, truth)
-    return Evaluation(_score(result, truth, peak), _score(fit.apply(result), truth, peak), fit, peak)
+    moments = Moments.of(result, truth)
+    peak, fit = peak_of(moments, data_range), moments.fit
+    window = ssim_window(result.shape)
+    similar = [float(s.mean()) for s in ssim_values(result, truth, window, peak, (SAME, fit))]
+    smi = _spectral_scores(result, truth, moments)
+    plain = Row(moments.squared_error, similar[0], smi[0])
+    affine = Row(squared_error(fit.apply(result), truth), similar[1], smi[1])
+    return evaluation_of(moments, peak, mutual_information(result, truth), plain, affine)
 
 
 def rmse(result: Image, truth: Image) -> float:
     """Root mean square error, in data units."""
-    difference = np.subtract(result, truth, dtype=np.float64)
-    return float(np.sqrt(np.mean(difference**2)))
+    return math.sqrt(squared_error(result, truth) / result.size)
 
 
 def psnr(result: Image, truth: Image, *, data_range: float = 1.0) -> float:
     """Peak signal-to-noise ratio in decibels, 20 log10(data_range / RMSE); infinite for equal images."""
-    error = rmse(result, truth)
-    return float("inf") if error == 0 else float(20 * np.log10(data_range / error))
+    return decibels(rmse(result, truth), data_range)
 
 
 def ssim(result: Image, truth: Image, *, data_range: float = 1.0) -> float:
@@ -134,17 +146,7 @@ def ssim(result: Image, truth: Image, *, data_range: float = 1.0) -> float:
     VolumeError
         if an axis has two voxels: no window fits
     """
-    from skimage.metrics import structural_similarity
-
-    result, truth = np.squeeze(result), np.squeeze(truth)
-    smallest = min(truth.shape, default=0)
-    if smallest < 3:
-        raise VolumeError(
-            f"SSIM needs at least 3 voxels along every axis; the image has the shape {truth.shape}."
-        )
-    window = min(SSIM_WINDOW, smallest - 1 + smallest % 2)
-    score: Any = structural_similarity(truth, result, data_range=data_range, win_size=window)  # type: ignore[no-untyped-call]
-    return float(score)
+    return float(ssim_values(result, truth, ssim_window(result.shape), data_range)[0].mean())
 
 
 def mutual_information(result: Image, truth: Image) -> float:
@@ -153,19 +155,17 @@ def mutual_information(result: Image, truth: Image) -> float:
     Estimated from a joint histogram of 256 x 256 bins, each image between its own minimum and maximum,
     after Russakoff et al. 2004. Two constant images share no information: 0.
     """
-    counts, _, _ = np.histogram2d(np.ravel(result), np.ravel(truth), bins=BINS)
-    joint = _entropy(counts)
-    if joint == 0:
-        return 0.0
-    return (_entropy(counts.sum(axis=0)) + _entropy(counts.sum(axis=1)) - joint) / joint
+    return information(joint_histogram(result, truth, extremes(result), extremes(truth)))
 
 
 def spectral_mutual_information(result: Image, truth: Image) -> float:
-    """Mutual information of the cosine transforms of both images, each divided by its L2 norm.
+    """Mutual information of the cosine transforms of both images.
 
-    The transform is the unnormalised type-2 DCT along all axes, as in Royer et al. (SSI).
+    The transform is the unnormalised type-2 DCT along all axes. Royer et al. (SSI) divide each image by
+    its L2 norm before; bins between the extremes do not see that, so it is left out.
     """
-    return mutual_information(_spectrum(result), _spectrum(truth))
+    spectra = (_spectrum(image, float(np.mean(image, dtype=np.float64))) for image in (result, truth))
+    return mutual_information(*spectra)
 
 
 def affine_fit(result: Image, truth: Image) -> AffineFit:
@@ -173,49 +173,60 @@ def affine_fit(result: Image, truth: Image) -> AffineFit:
 
     The scale may be negative; it is 0 for a constant result.
     """
-    x, y = np.ravel(result).astype(np.float64), np.ravel(truth).astype(np.float64)
-    centred = x - x.mean()
-    spread = float(centred @ centred)
-    scale = float(centred @ y) / spread if spread > 0 else 0.0
-    return AffineFit(scale, float(y.mean() - scale * x.mean()))
+    return Moments.of(result, truth).fit
 
 
-def _score(result: Image, truth: Image, data_range: float) -> Scores:
-    return Scores(
-        rmse=rmse(result, truth),
-        psnr=psnr(result, truth, data_range=data_range),
-        ssim=ssim(result, truth, data_range=data_range),
-        mi=mutual_information(result, truth),
-        smi=spectral_mutual_information(result, truth),
-    )
+class Row(NamedTuple):
+    """What a row of scores needs beside `Moments`: sum of squared errors, mean SSIM, and SMI."""
+
+    squared_error: float
+    ssim: float
+    smi: float | None
 
 
-def _check(result: Image, truth: Image) -> None:
-    if result.shape != truth.shape:
-        raise VolumeError(
-            f"the result has the shape {result.shape} and the truth {truth.shape}; they must agree."
-        )
-    for name, image in (("result", result), ("truth", truth)):
-        if not np.isfinite(image).all():
-            place = tuple(int(i) for i in np.argwhere(~np.isfinite(image))[0])
-            raise VolumeError(f"the {name} is not finite at the voxel {place}.")
+def evaluation_of(moments: Moments, peak: float, mi: float, plain: Row, affine: Row) -> Evaluation:
+    """Put scores together.
+
+    Mutual information between bins that reach from minimum to maximum is that of the values on any line,
+    so both rows have one `mi`; only a line of scale 0 leaves nothing to share.
+    """
+    fit = moments.fit
+    rows = []
+    for row, shared in ((plain, mi), (affine, mi if fit.scale else 0.0)):
+        error = math.sqrt(row.squared_error / moments.count)
+        rows.append(Scores(error, decibels(error, peak), row.ssim, shared, row.smi))
+    return Evaluation(rows[0], rows[1], fit, peak)
 
 
-def _range_of(truth: Image) -> float:
-    span = float(truth.max()) - float(truth.min())
-    if span == 0:
-        raise VolumeError(f"the truth is {float(truth.max()):g} everywhere; give the data range yourself.")
-    return span
+def peak_of(moments: Moments, data_range: float | None) -> float:
+    """Give the range that PSNR and SSIM refer to: as asked for, else the truth's.
+
+    Raises
+    ------
+    VolumeError
+        if none is asked for and the truth is constant
+    """
+    if data_range is not None:
+        return float(data_range)
+    low, high = moments.truth_range
+    if low == high:
+        raise VolumeError(f"the truth is {high:g} everywhere; give the data range yourself.")
+    return high - low
 
 
-def _entropy(counts: NDArray[np.floating]) -> float:
-    """Shannon entropy of a histogram, in nats."""
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log(share)).sum())
+def _spectral_scores(result: Image, truth: Image, moments: Moments) -> tuple[float, float]:
+    """SMI plain and after the fit, which scales the spectrum and moves its first coefficient."""
+    spectrum, true_spectrum = _spectrum(result, moments.result_mean), _spectrum(truth, moments.truth_mean)
+    plain = mutual_information(spectrum, true_spectrum)
+    fit = moments.fit
+    spectrum *= fit.scale
+    fitted_mean = fit.scale * moments.result_mean + fit.offset
+    spectrum.flat[0] = constant_coefficient(fitted_mean, result.shape)
+    return plain, mutual_information(spectrum, true_spectrum)
 
 
-def _spectrum(image: Image) -> Image:
-    values = image.astype(np.float64)
-    norm = float(np.linalg.norm(values.ravel()))
-    spectrum: Image = scipy.fft.dctn(values / norm if norm > 0 else values)
+def _spectrum(image: Image, mean: float) -> Image:
+    """Cosine transform; the mean, which is often large, goes straight to where it belongs."""
+    spectrum: Image = scipy.fft.dctn(image.astype(np.float64) - mean)
+    spectrum.flat[0] = constant_coefficient(mean, image.shape)
     return spectrum

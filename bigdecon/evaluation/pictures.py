@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigdecon.errors import OptionError, OutputError
+from bigdecon.volume import Box
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["before_after_picture", "comparison_picture"]
+__all__ = ["before_after_picture", "centre_box", "comparison_picture"]
 
 Image = NDArray[Any]
 
@@ -127,16 +128,26 @@ def comparison_picture(
     ndim = columns[0].image.ndim
     step = voxel_size_um or (1.0,) * ndim
     picture = _Picture(
-        columns=tuple(_Column(column.title, _centre(column.image)) for column in columns),
+        columns=tuple(
+            _Column(column.title, column.image[centre_box(column.image.shape)]) for column in columns
+        ),
         step=dict(zip("zyx"[-ndim:], step, strict=True)),
         in_um=voxel_size_um is not None,
-        psf=None if psf is None else _centre(psf),
+        psf=None if psf is None else psf[centre_box(psf.shape)],
     )
     figure = _draw(picture, title)
     try:
         figure.savefig(path, dpi=120, format="png")
     except OSError as error:
         raise OutputError(f"the picture {path} cannot be written: {error.strerror or error}.") from error
+
+
+def centre_box(shape: Sequence[int]) -> Box:
+    """Give the part of a (z, y, x) or (y, x) image that a picture shows, around its centre."""
+    limits = [MAX_VOXELS[axis] for axis in "zyx"[-len(shape) :]]
+    starts = [max(0, (n - limit) // 2) for n, limit in zip(shape, limits, strict=True)]
+    ends = zip(starts, shape, limits, strict=True)
+    return tuple(slice(start, min(n, start + limit)) for start, n, limit in ends)
 
 
 def _check(columns: list[_Column]) -> None:
@@ -151,14 +162,6 @@ def _check(columns: list[_Column]) -> None:
             )
     if columns[0].image.size == 0:
         raise OptionError(f"there is nothing to draw in images of the shape {shape}.")
-
-
-def _centre(image: Image) -> Image:
-    """Crop to what a screen can show, around the centre."""
-    limits = [MAX_VOXELS[axis] for axis in "zyx"[-image.ndim :]]
-    starts = [max(0, (n - limit) // 2) for n, limit in zip(image.shape, limits, strict=True)]
-    cropped: Image = image[tuple(slice(s, s + limit) for s, limit in zip(starts, limits, strict=True))]
-    return cropped
 
 
 def _look(image: Image, view: _View) -> Image:

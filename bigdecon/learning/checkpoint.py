@@ -16,15 +16,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from bigdecon.config import LossWeights, NetworkConfig, TrainingConfig
-from bigdecon.errors import ModelError, WriteError
-from bigdecon.intensity import IntensityStats
-from bigdecon.learning.unet import UNet
+from bigdecon.config import LossWeights, Method, NetworkConfig, TrainingConfig
+from bigdecon.errors import ModelError, OptionError, WriteError
+from bigdecon.intensity import IntensityStats, Scaling
+from bigdecon.learning.networks import Network, build_network
 from bigdecon.optics.psf import PSF
+from bigdecon.ssi_config import SSIConfig, SSINetworkConfig, Training
 
-__all__ = ["Checkpoint", "CurvePoint", "check_fit", "load_checkpoint", "save_checkpoint", "write_atomically"]
+__all__ = [
+    "Checkpoint",
+    "CurvePoint",
+    "check_fit",
+    "load_checkpoint",
+    "save_checkpoint",
+    "scaling_for",
+    "write_atomically",
+]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1, which is still read, knew no other method than siamese."""
 PSF_TOLERANCE = 0.05
 
 
@@ -35,7 +45,7 @@ class CurvePoint:
     Attributes
     ----------
     step : steps done
-    loss : mean loss since the last point, in squared standardised units
+    loss : mean loss since the last point, in squared units of the scaled image
     held_out_error : mean squared error at held-out voxels, same units
     """
 
@@ -50,7 +60,7 @@ class Checkpoint:
 
     Attributes
     ----------
-    weights : state of the `UNet` by name, as plain arrays: no tensor travels between processes
+    weights : state of the network by name, as plain arrays: no tensor travels between processes
     config : how it was trained
     stats : brightness of the training data, in data units
     psf : array it was trained for
@@ -65,7 +75,7 @@ class Checkpoint:
     """
 
     weights: dict[str, NDArray[Any]]
-    config: TrainingConfig
+    config: Training
     stats: IntensityStats
     psf: NDArray[np.float32]
     psf_sha256: str
@@ -85,11 +95,25 @@ class Checkpoint:
             state.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return state.hexdigest()
 
-    def network(self) -> UNet:
+    @property
+    def method(self) -> Method:
+        """Name of the method that trained it."""
+        return self.config.method
+
+    def scaling(self, stats: IntensityStats | None = None) -> Scaling:
+        """Give the units in which the network works, for a volume of this brightness; else for its own."""
+        return scaling_for(self.config, stats or self.stats)
+
+    def network(self) -> Network:
         """Build the network with its weights, in evaluation mode, on the CPU."""
-        network = UNet(self.config.network)
+        network = build_network(self.config.network)
         network.load_state_dict({name: torch.from_numpy(array) for name, array in self.weights.items()})
         return network.eval()
+
+
+def scaling_for(config: Training, stats: IntensityStats) -> Scaling:
+    """Choose the units in which a network works: those of its method, for a volume of this brightness."""
+    return stats.unit_range if isinstance(config, SSIConfig) else stats.standard
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> Path:
@@ -100,7 +124,12 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> Pat
     tensors["psf"] = torch.from_numpy(np.ascontiguousarray(checkpoint.psf))
     described = asdict(replace(checkpoint, weights={}, psf=np.zeros(0, np.float32)))
     del described["weights"], described["psf"]
-    text = json.dumps({"format": "bigdecon-model", "format_version": FORMAT_VERSION, **described}, indent=2)
+    heading = {
+        "format": "bigdecon-model",
+        "format_version": FORMAT_VERSION,
+        "method": checkpoint.method,
+    }
+    text = json.dumps({**heading, **described}, indent=2)
     write_atomically(target.with_suffix(".json"), text.encode())
     write_atomically(target, save(tensors))
     return target
@@ -129,15 +158,15 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         ) from error
     if not isinstance(described, dict):
         raise ModelError(f"the model {target} is damaged: its .json does not describe a model.")
-    if described.get("format") != "bigdecon-model" or described.get("format_version") != FORMAT_VERSION:
+    version = described.get("format_version")
+    if described.get("format") != "bigdecon-model" or version not in (1, FORMAT_VERSION):
         raise ModelError(
             f"the model {target} has format {described.get('format')!r}, "
-            f"version {described.get('format_version')!r}; "
-            f"this bigdecon reads bigdecon-model, version {FORMAT_VERSION}."
+            f"version {version!r}; this bigdecon reads bigdecon-model, versions 1 to {FORMAT_VERSION}."
         )
     try:
         return _assemble(described, tensors)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OptionError) as error:
         raise ModelError(f"the model {target} is incomplete: {error}.") from error
 
 
@@ -193,19 +222,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _assemble(described: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
-    training = described["config"]
-    config = TrainingConfig(
-        **{
-            **training,
-            "network": NetworkConfig(**training["network"]),
-            "loss": LossWeights(**training["loss"]),
-            "patch_shape": tuple(training["patch_shape"]),
-        }
-    )
+    method = described["method"] if described["format_version"] > 1 else "siamese"
     size = described["voxel_size_um"]
     checkpoint = Checkpoint(
         weights={name.removeprefix("network."): t.numpy() for name, t in tensors.items() if name != "psf"},
-        config=config,
+        config=_read_config(method, described["config"]),
         stats=IntensityStats(**described["stats"]),
         psf=tensors["psf"].numpy(),
         psf_sha256=described["psf_sha256"],
@@ -214,10 +235,22 @@ def _assemble(described: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoi
         seconds=described["seconds"],
         device=described["device"],
         stopped_by=described["stopped_by"],
+        training_precision=described.get("training_precision", "float32"),
         precision=described["precision"],
     )
     checkpoint.network()
     return checkpoint
+
+
+def _read_config(method: str, settings: dict[str, Any]) -> Training:
+    network, patch = settings["network"], tuple(settings["patch_shape"])
+    if method == SSIConfig.method:
+        return SSIConfig(**{**settings, "network": SSINetworkConfig(**network), "patch_shape": patch})
+    if method != TrainingConfig.method:
+        raise ValueError(f"the method {method!r} is unknown")
+    loss = LossWeights(**settings["loss"])
+    shape = NetworkConfig(**network)
+    return TrainingConfig(**{**settings, "network": shape, "loss": loss, "patch_shape": patch})
 
 
 def _psf_difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["held_out_voxels", "replace_masked", "stratified_mask", "stratum"]
+__all__ = ["held_out_voxels", "neighbour_mean", "replace_masked", "stratified_mask", "stratum"]
 
 
 def stratum(fraction: float, ndim: int) -> int:
@@ -53,6 +54,22 @@ def replace_masked(x: Tensor, mask: Tensor, sigma: float, generator: torch.Gener
     """Put noise N(0, sigma^2), in standardised units, where the mask is True."""
     noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype) * sigma
     return torch.where(mask, noise, x)
+
+
+def neighbour_mean(x: Tensor, hidden: Tensor) -> Tensor:
+    """Give the mean of the voxels around each voxel, hidden ones left out; 0 where all are hidden.
+
+    Parameters
+    ----------
+    x : (batch, 1, [z,] y, x)
+    hidden : bool, the same shape
+    """
+    ndim = x.ndim - 2
+    box = torch.ones(1, 1, *[3] * ndim, device=x.device)
+    convolve = F.conv2d if ndim == 2 else F.conv3d
+    known = (~hidden).to(x.dtype)
+    around: Tensor = convolve(x * known, box, padding=1)
+    return around / convolve(known, box, padding=1).clamp(min=1)
 
 
 def held_out_voxels(

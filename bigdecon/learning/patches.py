@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigdecon.errors import NonFiniteError
-from bigdecon.intensity import IntensityStats
+from bigdecon.intensity import IntensityStats, Scaling
 from bigdecon.learning.masking import held_out_voxels
 from bigdecon.optics.psf import PSFSymmetries
 from bigdecon.volume import Box, Stack
@@ -34,7 +34,7 @@ class PatchBatch(NamedTuple):
 
     Attributes
     ----------
-    x : float32 (batch, 1, [z,] y, x), standardised
+    x : float32 (batch, 1, [z,] y, x), scaled
     held_out : bool, voxels that no loss may look at
     exact : bool, False where the reconvolution is not to be compared: beyond the volume, where a patch
         repeats its edge, and within the margin of a face at which the patch was cut out of the volume
@@ -79,6 +79,7 @@ class PatchPool:
     stats : brightness of the channel
     seed : chooses excerpts, patches and held-out voxels
     held_out_fraction : part of the voxels kept out of every loss
+    scaling : of the patches; they are standardised if not given
     pool_voxels : at most about this many voxels are held in memory
     """
 
@@ -91,6 +92,7 @@ class PatchPool:
         stats: IntensityStats,
         seed: int,
         held_out_fraction: float,
+        scaling: Scaling | None = None,
         pool_voxels: int = POOL_VOXELS,
     ) -> None:
         extent = self._extent = stacks[0].shape
@@ -102,6 +104,7 @@ class PatchPool:
             for p, n, m in zip(patch_shape, extent, least, strict=True)
         )
         self._stats = stats
+        self._scaling = scaling or stats.standard
         self._seed = seed
         self._held_out_fraction = held_out_fraction
         side = [max(128, 2 * p) for p in self.patch_shape]
@@ -144,7 +147,7 @@ class PatchPool:
         origin = [o + c for o, c in zip(excerpt.origin, corner, strict=True)]
         seed = self._seed + 7919 * excerpt.stack_index
         held = held_out_voxels(origin, self.patch_shape, self._held_out_fraction, seed)
-        x = np.pad(self._stats.standardize(data), missing, mode="edge")
+        x = np.pad(self._scaling.apply(data), missing, mode="edge")
         exact = np.zeros(self.patch_shape, bool)
         sides = zip(origin, data.shape, self._extent, self._cut, margin, strict=True)
         exact[

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -28,12 +30,16 @@ class TrainingState(NamedTuple):
     half : whether the network computes in bfloat16, decided at the first step
     seconds : time spent
     curve : loss and held-out error so far
+    watch : what the method remembers of its validation, as plain numbers
+    best : the weights that it keeps apart from those it trains, by name
     """
 
     step: int
     half: bool
     seconds: float
     curve: tuple[CurvePoint, ...]
+    watch: tuple[float, ...] = ()
+    best: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def save_state(
@@ -41,9 +47,11 @@ def save_state(
 ) -> None:
     """Write weights, optimiser and progress as one safetensors file, in one step."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
     described = {**state._asdict(), "format_version": VERSION, "curve": [asdict(p) for p in state.curve]}
+    del described["best"]
     path.parent.mkdir(parents=True, exist_ok=True)
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, save(on_cpu, {"state": json.dumps(described)}))
@@ -59,7 +67,7 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
         return None
     if described.get("format_version") != VERSION:
         return None
-    weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+    weights, best = _named(tensors, "network."), _named(tensors, "best.")
     if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in network.state_dict().items()}:
         return None
     network.load_state_dict(weights)
@@ -72,7 +80,13 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     _match_layouts(optimizer)
     curve = tuple(CurvePoint(**point) for point in described["curve"])
-    return TrainingState(described["step"], described["half"], described["seconds"], curve)
+    watch = tuple(described.get("watch", ()))
+    return TrainingState(described["step"], described["half"], described["seconds"], curve, watch, best)
+
+
+def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Pick the tensors whose names begin so, and take that off."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _match_layouts(optimizer: torch.optim.Optimizer) -> None:

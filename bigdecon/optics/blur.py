@@ -23,9 +23,11 @@ __all__ = ["Blur", "Extension"]
 
 Extension = Literal["zero", "replicate"]
 
-# Below this many PSF voxels direct convolution is used. On one CPU thread 3 x 3 was faster than the FFT on
-# 128 x 128 pixels and about as fast on 512 x 512, 5 x 5 slower on both; in 3D a single voxel was faster,
-# 3 x 3 x 3 slower by 2.6 times or more (benchmarks/fft_crossover.py).
+# Below this many PSF voxels direct convolution is used. On one CPU thread, with the PSF's transform kept,
+# 3 x 3 took the FFT 4.7 times as long as direct convolution on 128 x 128 pixels and 1.4 times on 512 x 512,
+# 5 x 5 as long and 0.7 times; in 3D the FFT was slower for a single voxel only, and for 3 x 3 x 3 it took 0.9
+# times as long on 64^3 voxels and 0.25 times on 128^3. Measured by benchmarks/fft_crossover.py; a test
+# compares the switch with the recorded result.
 DIRECT_BELOW = {2: 5 * 5, 3: 3 * 3}
 
 # Blocks at a volume's edges come in up to 27 shapes, and each transform is as large as a block.

@@ -28,7 +28,8 @@ from bigdecon.volume import Channel, Volume
 SHAPE = (16, 28, 32)
 SIZE = (0.3, 0.2, 0.2)
 ON_CPU = ("--device", "cpu", "--dashboard-address", "none")
-QUICK = ("--method", "richardson-lucy", "--iterations", "2", *ON_CPU)
+PLAIN = ("--method", "richardson-lucy", "--iterations", "2", "--background", "0", "--sieve", "0")
+QUICK = (*PLAIN, *ON_CPU)
 
 
 def bead(shape, sigma=1.5):
@@ -175,10 +176,13 @@ BAD = {
     "tile": ([*GOOD, "--tile", 50, "--method", "siamese"], "tile of 50"),
     "iterations": ([*GOOD, "--iterations", 0], "0"),
     "steps": ([*GOOD, "--steps", 0, "--method", "siamese"], "--steps is 0"),
-    "steps of RL": ([*GOOD, "--steps", 5], "--steps belongs to the method siamese"),
+    "steps of RL": (
+        [*GOOD, "--steps", 5],
+        "--steps belongs to the methods siamese and ssi, not to",
+    ),
     "iterations of siamese": (
         [*GOOD, "--iterations", 5, "--method", "siamese"],
-        "--iterations belongs to the method richardson-lucy",
+        "--iterations belongs to the methods richardson-lucy, conjugate-gradient and chambolle-pock",
     ),
     "steps of a model": (
         [*GOOD, "--model", "wide.safetensors", "--steps", 5, "--method", "siamese"],

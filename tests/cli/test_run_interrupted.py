@@ -54,7 +54,8 @@ SETTINGS = (
     "0.4",
 )
 TRAINED = ("--steps", "120", "--block", "64")
-ITERATED = ("--method", "richardson-lucy", "--iterations", "8", "--block", "64")
+PLAIN = ("--method", "richardson-lucy", "--iterations", "8", "--background", "0", "--sieve", "0")
+ITERATED = (*PLAIN, "--block", "64")
 UNIT = 128
 
 

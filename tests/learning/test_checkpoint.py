@@ -24,8 +24,10 @@ from bigdecon.learning.checkpoint import (
     save_checkpoint,
     write_atomically,
 )
+from bigdecon.learning.ssi_network import SSIUNet
 from bigdecon.learning.unet import UNet
 from bigdecon.optics.psf import PSF
+from bigdecon.ssi_config import SSIConfig, SSINetworkConfig
 
 
 def psf_array(shape: tuple[int, ...] = (5, 5), sigma: float = 1.0) -> NDArray[np.float32]:
@@ -54,6 +56,13 @@ def checkpoint(voxel_size_um: tuple[float, ...] | None = (0.2, 0.1), **changes: 
     return replace(made, **changes)
 
 
+def ssi_checkpoint(**changes: Any) -> Checkpoint:
+    config = SSIConfig(network=SSINetworkConfig(2, 2, 3), patch_shape=(32, 48), minutes=2.5, seed=3)
+    network = SSIUNet(config.network)
+    weights = {name: t.numpy().copy() for name, t in network.state_dict().items()}
+    return checkpoint(weights=weights, config=config, **changes)
+
+
 def same(first: Checkpoint, second: Checkpoint) -> bool:
     arrays = [*zip(first.weights.values(), second.weights.values(), strict=True), (first.psf, second.psf)]
     empty = np.zeros(0, np.float32)
@@ -80,6 +89,60 @@ def test_what_is_saved_comes_back(
     x = torch.randn(1, 1, 8, 8)
     assert torch.equal(saved.network()(x), loaded.network()(x))
     assert not loaded.network().training
+
+
+def test_a_network_of_ssi_comes_back(tmp_path: Path) -> None:
+    saved = ssi_checkpoint()
+    path = save_checkpoint(saved, tmp_path / "model")
+    described = json.loads(path.with_suffix(".json").read_text())
+    assert (described["format_version"], described["method"]) == (2, "ssi")
+    loaded = load_checkpoint(path)
+    assert loaded.config == saved.config
+    assert (loaded.method, loaded.sha256) == ("ssi", saved.sha256)
+    x = torch.randn(1, 1, 8, 8)
+    assert isinstance(loaded.network(), SSIUNet)
+    assert torch.equal(saved.network()(x), loaded.network()(x))
+    assert same(saved, pickle.loads(pickle.dumps(saved)))
+
+
+def test_a_model_of_version_1_is_a_siamese_one(tmp_path: Path) -> None:
+    saved = checkpoint(training_precision="bfloat16")
+    path = save_checkpoint(saved, tmp_path / "model")
+    described = json.loads(path.with_suffix(".json").read_text())
+    assert (described["format_version"], described.pop("method")) == (2, "siamese")
+    path.with_suffix(".json").write_text(json.dumps(described | {"format_version": 1}))
+    loaded = load_checkpoint(path)
+    ordered = replace(loaded, weights={name: loaded.weights[name] for name in saved.weights})
+    assert same(saved, ordered)
+    assert loaded.method == "siamese"
+
+
+@pytest.mark.parametrize("method", ["other", ...])
+def test_an_unknown_method_is_refused(tmp_path: Path, method: Any) -> None:
+    path = save_checkpoint(checkpoint(), tmp_path / "model")
+    described = json.loads(path.with_suffix(".json").read_text()) | {"method": method}
+    if method is ...:
+        del described["method"]
+    path.with_suffix(".json").write_text(json.dumps(described))
+    with pytest.raises(ModelError, match=r"incomplete: .*(other.*is unknown|method)"):
+        load_checkpoint(path)
+
+
+def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    path = save_checkpoint(ssi_checkpoint(), tmp_path / "model")
+    described = json.loads(path.with_suffix(".json").read_text())
+    described["config"]["mask_density"] = 2
+    path.with_suffix(".json").write_text(json.dumps(described))
+    with pytest.raises(ModelError, match="incomplete: mask_density is 2"):
+        load_checkpoint(path)
+
+
+def test_every_method_has_its_units() -> None:
+    stats = IntensityStats(mean=100, std=20, minimum=50, maximum=250, background=60)
+    values = np.array([50, 100, 250], np.float32)
+    np.testing.assert_allclose(checkpoint().scaling(stats).apply(values), [-2.5, 0, 7.5])
+    np.testing.assert_allclose(ssi_checkpoint().scaling(stats).apply(values), [0, 0.25, 1])
+    assert ssi_checkpoint().scaling() == IntensityStats(10.5, 2.25, 0, 99, 4, 0.5).unit_range
 
 
 def test_a_checkpoint_travels_between_processes() -> None:
@@ -152,13 +215,13 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("format_version", 2), ("format", "other"), ("format_version", None)]
+    ("key", "value"), [("format_version", 3), ("format", "other"), ("format_version", None)]
 )
 def test_another_format_is_refused_and_named(tmp_path: Path, key: str, value: Any) -> None:
     path = save_checkpoint(checkpoint(), tmp_path / "model")
     described = json.loads(path.with_suffix(".json").read_text()) | {key: value}
     path.with_suffix(".json").write_text(json.dumps(described))
-    with pytest.raises(ModelError, match=rf"{value!r}.*reads bigdecon-model, version 1"):
+    with pytest.raises(ModelError, match=rf"{value!r}.*reads bigdecon-model, versions 1 to 2"):
         load_checkpoint(path)
 
 

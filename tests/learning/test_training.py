@@ -17,9 +17,10 @@ from bigdecon.config import LOSS_PRESETS, LossWeights, NetworkConfig, TrainingCo
 from bigdecon.errors import TrainingError
 from bigdecon.intensity import measure_intensity
 from bigdecon.learning.checkpoint import Checkpoint
+from bigdecon.learning.loop import TrainingStep, exact_margin
 from bigdecon.learning.losses import Bounds
 from bigdecon.learning.patches import PatchPool
-from bigdecon.learning.training import TrainingStep, _bounds, _Step, _Trainer, exact_margin, train
+from bigdecon.learning.training import _bounds, _Step, _Trainer, train
 from bigdecon.optics.psf import PSF
 from bigdecon.volume import Volume
 
@@ -226,7 +227,7 @@ def test_no_training_step_masks_or_counts_a_held_out_voxel(monkeypatch: pytest.M
     seen: list[_Step] = []
     losses = trainer._losses
     monkeypatch.setattr(trainer, "_losses", lambda step, masked: (seen.append(step), losses(step, masked))[1])
-    trainer._learn(batch)
+    trainer.learn(batch)
     held = torch.from_numpy(batch.held_out)
     assert held.any()
     assert seen[0].mask.any()
@@ -246,10 +247,10 @@ def test_what_lies_beyond_the_volume_is_not_counted() -> None:
 
 def test_the_held_out_error_is_measured_on_the_same_voxels_every_time() -> None:
     trainer, pool = trainer_for(config(), noisy_volume(2), PSF(gaussian((5, 5))))
-    first = trainer._held_out_error(pool)
-    assert first == trainer._held_out_error(pool) is not None
+    first = trainer.held_out_error(pool)
+    assert first == trainer.held_out_error(pool) is not None
     assert (
-        trainer_for(config(held_out_fraction=0.0), noisy_volume(2), PSF(gaussian((5, 5))))[0]._held_out_error(
+        trainer_for(config(held_out_fraction=0.0), noisy_volume(2), PSF(gaussian((5, 5))))[0].held_out_error(
             pool
         )
         is None

@@ -8,11 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigdecon.errors import OptionError
+from bigdecon.errors import OptionError, VolumeError
 from bigdecon.optics.blur import Blur
-from bigdecon.optics.simulation import NoiseModel, SimulatedSource, paper_noise, paper_psf, simulate_box
+from bigdecon.optics.image_specimen import image_specimen
+from bigdecon.optics.simulation import (
+    NoiseModel,
+    SimulatedSource,
+    paper_noise,
+    paper_psf,
+    simulate_box,
+    simulate_image,
+)
 from bigdecon.optics.specimens import SPECIMENS, bars, filaments
-from bigdecon.volume import Volume
+from bigdecon.volume import ArraySource, Volume
 
 SILENT = NoiseModel(poisson=0, gaussian=0, salt_and_pepper=0, bits=0)
 LONGEST = {2: 150, 3: 40}
@@ -138,21 +146,65 @@ def test_noise_differs_from_cell_to_cell_and_from_voxel_to_voxel():
     assert abs(np.corrcoef(image[1:].ravel(), image[:-1].ravel())[0, 1]) < 0.02
 
 
-def test_salt_and_pepper_and_the_levels_of_the_camera():
-    rng = np.random.default_rng(0)
-    image = NoiseModel(0, 0, salt_and_pepper=0.1, bits=2).apply(np.full((300, 300), 0.4), rng)
-    assert set(np.unique(image)) == {0.0, np.float32(1 / 3), 1.0}
+@pytest.mark.parametrize("level", [0.45, 0.5, 0.6])
+def test_the_papers_noise_has_its_variance_at_every_brightness(level):
+    """Four sigma away from the ends, where clipping takes nothing; rounding adds a thousandth."""
+    image = paper_noise(3).apply(np.full((200, 1000), level), np.random.default_rng(1))
+    assert image.mean(dtype=float) == pytest.approx(level, abs=0.001)
+    assert image.var(dtype=float) == pytest.approx(0.001 * level + 0.01, rel=0.01)
+
+
+def test_noise_is_clipped_to_the_range_and_keeps_a_background():
+    """Half of a normal distribution of deviation 0.1 has the mean 0.1 / sqrt(2 pi)."""
+    image = paper_noise(3).apply(np.zeros((300, 300)), np.random.default_rng(0))
+    assert image.min() == 0
+    assert np.mean(image == 0) == pytest.approx(0.5, abs=0.01)
+    assert image.mean() == pytest.approx(0.1 / np.sqrt(2 * np.pi), abs=0.001)
+    assert paper_noise(3).apply(np.ones((300, 300)), np.random.default_rng(0)).max() == 1
+
+
+@pytest.mark.parametrize("bits", [1, 2, 10])
+def test_levels_are_multiples_of_a_power_of_two(bits):
+    image = NoiseModel(0.001, 0.3, bits=bits).apply(np.full((300, 300), 0.5), np.random.default_rng(0))
+    counts = image.astype(float) * 2**bits
+    np.testing.assert_array_equal(counts, np.round(counts))
+    assert (counts.min(), counts.max()) == (0, 2**bits)
+
+
+def test_uniform_impulses_take_any_value_in_the_right_share():
+    image = NoiseModel(0, 0, salt_and_pepper=0.01, bits=10).apply(
+        np.full((1000, 1000), 0.5), np.random.default_rng(0)
+    )
+    hit = image[image != 0.5]
+    assert len(hit) / image.size == pytest.approx(0.01, rel=0.03)
+    counts, _ = np.histogram(hit, bins=10, range=(0, 1))
+    np.testing.assert_allclose(counts, len(hit) / 10, rtol=0.15)
+
+
+def test_extreme_impulses_are_0_or_1_by_halves():
+    noise = NoiseModel(0, 0, salt_and_pepper=0.1, bits=2, impulses="extreme")
+    image = noise.apply(np.full((300, 300), 0.4), np.random.default_rng(0))
+    assert set(np.unique(image)) == {0.0, 0.5, 1.0}
     assert np.mean(image == 0) == pytest.approx(0.05, rel=0.1)
     assert np.mean(image == 1) == pytest.approx(0.05, rel=0.1)
 
 
+@pytest.mark.parametrize("impulses", ["uniform", "extreme"])
+def test_impulses_leave_the_other_noise_as_it_is(impulses):
+    clean = np.full((100, 100), 0.5)
+    with_some = NoiseModel(salt_and_pepper=0.01, impulses=impulses)
+    a, b = (noise.apply(clean, np.random.default_rng(3)) for noise in (NoiseModel(), with_some))
+    assert 0 < np.mean(a != b) < 0.02
+
+
 def test_the_papers_noise():
     assert paper_noise(3) == NoiseModel(0.001, 0.1, 0.0, 10)
-    assert paper_noise(2) == NoiseModel(0.001, 0.1, 0.01, 10)
+    assert paper_noise(2) == NoiseModel(0.001, 0.1, 0.01, 10, "uniform")
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"poisson": -1}, {"gaussian": float("nan")}, {"salt_and_pepper": 2}, {"bits": 17}]
+    "wrong",
+    [{"poisson": -1}, {"gaussian": float("nan")}, {"salt_and_pepper": 2}, {"bits": 17}, {"impulses": "odd"}],
 )
 def test_impossible_noise_is_refused(wrong):
     with pytest.raises(OptionError):
@@ -175,8 +227,8 @@ def test_a_source_reads_any_part_and_pickles(kind):
 
 def test_gain_and_offset_give_counts():
     box = (slice(0, 20),) * 3
-    plain, counts = source("noisy")[box], source("noisy", gain=1023.0, offset=100.0)[box]
-    np.testing.assert_allclose(counts, plain * 1023 + 100, rtol=1e-6)
+    plain, counts = source("noisy")[box], source("noisy", gain=1024.0, offset=100.0)[box]
+    np.testing.assert_allclose(counts, plain * 1024 + 100, rtol=1e-6)
     np.testing.assert_array_equal(counts, np.round(counts))
     np.testing.assert_array_equal(source("noisy").truth[box], source("truth")[box])
 
@@ -203,7 +255,128 @@ def test_the_papers_psf(ndim):
         paper_psf(4)
 
 
+def test_the_papers_2d_psf_is_the_plane_3_um_from_the_focus():
+    """Alike to the outermost plane of the 3D PSF, 3.25 um away, and much less to the focal one."""
+    volume, plane = paper_psf(3).array, paper_psf(2).array
+    likeness = [np.corrcoef(plane.ravel(), z.ravel())[0, 1] for z in volume]
+    assert max(likeness) == max(likeness[0], likeness[1], likeness[-1], likeness[-2])
+    assert likeness[8] < 0.5
+
+
 def test_the_papers_2d_psf_is_out_of_focus():
     """Less than a tenth of the light in the middle voxel, where the focal plane has about a third."""
     focal = paper_psf(3).array[8]
     assert paper_psf(2).array.max() < 0.3 * (focal / focal.sum()).max()
+
+
+# --- from an image ----------------------------------------------------------------------------
+
+
+def crooked_psf(ndim):
+    """All light a fixed way off the centre along every axis, and another way along the last."""
+    psf = np.zeros((7,) * ndim, np.float32)
+    psf[(5,) * (ndim - 1) + (1,)] = 0.75
+    psf[(3,) * ndim] = 0.25
+    return psf
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_an_image_is_blurred_without_mirroring_or_shifting(ndim):
+    image = np.zeros((21,) * ndim, np.uint8)
+    image[(10,) * ndim] = 200
+    truth, noisy = simulate_image(image, crooked_psf(ndim), SILENT)
+    np.testing.assert_array_equal(truth, image / np.float32(200))
+    expected = np.zeros((21,) * ndim)
+    expected[(12,) * (ndim - 1) + (8,)] = 0.75
+    expected[(10,) * ndim] = 0.25
+    np.testing.assert_allclose(noisy, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(300, 290), (30, 70, 66), (1, 5, 90), (3, 4)])
+def test_beyond_an_image_its_edge_goes_on(shape):
+    image = np.random.default_rng(0).random(shape)
+    psf = crooked_psf(len(shape))
+    truth, noisy = simulate_image(image, psf, SILENT)
+    assert (truth.min(), truth.max()) == (0, 1)
+    padded = torch.from_numpy(np.pad(truth, 3, mode="edge"))[None, None]
+    np.testing.assert_allclose(noisy, Blur(psf).valid(padded)[0, 0].numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@settings(deadline=None, max_examples=20)
+@given(data=st.data())
+def test_a_box_of_an_image_is_a_crop_of_the_image_with_repeated_edges(ndim, data):
+    shape = (data.draw(st.integers(2, 12)), *(data.draw(st.integers(1, 12)) for _ in range(ndim - 1)))
+    whole = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    specimen = image_specimen(whole)
+    box = tuple(
+        slice(start, start + data.draw(st.integers(0, 25)))
+        for start in (data.draw(st.integers(-20, 20)) for _ in shape)
+    )
+    places = [np.arange(p.start, p.stop).clip(0, n - 1) for p, n in zip(box, whole.shape, strict=True)]
+    expected = whole[np.ix_(*places)] / whole.max()
+    np.testing.assert_array_equal(specimen(box, 0), expected.astype(np.float32))
+    np.testing.assert_array_equal(specimen.read_once(box)(box, 0), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(300, 530), (70, 66, 130)])
+def test_blocks_of_an_image_equal_the_whole_bit_for_bit(shape):
+    ndim = len(shape)
+    image = np.random.default_rng(0).integers(0, 1000, shape).astype(np.uint16)
+    psf, noise = some_psf(ndim), paper_noise(ndim)
+    whole = simulate_image(image, psf, noise, seed=4)
+    source = SimulatedSource(image_specimen(image), "noisy", shape, 4, psf, noise)
+    source = pickle.loads(pickle.dumps(source))
+    for start in (0, 37):
+        box = tuple(slice(start, n - 5) for n in shape)
+        np.testing.assert_array_equal(source[box], whole.noisy[box])
+        np.testing.assert_array_equal(source.truth[box], whole.truth[box])
+    nothing = (slice(5, 5), *(slice(None),) * (ndim - 1))
+    assert source.truth[nothing].shape == source[nothing].shape == (0, *shape[1:])
+
+
+def test_an_image_is_read_once_for_a_box():
+    class Counted(ArraySource):
+        count = 0
+
+        def __getitem__(self, selection):
+            Counted.count += 1
+            return super().__getitem__(selection)
+
+    image = np.random.default_rng(0).random((600, 600))
+    specimen = image_specimen(Counted(image))
+    Counted.count = 0
+    source = SimulatedSource(specimen, "noisy", image.shape, 0, some_psf(2), paper_noise(2))
+    assert source[0:600, 0:600].shape == (600, 600)
+    assert Counted.count == 1
+
+
+def test_the_seed_changes_the_noise_of_an_image_only():
+    image = np.random.default_rng(0).random((40, 50))
+    a, b, c = (simulate_image(image, some_psf(2), paper_noise(2), seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a.noisy, b.noisy)
+    assert (a.noisy != c.noisy).mean() > 0.5
+    np.testing.assert_array_equal(a.truth, c.truth)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.ones((5, 5)), "value 1"),
+        (np.array([[0, 1], [np.nan, 2]]), "NaN"),
+        (np.array([[0, 1], [np.inf, 2]]), "infinity"),
+        (np.zeros(5), "2D or 3D"),
+        (np.zeros((0, 5)), "2D or 3D"),
+    ],
+)
+def test_an_image_that_cannot_be_scaled_is_refused(image, message):
+    with pytest.raises(VolumeError, match=message):
+        image_specimen(image)
+
+
+def test_simulate_image_refuses_what_does_not_fit():
+    image = np.random.default_rng(0).random((8, 8))
+    with pytest.raises(OptionError, match="dimensions"):
+        simulate_image(image, some_psf(3), SILENT)
+    with pytest.raises(OptionError, match="seed is -1"):
+        simulate_image(image, some_psf(2), SILENT, seed=-1)
