@@ -172,6 +172,7 @@ class TrainingConfig:
     mask_noise : standard deviation of the noise that replaces masked voxels, in standardised units
     valid_losses : compare only where the reconvolution is exact (False: whole patches, as in the paper)
     upper_bound : whether the boundary terms also punish values above the input's maximum, as in the paper
+    augment : whether patches are turned and flipped at random, in the ways that leave the PSF as it is
     held_out_fraction : part of the voxels that is kept out of every loss, to measure the error on
     evaluate_every : steps between measurements of the held-out error
     patience : measurements without improvement after which training comes to an end; 0 never stops early
@@ -194,6 +195,7 @@ class TrainingConfig:
     mask_noise: float = 0.2
     valid_losses: bool = True
     upper_bound: bool = False
+    augment: bool = True
     held_out_fraction: float = 0.005
     evaluate_every: int = 100
     patience: int = 0

@@ -6,7 +6,9 @@
     regularization   from weak to strong, by factors
 
 Only parts of the image are looked at (see `held_out`), and always the same hidden voxels, so that settings
-are compared in pairs. The best one is taken.
+are compared in pairs. The best one is taken. A filter, however, strengthens noise where the PSF lets little
+through, and there the error at hidden voxels hardly sees it: of the regularizations that are no worse than
+the best by more than a standard error of the difference, the strongest is taken.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from bigdecon.config import ClassicalSettings
 from bigdecon.deconvolution.held_out import Sample, draw_samples, errors_at_hidden
 from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
+from bigdecon.errors import OptionError
 from bigdecon.volume import Stack
 
 __all__ = ["Setting", "Trial", "Tuned", "Tuning", "tune", "tune_channel"]
@@ -212,14 +215,17 @@ class _Search:
         """Compare strengths, from the guess to both sides."""
         guess = settings.regularization
         start = min(range(len(REGULARIZATIONS)), key=lambda i: abs(math.log(REGULARIZATIONS[i] / guess)))
-        _climb(
-            len(REGULARIZATIONS),
-            start,
-            lambda i: self.try_one(replace(settings, regularization=REGULARIZATIONS[i])),
-        )
+
+        def error(index: int) -> float:
+            try:
+                return self.try_one(replace(settings, regularization=REGULARIZATIONS[index]))
+            except OptionError:  # So weak that the filter would reach too far: no method any more.
+                return math.inf
+
+        _climb(len(REGULARIZATIONS), start, error)
 
     def conclude(self, settings: ClassicalSettings) -> Tuned:
-        """Take the best."""
+        """Take the best, or the strongest regularization of those that are as good."""
         if not self.errors:
             return Tuned(settings, ())
         best = min(self.errors, key=lambda s: float(self.errors[s].mean()))
@@ -227,6 +233,9 @@ class _Search:
             Trial(s, float(errors.mean()), _standard_errors(errors - self.errors[best]))
             for s, errors in self.errors.items()
         )
+        if "regularization" in self.wanted:
+            alike = [trial.settings for trial in trials if trial.worse_by <= 1]
+            best = max(alike, key=lambda s: s.regularization)
         return Tuned(best, trials)
 
     def _go(self, settings: ClassicalSettings, counts: Sequence[int]) -> float:

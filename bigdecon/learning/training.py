@@ -89,7 +89,7 @@ class _Trainer(TrainingLoop):
         super().__init__(config, psf.array, device, path)
         self.config = config
         self.psf = psf
-        self.symmetries = symmetries(psf)
+        self.symmetries = symmetries(psf) if config.augment else None
         self.bounds = _bounds(stats, config.upper_bound)
         self.half = config.mixed_precision and has_fast_bfloat16(device)
 

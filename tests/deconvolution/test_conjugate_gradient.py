@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import convolve, gaussian_filter
 
 from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
-from bigdecon.deconvolution.conjugate_gradient import LEAST_SEEN, ConjugateGradient, needed_for
+from bigdecon.deconvolution.classical import LEAST_SEEN
+from bigdecon.deconvolution.conjugate_gradient import ConjugateGradient, needed_for
 from bigdecon.deconvolution.wiener import Wiener
 from bigdecon.errors import OptionError, PSFError
 from bigdecon.volume import Volume
