@@ -36,14 +36,8 @@ def what_to_tune(config: RunConfig) -> tuple[Setting, ...]:
         }
         return tuple(name for name, value in asked.items() if value == "auto")
     if config.iterations == "auto":
-        raise OptionError(
-            f"--iterations auto belongs to the method richardson-lucy; give {config.method} a number."
-        )
-    wanted: list[Setting] = ["regularization"] if config.regularization == "auto" else []
-    # A filter that keeps the mean keeps the background with it; non-negativity needs to know it.
-    if config.method == "chambolle-pock" and config.background == "auto":
-        wanted.insert(0, "background")
-    return tuple(wanted)
+        raise OptionError(f"--iterations auto belongs to the method richardson-lucy, not to {config.method}.")
+    return ("regularization",) if config.regularization == "auto" else ()
 
 
 def first_guess(config: RunConfig, stats: IntensityStats) -> ClassicalSettings:
@@ -52,8 +46,10 @@ def first_guess(config: RunConfig, stats: IntensityStats) -> ClassicalSettings:
     iterations = ITERATIONS[config.method] if config.iterations in (None, "auto") else config.iterations
     sieve = GUESSED_SIEVE if config.sieve in (None, "auto") else config.sieve
     weight = GUESSED_REGULARIZATION if config.regularization == "auto" else config.regularization
+    # What was asked for goes on as it is, to be refused where it cannot work.
+    background = max(0.0, stats.background) if config.background == "auto" else config.background
     return ClassicalSettings(
-        background=max(0.0, stats.background),
+        background=float(background),
         iterations=int(iterations),
         sieve=float(sieve),
         total_variation=config.total_variation,

@@ -132,7 +132,7 @@ def test_what_is_auto_is_chosen_once_and_taken_up_again(config, tmp_path):
     [
         ("wiener", ("regularization",)),
         ("conjugate-gradient", ("regularization",)),
-        ("chambolle-pock", ("background", "regularization")),
+        ("chambolle-pock", ("regularization",)),
     ],
 )
 def test_what_other_methods_choose(config, method, wanted):

@@ -27,7 +27,15 @@ from bigdecon.learning.masking import held_out_voxels, neighbour_mean
 from bigdecon.learning.patches import read_excerpts
 from bigdecon.volume import Stack
 
-__all__ = ["HeldOutError", "Sample", "draw_samples", "errors_at_hidden", "held_out_error", "hide"]
+__all__ = [
+    "SAMPLE_VOXELS",
+    "HeldOutError",
+    "Sample",
+    "draw_samples",
+    "errors_at_hidden",
+    "held_out_error",
+    "hide",
+]
 
 HIDDEN = 0.03
 """Part of the voxels that is hidden."""

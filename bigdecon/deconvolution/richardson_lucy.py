@@ -191,7 +191,7 @@ class RichardsonLucy(ClassicalMethod):
             after = blur.valid_adjoint(ratio).mul_(start).mul_(weight).clamp_(min=0)
             if self.total_variation:
                 softness = TV_SOFTNESS * self.psf.ndim * self.total_variation
-                after.div_(1 - self.total_variation * curvature(start, softness))
+                after.div_(1 - self.total_variation * curvature(start, softness, weight))
             before, estimate = estimate, after
 
     def _within(self, estimate: Tensor, image: Tensor) -> Tensor:
@@ -205,10 +205,14 @@ class RichardsonLucy(ClassicalMethod):
         return math.ceil(SIEVE_REACH * self.sieve)
 
 
-def curvature(x: Tensor, softness: float) -> Tensor:
-    """Give div( ∇x / (|∇x| + softness x) ), how the gradient turns, of (1, 1, [z,] y, x)."""
+def curvature(x: Tensor, softness: float, weight: Tensor) -> Tensor:
+    """Give div( ∇x / (|∇x| + softness x) ), how the gradient turns, of (1, 1, [z,] y, x).
+
+    Where the weight is 0, x is unknown and has been left at 0: a step to there is none of the object's.
+    """
     axes = range(2, x.ndim)
-    steps = [torch.diff(x, dim=axis, append=x.narrow(axis, x.shape[axis] - 1, 1)) for axis in axes]
+    known = (weight > 0).to(x.dtype)
+    steps = [_step(x, axis).mul_(known).mul_(known.roll(-1, axis)) for axis in axes]
     length = torch.stack([step**2 for step in steps]).sum(0).sqrt_()
     length = length.add_(x, alpha=softness).clamp_(min=torch.finfo(x.dtype).tiny)
     total = torch.zeros_like(x)
@@ -216,6 +220,11 @@ def curvature(x: Tensor, softness: float) -> Tensor:
         direction = step.div_(length)
         total += torch.diff(direction, dim=axis, prepend=torch.zeros_like(direction.narrow(axis, 0, 1)))
     return total
+
+
+def _step(x: Tensor, axis: int) -> Tensor:
+    """Give the differences to the next voxel along an axis; 0 at the last one."""
+    return torch.diff(x, dim=axis, append=x.narrow(axis, x.shape[axis] - 1, 1))
 
 
 def _ahead(estimate: Tensor, before: Tensor, k: int) -> Tensor:

@@ -16,13 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bigdecon.config import ClassicalSettings
-from bigdecon.deconvolution.held_out import Sample, draw_samples, errors_at_hidden
+from bigdecon.deconvolution.chambolle_pock import ChambollePock
+from bigdecon.deconvolution.held_out import SAMPLE_VOXELS, Sample, draw_samples, errors_at_hidden
 from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.errors import OptionError
@@ -41,8 +43,10 @@ REGULARIZATIONS = tuple(10 ** (exponent / 4) for exponent in range(-14, 5))
 BACKGROUND_TRIALS = 7
 BACKGROUND_COUNTS = (5, 10, 20, 40)
 BACKGROUND_SIEVE = 1.0
-PATIENCE = 2
+PATIENCE = 3
 """Numbers of iterations tried beyond the best one so far."""
+LEAST_HIDDEN = 10
+"""Hidden voxels without which nothing can be told."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +111,24 @@ def tune_channel(
     tuning: Tuning,
     on_trial: Callable[[int], None] | None = None,
 ) -> Tuned:
-    """Choose settings for one channel, from parts of all of its time points; see `tune`."""
+    """Choose settings for one channel, from parts of all of its time points; see `tune`.
+
+    Raises
+    ------
+    OptionError
+        if the image is so small that hardly a voxel can be hidden
+    """
     if not tuning.wanted:
         return Tuned(tuning.settings, ())
-    samples = draw_samples(stacks, psf, tuning.settings.background, seed=tuning.seed)
+    slow = tuning.method == ChambollePock.name  # a hundred iterations for every trial
+    voxels = SAMPLE_VOXELS // 4 if slow else SAMPLE_VOXELS
+    samples = draw_samples(stacks, psf, tuning.settings.background, seed=tuning.seed, voxels=voxels)
+    if sum(int(sample.hidden.sum()) for sample in samples) < LEAST_HIDDEN:
+        names = " and ".join(f"--{name}" for name in tuning.wanted)
+        raise OptionError(
+            f"an image of {' x '.join(map(str, stacks[0].shape))} voxels is too small to choose from; "
+            f"give {names} a number."
+        )
     return tune(tuning, samples, psf, on_trial)
 
 
@@ -153,7 +171,7 @@ class _Search:
         self.method, self.wanted = tuning.method, tuning.wanted
         self.place = (tuning.device, tuning.threads)
         self.samples, self.psf = samples, psf
-        self.on_trial = on_trial
+        self.on_trial, self.tried = on_trial, 0
         self.errors: dict[ClassicalSettings, NDArray[np.float64]] = {}
 
     def try_one(self, settings: ClassicalSettings) -> float:
@@ -179,10 +197,9 @@ class _Search:
                 found[value] = self._explained_with(replace(settings, background=value))
             return float(found[value].mean())
 
-        for value in _golden_section(low, high, error):
+        # Fewer are new where there is little or no room, as in an image whose mean is 0.
+        for value in islice(_golden_section(low, high, error), BACKGROUND_TRIALS):
             error(value)
-            if len(found) > BACKGROUND_TRIALS:
-                break
         best = min(found.values(), key=lambda errors: float(errors.mean()))
         alike = [value for value, errors in found.items() if _standard_errors(errors - best) <= 1]
         return replace(settings, background=min(alike, key=lambda b: abs(b - settings.background)))
@@ -217,8 +234,11 @@ class _Search:
         start = min(range(len(REGULARIZATIONS)), key=lambda i: abs(math.log(REGULARIZATIONS[i] / guess)))
 
         def error(index: int) -> float:
+            at = replace(settings, regularization=REGULARIZATIONS[index])
             try:
-                return self.try_one(replace(settings, regularization=REGULARIZATIONS[index]))
+                # The halo tells whether blocks could be restored with it; the samples need none.
+                _ = classical_method(self.method, self.psf, at).halo
+                return self.try_one(at)
             except OptionError:  # So weak that the filter would reach too far: no method any more.
                 return math.inf
 
@@ -251,7 +271,7 @@ class _Search:
             self._enter(at, errors)
             waited = 0 if errors.mean() < best else waited + 1
             best = min(best, float(errors.mean()))
-            if waited > PATIENCE:
+            if waited >= PATIENCE:
                 break
         return best
 
@@ -262,8 +282,9 @@ class _Search:
 
     def _enter(self, settings: ClassicalSettings, errors: NDArray[np.float64]) -> None:
         self.errors[settings] = errors
+        self.tried += 1
         if self.on_trial:
-            self.on_trial(len(self.errors))
+            self.on_trial(self.tried)
 
 
 def _golden_section(low: float, high: float, error: Callable[[float], float]) -> Iterator[float]:

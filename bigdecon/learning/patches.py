@@ -228,17 +228,29 @@ def augment(patch: PatchBatch, symmetries: PSFSymmetries, rng: np.random.Generat
 def _random_boxes(
     stacks: Sequence[Stack], side: Sequence[int], count: int, rng: np.random.Generator
 ) -> Iterator[tuple[int, Box]]:
-    """Boxes whose corners lie on the chunk grid, where a box read touches the fewest chunks."""
+    """Draw boxes, at most so many and none twice; every part of the volume has its chance.
+
+    Corners lie on the chunk grid, where a box touches the fewest chunks. Along an axis where chunks are
+    larger than boxes (the planes of a TIFF) they lie anywhere.
+    """
     shape, chunks = stacks[0].shape, stacks[0].chunks
+    drawn = set()
     for _ in range(count):
-        corner = [
-            min(int(rng.integers(0, n - s + 1)) // c * c, n - s)
+        corner = tuple(
+            _near_chunk(int(rng.integers(0, n - s + 1)), c, n - s)
+            if c <= s
+            else int(rng.integers(0, n - s + 1))
             for n, s, c in zip(shape, side, chunks, strict=True)
-        ]
-        yield (
-            int(rng.integers(len(stacks))),
-            tuple(slice(c, c + s) for c, s in zip(corner, side, strict=True)),
         )
+        place = int(rng.integers(len(stacks))), corner
+        if place not in drawn:
+            drawn.add(place)
+            yield place[0], tuple(slice(c, c + s) for c, s in zip(corner, side, strict=True))
+
+
+def _near_chunk(start: int, chunk: int, last: int) -> int:
+    """Move a start to the nearest chunk's, or to the last place there is."""
+    return min((start + chunk // 2) // chunk * chunk, last)
 
 
 def _read_excerpt(stack: Stack, box: Box, index: int, background: float) -> Excerpt:
