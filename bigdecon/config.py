@@ -273,6 +273,7 @@ class RunConfig:
     steps: int | None = None
     train_minutes: float | None = None
     model: str | None = None
+    refine: int | None = None
     seed: int = 0
     tiling: TilingConfig = TilingConfig()
     iterations: int | Auto | None = None

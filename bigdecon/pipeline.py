@@ -296,6 +296,7 @@ def _method(
         plan.tile,
         plan.config.preset != "paper" or plan.config.method == "ssi",
         connection.threads_per_worker,
+        plan.config.refine,
     )
     return lambda: delayed(load_network, pure=False)(*arguments)
 

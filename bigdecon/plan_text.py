@@ -68,18 +68,21 @@ def _state(plan: RunPlan) -> str:
 
 def _describe_method(plan: RunPlan) -> list[tuple[str, str]]:
     method, training = plan.config.method, plan.training
+    refine = plan.config.refine
+    after = f", then {refine} iterations of richardson-lucy" if refine is not None else ""
     if plan.models:
-        return [("method", f"{method}, model {plan.config.model}")]
+        return [("method", f"{method}, model {plan.config.model}{after}")]
     if training:
         patches = "1 patch" if training.batch == 1 else f"{training.batch} patches"
         size = f"{training.network.channels} channels"
-        return [("method", f"{method}, {size}, {training.steps} steps of {patches}")]
+        return [("method", f"{method}, {size}, {training.steps} steps of {patches}{after}")]
     lines = []
     for channel, tuned in zip(plan.volume.channels, plan.tuned, strict=True):
         lines.append((f"method {channel.name}".strip(), f"{method}, {_describe_settings(method, tuned)}"))
         if tuned.trials:
             lines.append(("", f"chosen by hidden voxels, from {len(tuned.trials)} settings"))
-        if curve := tuned.curve():
+        curve = tuned.curve()
+        if len(curve) > 1:
             lines.append(("", f"their error after 1, 2, ... iterations: {_describe_curve(curve)}"))
     return lines
 

@@ -13,10 +13,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from bigdecon.classical_settings import Tuner, tuned_from_record, tuning_of, what_to_tune
-from bigdecon.config import CLASSICAL, Auto, RunConfig, TrainingConfig, parse_loss, training_preset
+from bigdecon.config import CLASSICAL, Auto, RunConfig, TrainingConfig
 from bigdecon.deconvolution.blockwise import BlockNeeds, choose_engine
+from bigdecon.deconvolution.classical import ClassicalMethod
 from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.network import NetworkNeeds
+from bigdecon.deconvolution.refined import RefinedNeeds
+from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
 from bigdecon.deconvolution.tuning import Tuned, tune_channel
 from bigdecon.errors import ModelError, OptionError, OutputError
@@ -30,7 +33,8 @@ from bigdecon.io.stores import local_output_path
 from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
 from bigdecon.optics.psf import PSF, load_psf, psf_from_array
 from bigdecon.sizing import REGION_VOXELS, block_side, choose_tile, cut_volume, memory_of_block
-from bigdecon.ssi_config import SSIConfig, Training, ssi_preset
+from bigdecon.ssi_config import Training
+from bigdecon.training_settings import training_settings
 from bigdecon.volume import Box, Stack, Volume
 
 __all__ = ["RunPlan", "default_output", "parse_roi", "prepare"]
@@ -139,7 +143,9 @@ def prepare(config: RunConfig, device: str, tuner: Tuner = tune_channel) -> RunP
             f"the result is an OME-Zarr folder, but {output} is a TIFF by name; give {output.stem}.ome.zarr."
         )
     classical = config.method in CLASSICAL
-    training = None if classical or models else _training(config, volume, device)
+    ndim = len(volume.spatial_axes)
+    trains = not (classical or models)
+    training = training_settings(config, ndim=ndim, accelerator=device != "cpu") if trains else None
     identity = input_identity(volume)
     records = [PSFRecord(psf.name, psf.sha256, psf.corrections, psf.voxel_size_um) for psf in psfs]
     chosen = {"models": [model.sha256 for model in models], "training": training and asdict(training)}
@@ -152,13 +158,9 @@ def prepare(config: RunConfig, device: str, tuner: Tuner = tune_channel) -> RunP
         tuned = _tune(config, volume, psfs, stats, device, earlier, tuner)
         stats = tuple(replace(s, background=t.settings.background) for s, t in zip(stats, tuned, strict=True))
     network = models[0].config if models else training
-    methods = [
-        classical_method(config.method, psf.array, t.settings)
-        for psf, t in zip(psfs, tuned, strict=classical)
-    ]
-    needs: list[BlockNeeds] = [NetworkNeeds.of(network.network)] if network else [*methods]
+    methods, needs = _methods(config, psfs, tuned, network)
     grid = cut_volume(config, volume.spatial_shape, needs)
-    side = block_side(config.tiling, len(volume.spatial_axes))
+    side = block_side(config.tiling, ndim)
     unit = max(cuts[1] if len(cuts) > 2 else side for cuts in grid.cuts)
     layout = plan_output(volume, dtype=config.dtype, ome_version=config.ome_version, unit=unit)
     tile = choose_tile(config, grid, network, device) if network else None
@@ -332,6 +334,21 @@ def _model_files(path: Path) -> list[Path]:
     return files
 
 
+def _methods(
+    config: RunConfig, psfs: Sequence[PSF], tuned: Sequence[Tuned], network: Training | None
+) -> tuple[Sequence[ClassicalMethod], Sequence[BlockNeeds]]:
+    """Give the classical methods of all channels, if any, and what all methods need of the blocks."""
+    if network is None:
+        pairs = zip(psfs, tuned, strict=True)
+        methods = [classical_method(config.method, psf.array, t.settings) for psf, t in pairs]
+        return methods, methods
+    needs = NetworkNeeds.of(network.network)
+    if config.refine is None:
+        return [], [needs]
+    lucy = [RichardsonLucy(psf.array, iterations=config.refine) for psf in psfs]
+    return lucy, [RefinedNeeds(needs, method) for method in lucy]
+
+
 def _tune(
     config: RunConfig,
     volume: Volume,
@@ -353,34 +370,6 @@ def _tune(
         )
         for channel, psf in enumerate(psfs)
     )
-
-
-def _training(config: RunConfig, volume: Volume, device: str) -> Training:
-    """Fill in the preset, then what was asked for by flags."""
-    accelerator = device != "cpu"
-    if config.method == "ssi":
-        return _ssi_training(config, volume, accelerator)
-    chosen = training_preset(config.preset, ndim=len(volume.spatial_axes), accelerator=accelerator)
-    if config.loss is not None:
-        chosen = replace(chosen, loss=parse_loss(config.loss))
-    if config.steps is not None:
-        # The learning rate falls over the steps there are, in either schedule.
-        share = config.steps / chosen.steps
-        chosen = replace(
-            chosen,
-            steps=config.steps,
-            halve_every=max(1, round(chosen.halve_every * share)),
-            patience=max(chosen.patience, round(chosen.patience * share)),
-        )
-    return replace(chosen, minutes=config.train_minutes, seed=config.seed)
-
-
-def _ssi_training(config: RunConfig, volume: Volume, accelerator: bool) -> SSIConfig:
-    if config.loss is not None:
-        raise OptionError("--loss belongs to the method siamese, not to ssi.")
-    chosen = ssi_preset(config.preset, ndim=len(volume.spatial_axes), accelerator=accelerator)
-    steps = chosen.steps if config.steps is None else config.steps
-    return replace(chosen, steps=steps, minutes=config.train_minutes, seed=config.seed)
 
 
 def _earlier_run(

@@ -86,15 +86,17 @@ def memory_of_block(
     Parameters
     ----------
     grid : gives the largest block
-    methods : of all channels; none where there is a network
+    methods : classical ones of all channels; those that refine a network's result, if any
     network : how the network was or will be trained; None for classical methods
     tile : extent of a network pass, in voxels; None for whole blocks
     """
+    classical = max((method.working_bytes(grid.largest_block) for method in methods), default=0)
     if network is None:
-        return max(method.working_bytes(grid.largest_block) for method in methods)
+        return classical
     in_tile = math.prod(min(n, tile or n) for n in grid.largest_block)
     in_block = math.prod(grid.largest_block)
-    return in_tile * inference_bytes_per_voxel(network.network) + 16 * in_block + PASS_BYTES
+    by_network = in_tile * inference_bytes_per_voxel(network.network) + 16 * in_block + PASS_BYTES
+    return max(by_network, classical)
 
 
 def _least_tile(needs: NetworkNeeds) -> int:

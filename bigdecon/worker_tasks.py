@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from bigdecon.deconvolution.ledger import Extent, RegionRecord
 from bigdecon.deconvolution.network import NetworkDeconvolver
+from bigdecon.deconvolution.refined import RefinedNetwork
+from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.distributed.progress import TrainingProgress, publish
 from bigdecon.intensity import IntensityStats
 from bigdecon.io.layout import OutputLayout
@@ -97,13 +99,24 @@ def load_network(
     tile: int | None,
     exact_tiles: bool,
     threads: int,
-) -> NetworkDeconvolver:
+    refine: int | None = None,
+) -> NetworkDeconvolver | RefinedNetwork:
     """Load a trained network in a worker process; see `NetworkDeconvolver`.
+
+    With `refine` so many iterations of Richardson-Lucy follow, with the PSF that the network was trained for.
 
     It is kept for the next region; the digest tells it from another run's under the same path.
     """
     cpu_threads = threads if device == "cpu" else None
-    return NetworkDeconvolver(load_checkpoint(path), stats, device, tile, exact_tiles, cpu_threads)
+    checkpoint = load_checkpoint(path)
+    network = NetworkDeconvolver(checkpoint, stats, device, tile, exact_tiles, cpu_threads)
+    if refine is None:
+        return network
+    background = max(0.0, stats.background)
+    lucy = RichardsonLucy(
+        checkpoint.psf, background=background, device=device, threads=cpu_threads, iterations=refine
+    )
+    return RefinedNetwork(network, lucy)
 
 
 class WrittenUnit(NamedTuple):

@@ -57,6 +57,13 @@ def main() -> None:
     except click.exceptions.Abort:
         click.echo("Stopped.", err=True)
         code = 130
+    except click.MissingParameter as error:
+        error.show()
+        code = error.exit_code
+    except click.BadParameter as error:
+        # The option is there and its name is told: how the command is used would only hide what is wrong.
+        click.echo(f"Error: {error.format_message()}", err=True)
+        code = error.exit_code
     except click.ClickException as error:
         error.show()
         code = error.exit_code

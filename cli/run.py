@@ -72,6 +72,8 @@ def _method_options(command: Any) -> Any:
         click.option("--steps", type=int, help="Training steps at most."),
         click.option("--train-minutes", type=float, help="Time budget for training."),
         click.option("--model", metavar="FILE", help="Trained model, or an earlier result with one."),
+        click.option("--refine", type=int, metavar="N",
+                     help="N iterations of Richardson-Lucy on the network's result, blurred again."),
         click.option("--seed", default=0, show_default=True, help="Seed of everything random."),
         click.option("--background", type=NumberOrAuto(), default="auto", show_default=True,
                      help="Camera offset in data units; auto: from the image."),
@@ -147,7 +149,7 @@ def _cluster_options(command: Any) -> Any:
 TRAINING_OPTIONS = ("loss", "steps", "train_minutes")
 NETWORKS, LUCY = ("siamese", "ssi"), ("richardson-lucy",)
 OWNERS = {
-    **dict.fromkeys(("preset", "tile", "model", "steps", "train_minutes"), NETWORKS),
+    **dict.fromkeys(("preset", "tile", "model", "steps", "train_minutes", "refine"), NETWORKS),
     "loss": ("siamese",),
     **dict.fromkeys(("sieve", "total_variation", "accelerate"), LUCY),
     "iterations": (*LUCY, "conjugate-gradient", "chambolle-pock"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,7 @@ from bigdecon.deconvolution.classical import ClassicalMethod
 from bigdecon.deconvolution.conjugate_gradient import ConjugateGradient
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.deconvolution.wiener import Wiener
+from bigdecon.errors import OptionError
 
 __all__ = ["classical_method"]
 
@@ -30,6 +33,11 @@ def classical_method(
     psf : [z,] y, x; odd extent, centred, sums to 1
     settings : those that the method has no use for are not looked at
     device, threads : see `ClassicalMethod`
+
+    Raises
+    ------
+    OptionError
+        if a setting cannot work
     """
     background = settings.background
     if name == RichardsonLucy.name:
@@ -50,6 +58,8 @@ def classical_method(
     if name == ConjugateGradient.name:
         kind = ConjugateGradient
     elif name == ChambollePock.name:
+        if not 0 <= weight < math.inf:  # told here in the units it was given in
+            raise OptionError(f"the regularization is {weight:g}; it is finite and at least 0.")
         kind, weight = ChambollePock, weight * settings.unit
     else:
         raise ValueError(f"there is no classical method {name!r}")

@@ -6,9 +6,10 @@
     regularization   from weak to strong, by factors
 
 Only parts of the image are looked at (see `held_out`), and always the same hidden voxels, so that settings
-are compared in pairs. The best one is taken. A filter, however, strengthens noise where the PSF lets little
-through, and there the error at hidden voxels hardly sees it: of the regularizations that are no worse than
-the best by more than a standard error of the difference, the strongest is taken.
+are compared in pairs. The best one is taken. A linear filter (wiener, conjugate-gradient), however,
+strengthens noise where the PSF lets little through, and there the error at hidden voxels hardly sees it: of
+its regularizations that are no worse than the best by more than a standard error of the difference, the
+strongest is taken.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from numpy.typing import NDArray
 
 from bigdecon.config import ClassicalSettings
 from bigdecon.deconvolution.chambolle_pock import ChambollePock
+from bigdecon.deconvolution.conjugate_gradient import ConjugateGradient
 from bigdecon.deconvolution.held_out import SAMPLE_VOXELS, Sample, draw_samples, errors_at_hidden
 from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
+from bigdecon.deconvolution.wiener import Wiener
 from bigdecon.errors import OptionError
 from bigdecon.volume import Stack
 
@@ -43,6 +46,8 @@ REGULARIZATIONS = tuple(10 ** (exponent / 4) for exponent in range(-14, 5))
 BACKGROUND_TRIALS = 7
 BACKGROUND_COUNTS = (5, 10, 20, 40)
 BACKGROUND_SIEVE = 1.0
+"""How a background is compared with others: so many at most, after so many iterations, with such a sieve."""
+FILTERS = (Wiener.name, ConjugateGradient.name)
 PATIENCE = 3
 """Numbers of iterations tried beyond the best one so far."""
 LEAST_HIDDEN = 10
@@ -245,7 +250,7 @@ class _Search:
         _climb(len(REGULARIZATIONS), start, error)
 
     def conclude(self, settings: ClassicalSettings) -> Tuned:
-        """Take the best, or the strongest regularization of those that are as good."""
+        """Take the best; of filters the strongest regularization of those that are as good."""
         if not self.errors:
             return Tuned(settings, ())
         best = min(self.errors, key=lambda s: float(self.errors[s].mean()))
@@ -253,7 +258,7 @@ class _Search:
             Trial(s, float(errors.mean()), _standard_errors(errors - self.errors[best]))
             for s, errors in self.errors.items()
         )
-        if "regularization" in self.wanted:
+        if self.method in FILTERS:
             alike = [trial.settings for trial in trials if trial.worse_by <= 1]
             best = max(alike, key=lambda s: s.regularization)
         return Tuned(best, trials)

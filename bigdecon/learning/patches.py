@@ -249,8 +249,10 @@ def _random_boxes(
 
 
 def _near_chunk(start: int, chunk: int, last: int) -> int:
-    """Move a start to the nearest chunk's, or to the last place there is."""
-    return min((start + chunk // 2) // chunk * chunk, last)
+    """Move a start to the nearest chunk's, or to the last place there is if that is nearer."""
+    below = start // chunk * chunk
+    above = min(below + chunk, last)
+    return below if start - below < above - start else above
 
 
 def _read_excerpt(stack: Stack, box: Box, index: int, background: float) -> Excerpt:

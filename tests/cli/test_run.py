@@ -19,6 +19,7 @@ from bigdecon_cli import main as entry
 from bigdecon.config import NetworkConfig, TrainingConfig
 from bigdecon.distributed.cluster import connect
 from bigdecon.intensity import IntensityStats
+from bigdecon.io.reading import open_volume
 from bigdecon.io.writing import write_ome_zarr
 from bigdecon.learning.checkpoint import Checkpoint, save_checkpoint
 from bigdecon.learning.unet import UNet
@@ -206,6 +207,61 @@ BAD = {
         ["good.ome.zarr", "--model", "wide.safetensors", "--method", "siamese", "--voxel-size", 1, 1, 1],
         "0.3 x 0.2 x 0.2",
     ),
+    "method": ([*GOOD, "--method", "best"], "'best' is not one of 'siamese',"),
+    "steps of words": ([*GOOD, "--steps", "many", "--method", "siamese"], "'many' is not a valid integer"),
+    "sieve -1": ([*GOOD, "--sieve", -1], "the sieve is -1 voxels wide"),
+    "sieve nan": ([*GOOD, "--sieve", "nan"], "the sieve is nan voxels wide"),
+    "sieve of words": ([*GOOD, "--sieve", "wide"], "'wide' is neither a number nor auto"),
+    "sieve of siamese": (
+        [*GOOD, "--sieve", 1, "--method", "siamese"],
+        "--sieve belongs to the method richardson-lucy, not to siamese",
+    ),
+    "total variation 1": (
+        [*GOOD, "--total-variation", 1],
+        "total variation is 1; give 0 (none) to less than",
+    ),
+    "total variation of ssi": (
+        [*GOOD, "--total-variation", 0.1, "--method", "ssi"],
+        "--total-variation belongs",
+    ),
+    "acceleration of wiener": ([*GOOD, "--accelerate", "--method", "wiener"], "--accelerate belongs"),
+    "no acceleration of wiener": ([*GOOD, "--no-accelerate", "--method", "wiener"], "--accelerate belongs"),
+    "iterations of wiener": (
+        [*GOOD, "--iterations", "auto", "--method", "wiener"],
+        "--iterations belongs to",
+    ),
+    "iterations of parts": ([*GOOD, "--iterations", 1.5], "'1.5' is neither a whole number nor auto"),
+    "iterations auto elsewhere": (
+        [*GOOD, "--iterations", "auto", "--method", "chambolle-pock"],
+        "--iterations auto belongs to the method richardson-lucy, not to chambolle-pock",
+    ),
+    "iterations, chambolle-pock": ([*GOOD, "--iterations", 0, "--method", "chambolle-pock"], "0 iterations"),
+    "iterations, conjugate-gradient": (
+        [*GOOD, "--iterations", 5, "--method", "conjugate-gradient"],
+        "5 iterations may leave the equations unsolved",
+    ),
+    "regularization of RL": (
+        [*GOOD, "--regularization", 0.1],
+        "--regularization belongs to the methods wiener,",
+    ),
+    "regularization -1": (
+        [*GOOD, "--regularization", -1, "--method", "wiener"],
+        "the regularization is -1; it is finite and above 0",
+    ),
+    "regularization -1, chambolle-pock": (
+        [*GOOD, "--regularization", -1, "--background", 0, "--method", "chambolle-pock"],
+        "the regularization is -1; it is finite and at least 0",
+    ),
+    "regularization nan": (
+        [*GOOD, "--regularization", "nan", "--method", "conjugate-gradient"],
+        "the regularization is nan",
+    ),
+    "background below 0": ([*GOOD, "--background", -5], "the background is -5; it is finite and at least 0"),
+    "loss of ssi": (
+        [*GOOD, "--loss", "noise2self", "--method", "ssi"],
+        "--loss belongs to the method siamese",
+    ),
+    "model of wiener": ([*GOOD, "--model", "wide.safetensors", "--method", "wiener"], "--model belongs to"),
     "device": ([*GOOD, "--device", "abacus"], "'abacus'"),
     "no GPU": ([*GOOD, "--device", "cuda:99"], "'cuda:99'"),
     "workers": ([*GOOD, "--workers", 0], "--workers is 0"),
@@ -220,7 +276,7 @@ BAD = {
 
 def settings(arguments):
     """Quick ones, for the method that is asked for."""
-    return ON_CPU if "siamese" in arguments else QUICK
+    return ON_CPU if "--method" in arguments else QUICK
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -366,3 +422,59 @@ def test_local_cluster_of_its_own(here):
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert {p.name for p in here.iterdir()} == {"good.ome.zarr", "psf.tif", "good.deconvolved.ome.zarr"}
+
+
+# --- every method from end to end ----------------------------------------------------------------
+
+
+CHOSEN = {
+    "richardson-lucy": ({"background", "sieve", "iterations"}, ()),
+    "wiener": ({"regularization"}, ()),
+    "conjugate-gradient": ({"regularization"}, ()),
+    "chambolle-pock": ({"regularization"}, ("--iterations", 5)),
+}
+
+
+@pytest.mark.parametrize("method", CHOSEN)
+def test_a_classical_method_from_end_to_end(method, here, run, cluster):
+    """All is chosen from the image, recorded, and not chosen again for a result that is there."""
+    wanted, more = CHOSEN[method]
+    # With one thread: small transforms lose more to threads than they gain, the more so where others compute.
+    arguments = (*GOOD, *ON_CPU, "--method", method, *more, "--threads", 1, "--cluster", cluster)
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    assert "chosen by hidden voxels" in out
+    assert out.endswith(f"Result: {here / 'good.deconvolved.ome.zarr'}\n")
+    assert ("their error after 1, 2, ... iterations" in out) == (method == "richardson-lucy")
+    record = json.loads((here / "good.deconvolved.ome.zarr" / "bigdecon" / "run.json").read_text())
+    assert record["finished"]
+    (tuned,) = record["provenance"]["configuration"]["chosen"]["tuned"]
+    assert tuned["trials"]
+    tried = [trial["settings"] for trial in tuned["trials"]]
+    assert tuned["settings"] in tried
+    changing = {name for name in tried[0] if len({trial[name] for trial in tried}) > 1}
+    assert changing == wanted - {"background"}
+    assert 80 < tuned["settings"]["background"] < 150
+    restored = np.asarray(open_volume(here / "good.deconvolved.ome.zarr").stack()[(slice(None),) * 3])
+    assert restored.shape == SHAPE
+    assert restored.max() > image().max() * 0.7
+    before = listing(here)
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    assert "was finished by an earlier run" in out
+    assert listing(here) == before
+
+
+def test_ssi_from_end_to_end(here, run, cluster):
+    arguments = (*GOOD, *ON_CPU, "--method", "ssi", "--steps", 2, "--cluster", cluster)
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    assert "2 steps" in out
+    record = json.loads((here / "good.deconvolved.ome.zarr" / "bigdecon" / "run.json").read_text())
+    assert record["finished"]
+    assert record["provenance"]["configuration"]["chosen"]["training"]["steps"] == 2
+    before = listing(here)
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    assert "was finished by an earlier run" in out
+    assert listing(here) == before

@@ -49,6 +49,32 @@ def test_a_small_volume_is_held_whole() -> None:
     np.testing.assert_array_equal(pool.excerpts[0].data, array)
 
 
+@pytest.mark.parametrize(
+    ("shape", "chunks"),
+    [
+        ((100, 1024, 1024), (1, 1024, 1024)),  # planes, as in a TIFF
+        ((100, 1024, 1024), (128, 128, 128)),
+        ((90, 90, 90), (64, 64, 64)),
+        ((200, 2048, 2048), (64, 64, 64)),
+    ],
+)
+def test_excerpts_come_from_everywhere_and_none_twice(
+    shape: tuple[int, ...], chunks: tuple[int, ...]
+) -> None:
+    stack = Stack(Endless(shape, chunks), "zyx")
+    found = [
+        excerpt.origin
+        for seed in range(8)
+        for excerpt in read_excerpts([stack], [64] * 3, 0, seed=seed, pool_voxels=2 * 64**3)
+    ]
+    for axis, n in enumerate(shape):
+        starts = [origin[axis] for origin in found]
+        assert min(starts) <= (n - 64) / 2 <= max(starts)
+        assert 0 <= min(starts) <= max(starts) <= n - 64
+    once = read_excerpts([stack], [64] * 3, 0, seed=0, pool_voxels=700_000)
+    assert len({excerpt.origin for excerpt in once}) == len(once) > 0
+
+
 def test_patches_are_parts_of_the_volume_with_their_held_out_voxels() -> None:
     array = np.arange(30 * 40 * 50, dtype=np.float32).reshape(30, 40, 50)
     batch = pool_of(array, (8, 12, 16), seed=3).draw(5, 6)
