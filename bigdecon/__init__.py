@@ -13,39 +13,51 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bigdecon.classical_settings import tuned_method
     from bigdecon.config import LossWeights, RunConfig, TilingConfig, TrainingConfig, training_preset
     from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
+    from bigdecon.deconvolution.chambolle_pock import ChambollePock
+    from bigdecon.deconvolution.conjugate_gradient import ConjugateGradient
     from bigdecon.deconvolution.network import NetworkDeconvolver
+    from bigdecon.deconvolution.refined import RefinedNetwork
     from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
+    from bigdecon.deconvolution.wiener import Wiener
     from bigdecon.distributed.cluster import connect
     from bigdecon.errors import BigdeconError, InputError, RunError
     from bigdecon.evaluation.metrics import evaluate
     from bigdecon.io.reading import open_volume
     from bigdecon.io.writing import write_ome_zarr
     from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from bigdecon.learning.ssi import train_ssi
     from bigdecon.learning.training import train
     from bigdecon.optics.blur import Blur
     from bigdecon.optics.models import make_psf
     from bigdecon.optics.psf import PSF, load_psf, save_psf
     from bigdecon.pipeline import RunResult, run
+    from bigdecon.ssi_config import SSIConfig, ssi_preset
     from bigdecon.volume import Volume
 
 __all__ = [
     "PSF",
     "BigdeconError",
     "Blur",
+    "ChambollePock",
     "Checkpoint",
+    "ConjugateGradient",
     "Deconvolver",
     "InputError",
     "LossWeights",
     "NetworkDeconvolver",
+    "RefinedNetwork",
     "RichardsonLucy",
     "RunConfig",
     "RunError",
     "RunResult",
+    "SSIConfig",
     "TilingConfig",
     "TrainingConfig",
     "Volume",
+    "Wiener",
     "connect",
     "deconvolve",
     "evaluate",
@@ -56,27 +68,37 @@ __all__ = [
     "run",
     "save_checkpoint",
     "save_psf",
+    "ssi_preset",
     "train",
+    "train_ssi",
     "training_preset",
+    "tuned_method",
     "write_ome_zarr",
 ]
 
 _HOMES = {
+    "classical_settings": ("tuned_method",),
     "config": ("LossWeights", "RunConfig", "TilingConfig", "TrainingConfig", "training_preset"),
     "deconvolution.blockwise": ("Deconvolver", "deconvolve"),
+    "deconvolution.chambolle_pock": ("ChambollePock",),
+    "deconvolution.conjugate_gradient": ("ConjugateGradient",),
     "deconvolution.network": ("NetworkDeconvolver",),
+    "deconvolution.refined": ("RefinedNetwork",),
     "deconvolution.richardson_lucy": ("RichardsonLucy",),
+    "deconvolution.wiener": ("Wiener",),
     "distributed.cluster": ("connect",),
     "errors": ("BigdeconError", "InputError", "RunError"),
     "evaluation.metrics": ("evaluate",),
     "io.reading": ("open_volume",),
     "io.writing": ("write_ome_zarr",),
     "learning.checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
+    "learning.ssi": ("train_ssi",),
     "learning.training": ("train",),
     "optics.blur": ("Blur",),
     "optics.models": ("make_psf",),
     "optics.psf": ("PSF", "load_psf", "save_psf"),
     "pipeline": ("RunResult", "run"),
+    "ssi_config": ("SSIConfig", "ssi_preset"),
     "volume": ("Volume",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bigdecon.config import ClassicalSettings, RunConfig
-from bigdecon.deconvolution.tuning import Setting, Trial, Tuned, Tuning
+from bigdecon.config import CLASSICAL, ClassicalSettings, Method, RunConfig
+from bigdecon.deconvolution.classical import ClassicalMethod
+from bigdecon.deconvolution.methods import classical_method
+from bigdecon.deconvolution.tuning import Setting, Trial, Tuned, Tuning, tune_channel
 from bigdecon.errors import OptionError
-from bigdecon.intensity import IntensityStats
+from bigdecon.intensity import IntensityStats, measure_intensity
+from bigdecon.optics.psf import PSF
+from bigdecon.volume import Volume
 
-__all__ = ["Tuner", "first_guess", "tuned_from_record", "tuning_of", "what_to_tune"]
+__all__ = ["Tuner", "first_guess", "tuned_from_record", "tuned_method", "tuning_of", "what_to_tune"]
 
 Tuner = Callable[..., Tuned]
 """Chooses settings as `tune_channel` does, here or on a worker."""
 
-ITERATIONS = {"richardson-lucy": 20, "conjugate-gradient": 1000, "chambolle-pock": 100, "wiener": 1}
+ITERATIONS = {"richardson-lucy": 20, "conjugate-gradient": 1000, "chambolle-pock": 100}
 GUESSED_SIEVE = 1.0
 GUESSED_REGULARIZATION = 0.1
 
@@ -28,6 +32,9 @@ def what_to_tune(config: RunConfig) -> tuple[Setting, ...]:
     OptionError
         if "auto" is asked for where a method has no such choice
     """
+    if config.method not in CLASSICAL:
+        # What refines a network's result has to know the background; without it nothing is chosen.
+        return ("background",) if config.refine is not None and config.background == "auto" else ()
     if config.method == "richardson-lucy":
         asked: dict[Setting, Any] = {
             "background": config.background,
@@ -43,7 +50,9 @@ def what_to_tune(config: RunConfig) -> tuple[Setting, ...]:
 def first_guess(config: RunConfig, stats: IntensityStats) -> ClassicalSettings:
     """Give the settings of a channel as asked for, with guesses for those that are to be chosen."""
     by_itself = config.iterations in (None, "auto") and config.method == "richardson-lucy"
-    iterations = ITERATIONS[config.method] if config.iterations in (None, "auto") else config.iterations
+    iterations = (
+        ITERATIONS.get(config.method, 1) if config.iterations in (None, "auto") else config.iterations
+    )
     sieve = GUESSED_SIEVE if config.sieve in (None, "auto") else config.sieve
     weight = GUESSED_REGULARIZATION if config.regularization == "auto" else config.regularization
     # What was asked for goes on as it is, to be refused where it cannot work.
@@ -57,6 +66,33 @@ def first_guess(config: RunConfig, stats: IntensityStats) -> ClassicalSettings:
         regularization=float(weight),
         unit=stats.std,
     )
+
+
+def tuned_method(
+    name: Method, volume: Volume, psf: PSF, *, channel: int = 0, seed: int = 0, device: str = "cpu"
+) -> ClassicalMethod:
+    """Make a classical method that has chosen its own settings from a channel, as `bigdecon run` does.
+
+    Parameters
+    ----------
+    name : "richardson-lucy", "wiener", "conjugate-gradient" or "chambolle-pock"
+    volume : noisy image, in data units; only parts of it are read
+    psf : centred, at the volume's voxel size
+    channel : index of the channel
+    seed : of the parts looked at and the voxels hidden
+    device : a torch device, "cpu" or "cuda"
+
+    Raises
+    ------
+    OptionError
+        if it is none of these methods, or the image is too small to choose from
+    """
+    if name not in CLASSICAL:
+        raise OptionError(f"{name!r} is no classical method; give one of {', '.join(CLASSICAL)}.")
+    stacks = [volume.stack(timepoint=t, channel=channel) for t in range(volume.n_timepoints)]
+    config = RunConfig(input="", psf=(), method=name, seed=seed)
+    tuning = tuning_of(config, measure_intensity(stacks, name=volume.name), device)
+    return classical_method(name, psf.array, tune_channel(stacks, psf.array, tuning).settings, device)
 
 
 def tuned_from_record(chosen: Sequence[Any]) -> tuple[Tuned, ...]:
@@ -77,7 +113,7 @@ def tuned_from_record(chosen: Sequence[Any]) -> tuple[Tuned, ...]:
 def tuning_of(config: RunConfig, stats: IntensityStats, device: str) -> Tuning:
     """Say what is to be chosen for a channel."""
     return Tuning(
-        config.method,
+        config.method if config.method in CLASSICAL else "richardson-lucy",
         first_guess(config, stats),
         what_to_tune(config),
         seed=config.seed,

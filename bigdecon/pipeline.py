@@ -282,7 +282,7 @@ def _method(
     plan: RunPlan, channel: int, models: tuple[Path, ...], connection: Connection
 ) -> Callable[[], Delayed]:
     """Say how to make the deconvolver: small in every region's graph, loaded once by every worker."""
-    if plan.tuned:
+    if plan.config.method in CLASSICAL:
         threads = connection.threads_per_worker if plan.device == "cpu" else None
         name, psf = plan.config.method, plan.psfs[channel].array
         method = classical_method(name, psf, plan.tuned[channel].settings, plan.device, threads)

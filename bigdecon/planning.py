@@ -56,7 +56,7 @@ class RunPlan:
     volume : the input, cropped to the region of interest
     psfs, stats : one for every channel
     training : how networks are trained; None for methods without training, and for a model that is given
-    tuned : settings of the classical methods, one for every channel; none for networks
+    tuned : settings of the classical methods, one for every channel; none for networks that nothing refines
     models : the trained networks that were given, one for every channel; else none
     grid : how a stack is cut into blocks
     layout : of the output's arrays
@@ -154,7 +154,7 @@ def prepare(config: RunConfig, device: str, tuner: Tuner = tune_channel) -> RunP
     stats = tuple(_measure(volume, channel, config.background) for channel in range(volume.n_channels))
     _check_range(config, stats)
     tuned: tuple[Tuned, ...] = ()
-    if classical:
+    if classical or config.refine is not None:
         tuned = _tune(config, volume, psfs, stats, device, earlier, tuner)
         stats = tuple(replace(s, background=t.settings.background) for s, t in zip(stats, tuned, strict=True))
     network = models[0].config if models else training
@@ -345,7 +345,7 @@ def _methods(
     needs = NetworkNeeds.of(network.network)
     if config.refine is None:
         return [], [needs]
-    lucy = [RichardsonLucy(psf.array, iterations=config.refine) for psf in psfs]
+    lucy = [RichardsonLucy(psf.array, iterations=config.refine, accelerate=True) for psf in psfs]
     return lucy, [RefinedNeeds(needs, method) for method in lucy]
 
 

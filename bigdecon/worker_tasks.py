@@ -103,7 +103,8 @@ def load_network(
 ) -> NetworkDeconvolver | RefinedNetwork:
     """Load a trained network in a worker process; see `NetworkDeconvolver`.
 
-    With `refine` so many iterations of Richardson-Lucy follow, with the PSF that the network was trained for.
+    With `refine` so many accelerated iterations of Richardson-Lucy follow, with the PSF that the network was
+    trained for.
 
     It is kept for the next region; the digest tells it from another run's under the same path.
     """
@@ -114,7 +115,12 @@ def load_network(
         return network
     background = max(0.0, stats.background)
     lucy = RichardsonLucy(
-        checkpoint.psf, background=background, device=device, threads=cpu_threads, iterations=refine
+        checkpoint.psf,
+        background=background,
+        device=device,
+        threads=cpu_threads,
+        iterations=refine,
+        accelerate=True,
     )
     return RefinedNetwork(network, lucy)
 
