@@ -65,7 +65,7 @@ def _method_options(command: Any) -> Any:
     losses = ", ".join(LOSS_PRESETS)
     options = [
         click.option("--method", type=click.Choice(METHODS), default="siamese", show_default=True,
-                     help="Trained on the volume itself, or classical."),
+                     help="siamese and ssi train on the volume itself, the others need no training."),
         click.option("--preset", type=click.Choice(PRESETS), default="auto", show_default=True,
                      help="Size of network and training; paper: as published."),
         click.option("--loss", metavar="NAME|WEIGHTS", help=f"{losses}, or weights as rec=1,inv=2."),
@@ -192,6 +192,7 @@ def command(
     Examples:
       bigdecon run volume.ome.zarr --psf psf.tif
       bigdecon run stack.tif --psf psf.tif --method richardson-lucy --voxel-size 0.3 0.13 0.13
+      bigdecon run volume.ome.zarr --psf psf.tif --method richardson-lucy --iterations 10 --sieve 0
     """  # noqa: D301
     # A terminated job ends in order, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

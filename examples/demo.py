@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from bigdecon_cli.display import choose_display
 
-from bigdecon import RichardsonLucy, RunConfig, evaluate, load_psf, open_volume, run
+from bigdecon import RichardsonLucy, RunConfig, evaluate, load_psf, open_volume, run, tuned_method
 from bigdecon.evaluation.pictures import comparison_picture
 
 ITERATIONS = (1, 2, 3, 5, 10, 20)
@@ -50,7 +50,9 @@ def main() -> None:
     name, classical = best_richardson_lucy(
         noisy, truth, load_psf(config.psf[0], voxel_size_um=(0.406,) * 3).array
     )
-    images = {"input": noisy, name: classical, "bigdecon siamese": restored, "truth": truth}
+    images = {"input": noisy, name: classical}
+    images["Richardson-Lucy, tuned"] = tuned_richardson_lucy(config.input, config.psf[0])
+    images |= {"bigdecon siamese": restored, "truth": truth}
     print_table(images, truth)
     picture = folder / "before_after.png"
     comparison_picture(list(images.items()), picture, voxel_size_um=(0.406,) * 3)
@@ -70,6 +72,13 @@ def best_richardson_lucy(noisy: np.ndarray, truth: np.ndarray, psf: np.ndarray) 
     results = {n: RichardsonLucy(psf, iterations=n)(noisy) for n in ITERATIONS}
     best = max(results, key=lambda n: evaluate(results[n], truth, data_range=1.0).affine.psnr)
     return f"Richardson-Lucy, {best} iterations", results[best]
+
+
+def tuned_richardson_lucy(image: str, psf: str) -> np.ndarray:
+    """Let it choose background, sieve and iterations by itself, without the truth."""
+    volume = open_volume(image)
+    method = tuned_method("richardson-lucy", volume, load_psf(psf, voxel_size_um=volume.voxel_size_um))
+    return method(np.asarray(volume))
 
 
 def print_table(images: dict[str, np.ndarray], truth: np.ndarray) -> None:
