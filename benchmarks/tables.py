@@ -36,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     parser.add_argument("--only", help="methods, separated by commas")
+    parser.add_argument("--without-losses", action="store_true", help="of trainings only bigdecon's own loss")
     options = parser.parse_args()
     settings = settings_for(options)
     wanted = [t for data in volumes(options) for t in trials_of(data, settings, losses=True)]
@@ -43,6 +44,8 @@ def main() -> None:
         # On a CPU every third image has to do for the losses: the tables say how many.
         losses = settings.name == PAPER.name or number % 3 == 0
         wanted += trials_of(data, settings, losses=losses)
+    if options.without_losses:
+        wanted = [t for t in wanted if "loss" not in t.options]
     if options.only:
         wanted = [t for t in wanted if t.method in options.only.split(",")]
     # What matters most first: all images by the default, then by the other losses.
