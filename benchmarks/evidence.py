@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
-from trials import CPU, HERE, PAPER, STORE, Data, Trial, read_store
+from trials import CPU, HERE, PAPER, QUICK, STORE, Data, Trial, read_store
 
 from bigdecon.config import LOSS_PRESETS
 
@@ -386,6 +386,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, default=STORE)
     parser.add_argument("--output", type=Path, default=DOCS / "evidence.md")
+    parser.add_argument(
+        "--settings", choices=["cpu", "gpu", "quick"], default="cpu", help="size of trainings"
+    )
     parser.add_argument("--pictures", action="store_true")
     parser.add_argument("--images", type=Path)
     options = parser.parse_args()
@@ -393,16 +396,16 @@ def main() -> None:
         draw_pictures(options.images)
     records = list(read_store(options.store).values())
     parts: dict[str, Callable[[], str]] = {"machine": lambda: _machines(records)}
-    for label, settings in (("cpu", CPU.name), ("gpu", PAPER.name)):
-        flat, deep = Rows(records, 2, settings), Rows(records, 3, settings)
-        parts |= {
-            f"losses 2D {label}": lambda rows=flat: losses_table(rows),  # type: ignore[misc]
-            f"losses 3D {label}": lambda rows=deep: losses_table(rows),  # type: ignore[misc]
-            f"methods 2D {label}": lambda rows=flat: methods_table(rows),  # type: ignore[misc]
-            f"methods 3D {label}": lambda rows=deep: methods_table(rows),  # type: ignore[misc]
-            f"trainings {label}": lambda rows=deep: trainings_table(rows),  # type: ignore[misc]
-            f"ablation {label}": lambda rows=deep: ablation_table(rows),  # type: ignore[misc]
-        }
+    size = {"cpu": CPU, "gpu": PAPER, "quick": QUICK}[options.settings].name
+    flat, deep = Rows(records, 2, size), Rows(records, 3, size)
+    parts |= {
+        "losses 2D": lambda: losses_table(flat),
+        "losses 3D": lambda: losses_table(deep),
+        "methods 2D": lambda: methods_table(flat),
+        "methods 3D": lambda: methods_table(deep),
+        "trainings": lambda: trainings_table(deep),
+        "ablation": lambda: ablation_table(deep),
+    }
     parts |= {"criterion": lambda: criterion_table(records), "crossover": crossover_table}
     template = (HERE / "evidence_template.md").read_text()
     for name, make in parts.items():

@@ -163,7 +163,7 @@ def simulated(data: Data) -> tuple[Image, Image, PSF]:
         source = SimulatedSource(SPECIMENS[data.name], "noisy", data.shape, data.seed, psf.array, noise)
         whole = tuple(slice(0, n) for n in data.shape)
         return source.truth[whole], source[whole], psf
-    pair = simulate_image(read_png(Path(data.name)), psf.array, noise, seed=data.seed)
+    pair = simulate_image(np.asarray(read_png(Path(data.name))), psf.array, noise, seed=data.seed)
     side = data.crop or max(pair.truth.shape)
     box = tuple(slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in pair.truth.shape)
     return np.ascontiguousarray(pair.truth[box]), np.ascontiguousarray(pair.noisy[box]), psf
@@ -411,9 +411,17 @@ def run_trials(trials: Iterable[Trial], options: argparse.Namespace) -> dict[str
     described = machine.describe()
     context = multiprocessing.get_context("spawn")
     options.store.parent.mkdir(parents=True, exist_ok=True)
+    if options.store.exists() and not options.store.read_bytes().endswith(b"\n"):
+        with options.store.open("a") as store:  # the last line is torn: its trial is done again
+            store.write("\n")
+    failed = []
     with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
         futures = [pool.submit(carry_out, trial, options.device, options.threads) for trial in missing]
         for number, future in enumerate(as_completed(futures), 1):
+            if future.exception() is not None:  # the others go on
+                failed.append(future)
+                print(f"{number}/{len(missing)} failed: {future.exception()!r}", flush=True)
+                continue
             record = future.result() | {"commit": described["commit"], "machine": described["machine"]}
             with options.store.open("a") as store:
                 store.write(json.dumps(record) + "\n")
@@ -422,6 +430,8 @@ def run_trials(trials: Iterable[Trial], options: argparse.Namespace) -> dict[str
             label = f"{record['data']['name']} {record['data']['seed']}"
             what = record["options"].get("loss", "")
             print(f"{number}/{len(missing)} {label}: {record['method']} {what} {best:.2f} dB", flush=True)
+    for future in failed:
+        future.result()
     return {key: records[key] for key in wanted}
 
 

@@ -1,0 +1,58 @@
+"""The benchmarks behind docs/evidence.md run, go on where they stopped, and the page is made of results."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def call(script: str, *arguments: object, store: Path) -> str:
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments), "--store", str(store)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=store.parent)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_tables_criterion_ablation_and_the_page(tmp_path: Path) -> None:
+    """All of it in small; a second call finds everything done, and a torn last line is done again."""
+    store = tmp_path / "trials.jsonl"
+    quick = ("--quick", "--jobs", 2, "--threads", 1, "--device", "cpu")
+    assert "to do" in call("tables.py", *quick, store=store)
+    assert ", 0 to do" in call("tables.py", *quick, store=store)
+    whole = store.read_text()
+    store.write_text(whole[:-20])
+    assert ", 1 to do" in call("tables.py", *quick, store=store)
+    call("criterion.py", *quick, store=store)
+    call("ablation.py", *quick, store=store)
+    records = [json.loads(line) for line in store.read_text().splitlines() if line.endswith("}")]
+    assert {r["method"] for r in records} >= {
+        "input",
+        "siamese",
+        "ssi",
+        "richardson-lucy",
+        "wiener",
+        "unrolled",
+    }
+    page = tmp_path / "evidence.md"
+    call("evidence.py", "--settings", "quick", "--output", page, store=store)
+    text = page.read_text()
+    for row in ("| input |", "| SSI |", "Richardson-Lucy, tuned", "| noise2same-d+bound |", "mean of"):
+        assert row in text, row
+    assert "<!-- losses" not in text
+
+
+def test_the_page_is_the_one_that_the_kept_results_give(tmp_path: Path) -> None:
+    """docs/evidence.md is generated, never typed."""
+    page = tmp_path / "evidence.md"
+    call("evidence.py", "--output", page, store=BENCHMARKS / "results" / "trials.jsonl")
+    assert page.read_text() == (ROOT / "docs" / "evidence.md").read_text()
