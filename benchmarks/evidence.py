@@ -305,7 +305,7 @@ def ablation_table(rows: Rows) -> str:
         text = f"its result blurred again, then {k.split()[1]} iterations of Richardson-Lucy"
         whole_text = figure([_affine(r) for r in siamese], 2)
         lines.append(["siamese", text, str(len(siamese)), whole_text, _signed(gains)])
-    for record in rows.of("unrolled"):
+    for record in [r for r in rows.records if r["method"] == "unrolled"]:
         same = [r for r in siamese if r["data"] == record["data"]]
         if same:
             gain = [_affine(record) - _affine(same[0])]
