@@ -2,9 +2,10 @@
 
     python benchmarks/ablation.py [--jobs 2] [--quick]
 
-On 3D filaments (on a CPU two volumes, one for trainings). Beside it the two ways to join network and Richardson-Lucy: sharpening the
-network's blurred-again result (part of every Siamese trial), and Richardson-Lucy inside the network. The
-trials are kept with those of tables.py; `evidence.py` makes the table.
+On 3D filaments (on a CPU two volumes, one for trainings). Beside it the two ways to join network and
+Richardson-Lucy: sharpening the network's blurred-again result (part of every Siamese trial), and
+Richardson-Lucy inside the network. The trials are kept with those of tables.py; `evidence.py` makes
+the table.
 """
 
 from __future__ import annotations

@@ -66,6 +66,8 @@ MODELS = Path(os.environ["BIGDECON_TRIAL_MODELS"]) if "BIGDECON_TRIAL_MODELS" in
 """Folder to keep trained networks in, so that a trial can be scored anew without training."""
 Image = NDArray[np.float32]
 
+TRAINED = ("siamese", "ssi", "unrolled")
+
 # Numbers of iterations of plain Richardson-Lucy, the paper's 2, 5, 10 and 20 among them.
 PLAIN_COUNTS = (1, 2, 3, 5, 7, 10, 14, 20, 40)
 REFINING_COUNTS = (5, 10, 20, 40)
@@ -142,7 +144,7 @@ class Trial:
         """Identity: everything but the place of the image's file."""
         content = asdict(self)
         content["data"]["name"] = self.data.label
-        if self.method not in ("siamese", "ssi"):
+        if self.method not in TRAINED:
             content["settings"] = None
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -285,7 +287,7 @@ def _restore(trial: Trial, noisy: Image, psf: PSF, device: str) -> dict[str, Any
     if trial.method == "plain richardson-lucy":
         ways = RichardsonLucy(psf.array, device=device).iterates(noisy, PLAIN_COUNTS)
         return {"results": {str(k): result for k, result in ways}}
-    if trial.method in ("siamese", "ssi", "unrolled"):
+    if trial.method in TRAINED:
         return _restore_by_network(trial, noisy, psf, device)
     return _restore_tuned(trial, noisy, psf, device)
 

@@ -8,8 +8,8 @@
 Only parts of the image are looked at (see `held_out`), and always the same hidden voxels, so that settings
 are compared in pairs. The best one is taken. A linear filter (wiener, conjugate-gradient), however,
 strengthens noise where the PSF lets little through, and there the error at hidden voxels hardly sees it: of
-its regularizations that are no worse than the best by more than a standard error of the difference, the
-strongest is taken.
+its regularizations up to three times the best one, the strongest is taken that is no worse by more than a
+standard error of the difference.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ BACKGROUND_COUNTS = (5, 10, 20, 40)
 BACKGROUND_SIEVE = 1.0
 """How a background is compared with others: so many at most, after so many iterations, with such a sieve."""
 FILTERS = (Wiener.name, ConjugateGradient.name)
+STEPS_BEYOND = 2
+"""Linear filters, and how many steps beyond the best regularization they may take."""
 PATIENCE = 3
 """Numbers of iterations tried beyond the best one so far."""
 LEAST_HIDDEN = 10
@@ -234,9 +236,16 @@ class _Search:
         _climb(len(sieves), start, lambda i: self._go(replace(settings, sieve=sieves[i]), counts))
 
     def regularization(self, settings: ClassicalSettings) -> None:
-        """Compare strengths, from the guess to both sides."""
+        """Compare strengths, from the guess to both sides.
+
+        Raises
+        ------
+        OptionError
+            if the method cannot work with any of them
+        """
         guess = settings.regularization
         start = min(range(len(REGULARIZATIONS)), key=lambda i: abs(math.log(REGULARIZATIONS[i] / guess)))
+        unusable: list[OptionError] = []
 
         def error(index: int) -> float:
             at = replace(settings, regularization=REGULARIZATIONS[index])
@@ -244,10 +253,23 @@ class _Search:
                 # The halo tells whether blocks could be restored with it; the samples need none.
                 _ = classical_method(self.method, self.psf, at).halo
                 return self.try_one(at)
-            except OptionError:  # So weak that the filter would reach too far: no method any more.
+            except OptionError as refused:  # So weak that the filter would reach too far, say.
+                unusable.append(refused)
                 return math.inf
 
+        while start < len(REGULARIZATIONS) - 1 and error(start) == math.inf:
+            start += 1
         _climb(len(REGULARIZATIONS), start, error)
+        if not self.errors:
+            raise unusable[-1]
+        if self.method in FILTERS:
+            self._strengthen(settings)
+
+    def _strengthen(self, settings: ClassicalSettings) -> None:
+        """Try some that are stronger than the best, see `conclude`."""
+        best = min(self.errors, key=lambda tried: float(self.errors[tried].mean()))
+        for strength in [r for r in REGULARIZATIONS if r > best.regularization][:STEPS_BEYOND]:
+            self.try_one(replace(settings, regularization=strength))
 
     def conclude(self, settings: ClassicalSettings) -> Tuned:
         """Take the best; of filters the strongest regularization of those that are as good."""
@@ -259,7 +281,8 @@ class _Search:
             for s, errors in self.errors.items()
         )
         if self.method in FILTERS:
-            alike = [trial.settings for trial in trials if trial.worse_by <= 1]
+            limit = 10 ** (STEPS_BEYOND / 4) * 1.01 * best.regularization
+            alike = [t.settings for t in trials if t.worse_by <= 1 and t.settings.regularization <= limit]
             best = max(alike, key=lambda s: s.regularization)
         return Tuned(best, trials)
 
