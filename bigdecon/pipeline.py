@@ -297,6 +297,7 @@ def _method(
         plan.config.preset != "paper" or plan.config.method == "ssi",
         connection.threads_per_worker,
         plan.config.refine,
+        max(0.0, plan.background(channel)),
     )
     return lambda: delayed(load_network, pure=False)(*arguments)
 
@@ -307,7 +308,7 @@ def _region_builder(plan: RunPlan, method: Callable[[], Delayed], key: RegionKey
     def build() -> Delayed:
         stack = plan.volume.stack(timepoint=key.timepoint, channel=key.channel)
         restored = deconvolve_stack(stack, method(), grid=plan.grid, engine=plan.engine, box=key.box)
-        offset = plan.stats[key.channel].background if plan.config.subtract_background else 0.0
+        offset = plan.background(key.channel) if plan.config.subtract_background else 0.0
         write = delayed(write_unit, pure=False)
         place = (plan.output.absolute(), plan.layout, key.timepoint, key.channel)
         written = [

@@ -69,7 +69,7 @@ def _state(plan: RunPlan) -> str:
 def _describe_method(plan: RunPlan) -> list[tuple[str, str]]:
     method, training = plan.config.method, plan.training
     refine = plan.config.refine
-    after = f", then {refine} iterations of richardson-lucy" if refine is not None else ""
+    after = f", then {refine} accelerated iterations of richardson-lucy" if refine is not None else ""
     if plan.models:
         return [("method", f"{method}, model {plan.config.model}{after}")]
     if training:

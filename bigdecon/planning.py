@@ -12,32 +12,33 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from numpy.typing import NDArray
+
 from bigdecon.classical_settings import Tuner, tuned_from_record, tuning_of, what_to_tune
 from bigdecon.config import CLASSICAL, Auto, RunConfig, TrainingConfig
 from bigdecon.deconvolution.blockwise import BlockNeeds, choose_engine
 from bigdecon.deconvolution.classical import ClassicalMethod
 from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.network import NetworkNeeds
-from bigdecon.deconvolution.refined import RefinedNeeds
-from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
+from bigdecon.deconvolution.refined import RefinedNeeds, refining_lucy
 from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
 from bigdecon.deconvolution.tuning import Tuned, tune_channel
-from bigdecon.errors import ModelError, OptionError, OutputError
+from bigdecon.errors import OptionError, OutputError
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.io.identity import InputIdentity, input_identity
 from bigdecon.io.layout import OutputLayout, plan_output
 from bigdecon.io.output_folder import BOOKKEEPING, check_output_path, is_own_output
 from bigdecon.io.provenance import PSFRecord, RunRecord, fingerprint, read_run, settings_that_matter
-from bigdecon.io.reading import open_volume
 from bigdecon.io.stores import local_output_path
-from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
-from bigdecon.optics.psf import PSF, load_psf, psf_from_array
+from bigdecon.learning.checkpoint import Checkpoint
+from bigdecon.optics.psf import PSF
+from bigdecon.run_inputs import load_models, load_psfs, open_input, psf_of
 from bigdecon.sizing import REGION_VOXELS, block_side, choose_tile, cut_volume, memory_of_block
 from bigdecon.ssi_config import Training
 from bigdecon.training_settings import training_settings
 from bigdecon.volume import Box, Stack, Volume
 
-__all__ = ["RunPlan", "default_output", "parse_roi", "prepare"]
+__all__ = ["RunPlan", "default_output", "prepare"]
 
 LEAST_RANGE = 8
 """Data units that an image must span to be stored as whole numbers."""
@@ -100,6 +101,10 @@ class RunPlan:
         times = range(self.volume.n_timepoints)
         return [self.volume.stack(timepoint=t, channel=channel) for t in times]
 
+    def background(self, channel: int) -> float:
+        """Camera's offset as the method takes it, in data units: given, chosen, or measured."""
+        return self.tuned[channel].settings.background if self.tuned else self.stats[channel].background
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should look at before trusting the result, one sentence each."""
@@ -133,10 +138,10 @@ def prepare(config: RunConfig, device: str, tuner: Tuner = tune_channel) -> RunP
         one of its kinds, for bad input; nothing has been written then
     """
     _check_options(config)
-    volume = _open(config)
-    psfs = _load_psfs(config, volume)
-    models = _load_models(config, psfs, volume)
-    psfs = psfs or tuple(_psf_of(model) for model in models)
+    volume = open_input(config)
+    psfs = load_psfs(config, volume)
+    models = load_models(config, psfs, volume)
+    psfs = psfs or tuple(psf_of(model) for model in models)
     output = local_output_path(config.output) if config.output else default_output(config.input)
     if output.suffix.lower() in (".tif", ".tiff"):
         raise OutputError(
@@ -156,9 +161,10 @@ def prepare(config: RunConfig, device: str, tuner: Tuner = tune_channel) -> RunP
     tuned: tuple[Tuned, ...] = ()
     if classical or config.refine is not None:
         tuned = _tune(config, volume, psfs, stats, device, earlier, tuner)
+    if classical:
         stats = tuple(replace(s, background=t.settings.background) for s, t in zip(stats, tuned, strict=True))
     network = models[0].config if models else training
-    methods, needs = _methods(config, psfs, tuned, network)
+    methods, needs = _methods(config, [m.psf for m in models] or [p.array for p in psfs], tuned, network)
     grid = cut_volume(config, volume.spatial_shape, needs)
     side = block_side(config.tiling, ndim)
     unit = max(cuts[1] if len(cuts) > 2 else side for cuts in grid.cuts)
@@ -201,27 +207,6 @@ def default_output(location: str) -> Path:
     return folder / f"{name}.deconvolved.ome.zarr"
 
 
-def parse_roi(text: str, axes: str) -> Box:
-    """Read a region of interest, "z0:z1,y0:y1,x0:x1"; a bound that is left out is the image's edge.
-
-    Raises
-    ------
-    OptionError
-        if it is not of that form
-    """
-    parts = [part.split(":") for part in text.split(",")]
-    try:
-        bounds = [tuple(int(b) if b.strip() else None for b in part) for part in parts]
-        if len(bounds) != len(axes) or any(len(b) != 2 for b in bounds):
-            raise ValueError
-    except ValueError:
-        form = ",".join(f"{axis}0:{axis}1" for axis in axes)
-        raise OptionError(
-            f"the ROI {text!r} is not understood; give {form} in voxels, counted from 0."
-        ) from None
-    return tuple(slice(*b) for b in bounds)
-
-
 def _check_options(config: RunConfig) -> None:
     if not config.psf and not config.model:
         raise OptionError("no PSF was given; name its file with --psf, or make one with bigdecon psf make.")
@@ -229,6 +214,10 @@ def _check_options(config: RunConfig) -> None:
         raise OptionError(f"--model belongs to the methods siamese and ssi, not to {config.method}.")
     if config.method in CLASSICAL:
         what_to_tune(config)
+    if config.refine is not None and config.method in CLASSICAL:
+        raise OptionError(f"--refine belongs to the methods siamese and ssi, not to {config.method}.")
+    if config.refine is not None and config.refine < 1:
+        raise OptionError(f"--refine is {config.refine}; at least 1 iteration is needed.")
     if config.steps is not None and config.steps < 1:
         raise OptionError(f"--steps is {config.steps}; at least 1 step is needed.")
     if not 0 <= config.seed < 2**62:
@@ -241,29 +230,21 @@ def _check_options(config: RunConfig) -> None:
         raise OptionError(f"--background is {config.background:g}; it must be a finite number in data units.")
 
 
-def _open(config: RunConfig) -> Volume:
-    chosen = [int(c) if c.isdecimal() else c for c in config.channel]
-    selection = (config.level, chosen or None, config.timepoint)
-    volume = _open_selected(config.input, *selection, None)
-    if config.voxel_size:
-        # An image without z leaves the first of three values aside.
-        size = config.voxel_size[-len(volume.spatial_axes) :]
-        volume = _open_selected(config.input, *selection, size)
-    return volume.crop(parse_roi(config.roi, volume.spatial_axes)) if config.roi else volume
-
-
-def _open_selected(
-    path: str,
-    level: int,
-    channel: list[int | str] | None,
-    timepoint: int | None,
-    voxel_size_um: tuple[float, ...] | None,
-) -> Volume:
-    return open_volume(path, level=level, channel=channel, timepoint=timepoint, voxel_size_um=voxel_size_um)
-
-
 def _check_range(config: RunConfig, stats: Sequence[IntensityStats]) -> None:
-    """Refuse whole numbers for an image that is scaled to fractions: nearly nothing would be left."""
+    """Refuse what does not suit the brightness.
+
+    A background that leaves nothing or, for methods that know no negative light, is negative; whole
+    numbers for an image that is scaled to fractions, of which nearly nothing would be left.
+    """
+    if config.background != "auto":
+        brightest = max(s.maximum for s in stats)
+        if config.background >= brightest:
+            raise OptionError(
+                f"--background is {config.background:g}, but the brightest voxel is {brightest:.4g}; "
+                "give the level of the dark places, or leave it out."
+            )
+        if config.background < 0 and config.refine is not None:
+            raise OptionError(f"--background is {config.background:g}; with --refine it is at least 0.")
     widest = max(stats, key=lambda s: s.maximum - s.minimum)
     if config.dtype != "float32" and widest.maximum - widest.minimum < LEAST_RANGE:
         raise OptionError(
@@ -280,72 +261,18 @@ def _measure(volume: Volume, channel: int, background: float | Auto) -> Intensit
     return stats if background == "auto" else replace(stats, background=background)
 
 
-def _load_psfs(config: RunConfig, volume: Volume) -> tuple[PSF, ...]:
-    """Load one PSF for every channel; one file serves all channels."""
-    if len(config.psf) > 1 and len(config.psf) != volume.n_channels:
-        raise OptionError(
-            f"{len(config.psf)} PSFs were given for {volume.n_channels} channels; give one for all, "
-            "or one --psf for every channel in their order."
-        )
-    loaded = [
-        load_psf(
-            path,
-            voxel_size_um=volume.voxel_size_um,
-            psf_voxel_size_um=(config.psf_voxel_size or ())[-len(volume.spatial_axes) :] or None,
-            ndim=len(volume.spatial_axes),
-            max_shape=[2 * n - 1 for n in volume.spatial_shape],
-        )
-        for path in config.psf
-    ]
-    return tuple(loaded * volume.n_channels if len(loaded) == 1 else loaded)
-
-
-def _load_models(config: RunConfig, psfs: Sequence[PSF], volume: Volume) -> tuple[Checkpoint, ...]:
-    """Load the network of every channel: of one file for all, or of a folder or an earlier result."""
-    if config.model is None:
-        return ()
-    files = _model_files(Path(config.model))
-    if len(files) not in (1, volume.n_channels):
-        raise ModelError(
-            f"{config.model} holds {len(files)} models for {volume.n_channels} channels; "
-            "name one of its files, or choose channels with --channel."
-        )
-    loaded = [load_checkpoint(file) for file in files]
-    models = tuple(loaded * volume.n_channels if len(loaded) == 1 else loaded)
-    own = [psf_from_array(model.psf, ndim=len(volume.spatial_axes)) for model in models]
-    for model, psf in zip(models, psfs or own, strict=True):
-        check_fit(model, psf, volume.voxel_size_um)
-    return models
-
-
-def _psf_of(model: Checkpoint) -> PSF:
-    size = model.voxel_size_um
-    return psf_from_array(model.psf, voxel_size_um=size, psf_voxel_size_um=size, name="PSF of the model")
-
-
-def _model_files(path: Path) -> list[Path]:
-    """Find models: the file itself, or those in a folder or in the result of an earlier run."""
-    if not path.is_dir():
-        return [path]
-    folder = path / BOOKKEEPING / "model" if is_own_output(path) else path
-    files = sorted(folder.glob("channel-*.safetensors"), key=lambda f: int(f.stem.rpartition("-")[2]))
-    if not files:
-        raise ModelError(f"{path} holds no model; name a .safetensors file or the result of a siamese run.")
-    return files
-
-
 def _methods(
-    config: RunConfig, psfs: Sequence[PSF], tuned: Sequence[Tuned], network: Training | None
+    config: RunConfig, psfs: Sequence[NDArray[Any]], tuned: Sequence[Tuned], network: Training | None
 ) -> tuple[Sequence[ClassicalMethod], Sequence[BlockNeeds]]:
     """Give the classical methods of all channels, if any, and what all methods need of the blocks."""
     if network is None:
         pairs = zip(psfs, tuned, strict=True)
-        methods = [classical_method(config.method, psf.array, t.settings) for psf, t in pairs]
+        methods = [classical_method(config.method, psf, t.settings) for psf, t in pairs]
         return methods, methods
     needs = NetworkNeeds.of(network.network)
     if config.refine is None:
         return [], [needs]
-    lucy = [RichardsonLucy(psf.array, iterations=config.refine, accelerate=True) for psf in psfs]
+    lucy = [refining_lucy(psf, config.refine) for psf in psfs]
     return lucy, [RefinedNeeds(needs, method) for method in lucy]
 
 

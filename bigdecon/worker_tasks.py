@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from bigdecon.deconvolution.ledger import Extent, RegionRecord
 from bigdecon.deconvolution.network import NetworkDeconvolver
-from bigdecon.deconvolution.refined import RefinedNetwork
-from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
+from bigdecon.deconvolution.refined import RefinedNetwork, refining_lucy
 from bigdecon.distributed.progress import TrainingProgress, publish
 from bigdecon.intensity import IntensityStats
 from bigdecon.io.layout import OutputLayout
@@ -100,11 +99,12 @@ def load_network(
     exact_tiles: bool,
     threads: int,
     refine: int | None = None,
+    background: float = 0.0,
 ) -> NetworkDeconvolver | RefinedNetwork:
     """Load a trained network in a worker process; see `NetworkDeconvolver`.
 
     With `refine` so many accelerated iterations of Richardson-Lucy follow, with the PSF that the network was
-    trained for.
+    trained for, and a `background` in data units.
 
     It is kept for the next region; the digest tells it from another run's under the same path.
     """
@@ -113,15 +113,8 @@ def load_network(
     network = NetworkDeconvolver(checkpoint, stats, device, tile, exact_tiles, cpu_threads)
     if refine is None:
         return network
-    background = max(0.0, stats.background)
-    lucy = RichardsonLucy(
-        checkpoint.psf,
-        background=background,
-        device=device,
-        threads=cpu_threads,
-        iterations=refine,
-        accelerate=True,
-    )
+    psf = checkpoint.psf
+    lucy = refining_lucy(psf, refine, background=background, device=device, threads=cpu_threads)
     return RefinedNetwork(network, lucy)
 
 

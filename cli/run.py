@@ -65,7 +65,7 @@ def _method_options(command: Any) -> Any:
     losses = ", ".join(LOSS_PRESETS)
     options = [
         click.option("--method", type=click.Choice(METHODS), default="siamese", show_default=True,
-                     help="siamese and ssi train on the volume itself, the others need no training."),
+                     help="siamese and ssi train on the volume itself; the others need no training."),
         click.option("--preset", type=click.Choice(PRESETS), default="auto", show_default=True,
                      help="Size of network and training; paper: as published."),
         click.option("--loss", metavar="NAME|WEIGHTS", help=f"{losses}, or weights as rec=1,inv=2."),
@@ -73,7 +73,8 @@ def _method_options(command: Any) -> Any:
         click.option("--train-minutes", type=float, help="Time budget for training."),
         click.option("--model", metavar="FILE", help="Trained model, or an earlier result with one."),
         click.option("--refine", type=int, metavar="N",
-                     help="N iterations of Richardson-Lucy on the network's result, blurred again."),
+                     help="N accelerated iterations of Richardson-Lucy after the network; 20 is a good number,"
+                     " fewer than 10 blur."),
         click.option("--seed", default=0, show_default=True, help="Seed of everything random."),
         click.option("--background", type=NumberOrAuto(), default="auto", show_default=True,
                      help="Camera offset in data units; auto: from the image."),
@@ -84,7 +85,7 @@ def _method_options(command: Any) -> Any:
 def _classical_options(command: Any) -> Any:
     options = [
         click.option("--iterations", type=NumberOrAuto(int), metavar="N|auto",
-                     help="Of classical methods; richardson-lucy finds its own [default: auto]."),
+                     help="Of classical methods [default: auto for richardson-lucy, else enough]."),
         click.option("--sieve", type=NumberOrAuto(), metavar="SIGMA|auto",
                      help="richardson-lucy: Gaussian against noise, voxels; 0 for none [default: auto]."),
         click.option("--total-variation", type=float, default=0.0, metavar="LAMBDA",
@@ -185,8 +186,8 @@ def command(
     """Restore a volume: blur and noise are removed together.
 
     INPUT is an OME-Zarr (path or URL) or a TIFF. The default method trains a small network on the volume
-    itself. richardson-lucy needs no training and finds its own settings: without a GPU, a result in a minute.
-    The same command continues where an interrupted one stopped.
+    itself. richardson-lucy needs no training and finds its own settings: without a GPU, a result in a minute
+    or two. The same command continues where an interrupted one stopped.
 
     \b
     Examples:

@@ -20,7 +20,8 @@ from bigdecon.errors import OptionError
 from bigdecon.io.writing import write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.plan_text import describe_plan
-from bigdecon.planning import default_output, parse_roi, prepare
+from bigdecon.planning import default_output, prepare
+from bigdecon.run_inputs import parse_roi
 from bigdecon.volume import Volume
 
 SIZE = (0.3, 0.2, 0.2)

@@ -21,7 +21,21 @@ from bigdecon.deconvolution.compute import computing
 from bigdecon.deconvolution.network import NetworkDeconvolver, NetworkNeeds
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 
-__all__ = ["RefinedNeeds", "RefinedNetwork"]
+__all__ = ["RefinedNeeds", "RefinedNetwork", "refining_lucy"]
+
+
+def refining_lucy(
+    psf: NDArray[np.floating],
+    iterations: int,
+    *,
+    background: float = 0.0,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> RichardsonLucy:
+    """Give the Richardson-Lucy that follows a network, accelerated; see `RichardsonLucy`."""
+    return RichardsonLucy(
+        psf, iterations=iterations, accelerate=True, background=background, device=device, threads=threads
+    )
 
 
 @dataclass(frozen=True)

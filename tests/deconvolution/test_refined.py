@@ -94,12 +94,11 @@ def test_pickles(checkpoint, image) -> None:
 
 def test_a_worker_loads_it_with_the_networks_own_psf(checkpoint, tmp_path: Path) -> None:
     path = save_checkpoint(checkpoint, tmp_path / "m")
-    stats = replace(STATS, background=90.0)
-    loaded = load_network(path, checkpoint.sha256, stats, "cpu", None, True, 1, 7)
+    loaded = load_network(path, checkpoint.sha256, STATS, "cpu", None, True, 1, 7, 90.0)
     assert isinstance(loaded, RefinedNetwork)
     np.testing.assert_array_equal(loaded.lucy.psf, checkpoint.psf)
     assert (loaded.lucy.iterations, loaded.lucy.background, loaded.lucy.accelerate) == (7, 90.0, True)
-    assert isinstance(load_network(path, checkpoint.sha256, stats, "cpu", None, True, 1), NetworkDeconvolver)
+    assert isinstance(load_network(path, checkpoint.sha256, STATS, "cpu", None, True, 1), NetworkDeconvolver)
 
 
 def test_only_a_refined_network_has_its_background_chosen() -> None:
