@@ -73,8 +73,8 @@ def _method_options(command: Any) -> Any:
         click.option("--train-minutes", type=float, help="Time budget for training."),
         click.option("--model", metavar="FILE", help="Trained model, or an earlier result with one."),
         click.option("--refine", type=int, metavar="N",
-                     help="N accelerated iterations of Richardson-Lucy after the network; 20 is a good number,"
-                     " fewer than 10 blur."),
+                     help="N accelerated iterations of Richardson-Lucy after the network; 20 is a good"
+                     " number, fewer than 10 blur."),
         click.option("--seed", default=0, show_default=True, help="Seed of everything random."),
         click.option("--background", type=NumberOrAuto(), default="auto", show_default=True,
                      help="Camera offset in data units; auto: from the image."),

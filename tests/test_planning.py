@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -13,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigdecon import sizing
-from bigdecon.classical_settings import tuned_from_record, what_to_tune
+from bigdecon.classical_settings import what_to_tune
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution.tuning import Trial, Tuned
 from bigdecon.errors import OptionError
 from bigdecon.io.writing import write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
+from bigdecon.pipeline import _open_output
 from bigdecon.plan_text import describe_plan
 from bigdecon.planning import default_output, prepare
 from bigdecon.run_inputs import parse_roi
@@ -124,8 +124,16 @@ def test_what_is_auto_is_chosen_once_and_taken_up_again(config, tmp_path):
     assert plan.tuned[0].settings.accelerate
     assert plan.stats[0].background == plan.tuned[0].settings.background
     assert "chosen by hidden voxels, from 1 settings" in "\n".join(t for _, t in describe_plan(plan))
-    record = json.loads(json.dumps(asdict(plan.tuned[0])))
-    assert tuned_from_record([record]) == plan.tuned
+    _open_output(plan)
+
+    def refuse(*arguments):
+        raise AssertionError("a run that goes on must not choose anew")
+
+    continued = prepare(automatic, "cpu", refuse)
+    assert continued.state == "continue"
+    assert continued.tuned == plan.tuned
+    assert continued.stats == plan.stats
+    assert continued.grid == plan.grid
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,13 @@ BAD = {
         "the regularization is nan",
     ),
     "background below 0": ([*GOOD, "--background", -5], "the background is -5; it is finite and at least 0"),
+    "refine 0": ([*GOOD, "--refine", 0, "--method", "siamese"], "--refine is 0"),
+    "refine of RL": ([*GOOD, "--refine", 5], "--refine belongs to the methods siamese and ssi"),
+    "refine and a background below 0": (
+        [*GOOD, "--refine", 5, "--background", -5, "--method", "siamese"],
+        "--background is -5; with --refine it is at least 0",
+    ),
+    "background above all": ([*GOOD, "--background", 50000], "--background is 50000, but the brightest"),
     "loss of ssi": (
         [*GOOD, "--loss", "noise2self", "--method", "ssi"],
         "--loss belongs to the method siamese",
@@ -463,6 +470,24 @@ def test_a_classical_method_from_end_to_end(method, here, run, cluster):
     assert (code, err) == (0, "")
     assert "was finished by an earlier run" in out
     assert listing(here) == before
+
+
+def test_a_refined_network_from_end_to_end(here, run, cluster):
+    """Richardson-Lucy follows the network, with a background of its own, and its blocks fit together."""
+    arguments = (*GOOD, *ON_CPU, "--method", "siamese", "--steps", 2, "--threads", 1, "--cluster", cluster)
+    code, out, err = run(*arguments, "--refine", 3, "-o", "a.ome.zarr")
+    assert (code, err) == (0, "")
+    assert "then 3 accelerated iterations of richardson-lucy" in out
+    record = json.loads((here / "a.ome.zarr" / "bigdecon" / "run.json").read_text())
+    (tuned,) = record["provenance"]["configuration"]["chosen"]["tuned"]
+    assert tuned["settings"]["background"] > 0
+    again = (*GOOD, *ON_CPU, "--model", "a.ome.zarr", "--threads", 1, "--cluster", cluster)
+    assert run(*again, "-o", "plain.ome.zarr")[0] == 0
+    assert run(*again, "--refine", 3, "-o", "b.ome.zarr", "--block", 16)[0] == 0
+    a, b, plain = (np.asarray(open_volume(here / f"{n}.ome.zarr").stack()[(slice(None),) * 3]) for n in
+                   ("a", "b", "plain"))  # fmt: skip
+    assert np.abs(a - b).max() < 1e-3 * np.ptp(a)
+    assert np.abs(a - plain).max() > 0.05 * np.ptp(a)
 
 
 def test_ssi_from_end_to_end(here, run, cluster):
