@@ -3,7 +3,7 @@
     python benchmarks/evidence.py                            the page alone
     python benchmarks/evidence.py --pictures --images FOLDER   its pictures too: restores two images again
 
-Nothing on the page is typed but the paper's own figures and the sentences around the tables.
+No figure on the page is typed but the paper's own; sentences around the tables come from the template.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
-from trials import CPU, HERE, PAPER, QUICK, STORE, Data, Trial, read_store
+from trials import CPU, HERE, PAPER, QUICK, STORE, TRAINED, Data, Trial, read_store
 
 from bigdecon.config import LOSS_PRESETS
 
@@ -76,21 +76,40 @@ PUBLISHED_LOSS = {2: "noise2same-d", 3: "noise2same"}
 PLAIN = "plain richardson-lucy"
 
 
+SHAPES_3D = {CPU.name: [64, 128, 128], PAPER.name: [128, 256, 512], QUICK.name: [24, 40, 48]}
+
+
 class Rows:
-    """The finished trials of one number of dimensions and one size of training."""
+    """The finished trials on one set of images: one number of dimensions and one size of training."""
 
     def __init__(self, records: Iterable[Record], ndim: int, settings: str) -> None:
         self.ndim = ndim
-        self.records = [
-            r
-            for r in records
-            if len(r["shape_seen"]) == ndim
-            and (r["method"] not in ("siamese", "ssi", "unrolled") or r["settings"]["name"] == settings)
-        ]
+        own = [r for r in records if len(r["shape_seen"]) == ndim and self._belongs(r, settings)]
+        # Simulated 2D images only where there are no others.
+        real = [r for r in own if not r["data"]["shape"]]
+        self.records = real if ndim == 2 and real else own
+        self.inputs = {_image(r): _affine(r) for r in self.of("input")}
+
+    @staticmethod
+    def _belongs(record: Record, settings: str) -> bool:
+        if record["method"] in TRAINED and record["settings"]["name"] != settings:
+            return False
+        if len(record["shape_seen"]) == 3:
+            return bool(record["data"]["shape"] == SHAPES_3D[settings])
+        return bool(record["data"]["crop"]) == (settings == QUICK.name)
 
     def of(self, method: str, **options: Any) -> list[Record]:
         """Give the trials of one method with just these options."""
         return [r for r in self.records if r["method"] == method and r["options"] == options]
+
+    def gains(self, found: Sequence[Record], result: str = "") -> list[float]:
+        """Give by how much results are above their own inputs, affine PSNR in dB."""
+        return [_affine(r, result) - self.inputs[_image(r)] for r in found if _image(r) in self.inputs]
+
+
+def _image(record: Record) -> str:
+    """Name the image of a trial."""
+    return json.dumps(record["data"], sort_keys=True)
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -129,12 +148,15 @@ def table(heading: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def losses_table(rows: Rows) -> str:
-    """Draw Table 1 (2D) or 3 (3D): the loss and its weights."""
+    """Draw Table 1 (2D) or 3 (3D): the loss and its weights, over the images that all losses have seen."""
+    seen = [{_image(r) for r in rows.of("siamese", loss=name)} for name in LOSS_PRESETS]
+    shared = set.intersection(*seen)
     lines = []
     published = PAPER_LOSSES[rows.ndim]
     column = "plain" if rows.ndim == 2 else "affine"
     for name in ("input", *LOSS_PRESETS):
         found = rows.of("input") if name == "input" else rows.of("siamese", loss=name)
+        found = [r for r in found if _image(r) in shared]
         if not found:
             continue
         w = LOSS_PRESETS.get(name)
@@ -144,7 +166,7 @@ def losses_table(rows: Rows) -> str:
         lines.append([name, *weights, f"{psnr}", f"{ssim}", f"{rmse}", str(len(found)), *cells[:4], cells[6]])
     heading = ["loss", "bsp", "rec", "inv (d)", "inv", "bound (d)", "bound"]
     paper = [f"paper: PSNR ({column})", "SSIM", "RMSE"]
-    ours = ["n", "PSNR plain", "PSNR affine", "SSIM plain", "SSIM affine", "RMSE plain"]
+    ours = ["n", "PSNR plain", "PSNR affine", "SSIM plain", "SSIM affine", "RMSE plain", "gain"]
     return table([*heading, *paper, *ours], lines)
 
 
@@ -156,9 +178,10 @@ def methods_table(rows: Rows) -> str:
             continue
         paper = PAPER_METHODS[rows.ndim].get(name, (None,) * 6)
         quoted = ["" if v is None else f"{v:g}" for v in paper]
-        lines.append([name, *quoted, str(len(found)), *scores(found, result), *_cost(found)])
+        gain = figure(rows.gains(found, result), 2)
+        lines.append([name, *quoted, str(len(found)), *scores(found, result), gain, *_cost(found)])
     heading = ["method", "paper: PSNR", "SSIM", "MI", "SMI", "RMSE", "train s"]
-    ours = ["n", "PSNR plain", "PSNR affine", "SSIM plain", "SSIM affine", "MI", "SMI", "RMSE plain"]
+    ours = ["n", "PSNR plain", "PSNR affine", "SSIM plain", "SSIM affine", "MI", "SMI", "RMSE plain", "gain"]
     return table([*heading, *ours, "steps", "TFLOP", "train or tune, s", "restore, s"], lines)
 
 
@@ -178,7 +201,7 @@ def method_rows(rows: Rows) -> list[tuple[str, list[Record], str]]:
         ("SSI", rows.of("ssi"), ""),
         (f"siamese, {loss}", rows.of("siamese", loss=loss), ""),
         ("siamese, bigdecon's loss", siamese, ""),
-        *((f"the same, {k} by Richardson-Lucy", siamese, k) for k in refined),
+        *((f"network, then {k.split()[1]} iterations of Richardson-Lucy", siamese, k) for k in refined),
     ]
 
 
@@ -290,11 +313,11 @@ def ablation_table(rows: Rows) -> str:
     """Draw what switching off each idea costs, over the same volumes."""
     lines = []
     for method in ("siamese", "richardson-lucy"):
-        whole = {r["data"]["seed"]: _affine(r) for r in rows.of(method)}
+        whole = {_image(r): _affine(r) for r in rows.of(method)}
         name = "siamese" if method == "siamese" else "Richardson-Lucy, tuned"
         options = [r["options"] for r in rows.records if r["method"] == method and _is_ablation(r["options"])]
         for option in _unique(options):
-            changed = {r["data"]["seed"]: _affine(r) for r in rows.of(method, **option)}
+            changed = {_image(r): _affine(r) for r in rows.of(method, **option)}
             seeds = sorted(set(whole) & set(changed))
             differences = [changed[s] - whole[s] for s in seeds]
             with_all = figure([whole[s] for s in seeds], 2)
@@ -354,6 +377,66 @@ def crossover_table() -> str:
     return table(["device and image", "largest side of a PSF with which direct convolution is faster"], lines)
 
 
+# --- in short ------------------------------------------------------------------------------------
+
+
+def in_short(flat: Rows, deep: Rows) -> str:
+    """Say the outcome in sentences that follow from the figures."""
+    lines = []
+    for rows in (deep, flat):
+        ranked = _ranking(rows)
+        if not ranked:
+            continue
+        first = ", then ".join(f"{name} ({gain:+.2f} dB)" for gain, name in ranked[:4])
+        lines.append(
+            f"- {rows.ndim}D, mean gain over the input, affine PSNR, methods seen on all images: {first}."
+        )
+        lines += _against_plain(rows)
+    lines += _of_background(deep)
+    return "\n".join(lines) + "\n"
+
+
+def _ranking(rows: Rows) -> list[tuple[float, str]]:
+    """Order the methods by their mean gain; of rows that differ in iterations only the best one."""
+    best: dict[str, tuple[float, str]] = {}
+    for name, found, result in method_rows(rows):
+        gains = rows.gains(found, result)
+        if name == "input" or len(gains) < len(rows.inputs):
+            continue
+        several = found[0]["method"] == PLAIN or result.startswith("refined")
+        family = name.split(",")[0] if several else name
+        best[family] = max(best.get(family, (-99.0, "")), (mean(gains), name))
+    return sorted(best.values(), reverse=True)
+
+
+def _against_plain(rows: Rows) -> list[str]:
+    """Compare the network with plain Richardson-Lucy: with the best number for all images, and for each."""
+    network = {_image(r): _affine(r) for r in rows.of("siamese")}
+    plain = {_image(r): r["scores"] for r in rows.of(PLAIN)}
+    both = sorted(set(network) & set(plain))
+    if not both:
+        return []
+    counts = list(plain[both[0]])
+    by_count = {k: [plain[i][k]["affine"]["psnr"] for i in both] for k in counts}
+    one = max(counts, key=lambda k: mean(by_count[k]))
+    over_one = [network[i] - value for i, value in zip(both, by_count[one], strict=True)]
+    over_each = [network[i] - max(plain[i][k]["affine"]["psnr"] for k in counts) for i in both]
+    return [
+        f"- {rows.ndim}D, the network (bigdecon's loss) over plain Richardson-Lucy, n = {len(both)}: "
+        f"{_with_error(over_one)} dB where the number of iterations is the best for all ({one}), "
+        f"{_with_error(over_each)} dB where it is chosen for each image by the truth (± standard error)."
+    ]
+
+
+def _of_background(rows: Rows) -> list[str]:
+    whole = {_image(r): _affine(r) for r in rows.of("richardson-lucy")}
+    without = {_image(r): _affine(r) for r in rows.of("richardson-lucy", background=0.0)}
+    lost = [whole[i] - without[i] for i in sorted(set(whole) & set(without))]
+    if not lost:
+        return []
+    return [f"- 3D, what tuned Richardson-Lucy loses without its background: {_with_error(lost)} dB."]
+
+
 # --- pictures ------------------------------------------------------------------------------------
 
 
@@ -399,6 +482,7 @@ def main() -> None:
     size = {"cpu": CPU, "gpu": PAPER, "quick": QUICK}[options.settings].name
     flat, deep = Rows(records, 2, size), Rows(records, 3, size)
     parts |= {
+        "in short": lambda: in_short(flat, deep),
         "losses 2D": lambda: losses_table(flat),
         "losses 3D": lambda: losses_table(deep),
         "methods 2D": lambda: methods_table(flat),

@@ -15,6 +15,7 @@ import json
 import math
 import multiprocessing
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -406,6 +407,8 @@ def _finite(scores: dict[str, Any]) -> dict[str, Any]:
 
 def run_trials(trials: Iterable[Trial], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Do the trials that are not in the store yet; gives the records of all, by key."""
+    if options.store is None:  # tries do not belong among the results
+        options.store = Path(tempfile.gettempdir()) / "quick.jsonl" if options.quick else STORE
     wanted = {trial.key: trial for trial in trials}
     records = read_store(options.store)
     missing = [trial for key, trial in wanted.items() if key not in records]
@@ -457,7 +460,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trials at a time, each a process")
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     parser.add_argument("--seeds", type=int, default=3, help="of 3D volumes and networks")
-    parser.add_argument("--store", type=Path, default=STORE, help="finished trials, one JSON line each")
+    parser.add_argument(
+        "--store", type=Path, help=f"finished trials, a JSON line each [default: {STORE.name}]"
+    )
 
 
 def settings_for(options: argparse.Namespace) -> Settings:
