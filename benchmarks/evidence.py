@@ -448,7 +448,7 @@ def draw_pictures(images: Path | None) -> None:
 
     cases = {"filaments": Data("filaments", (64, 128, 128))}
     if images:
-        cases["drosophila"] = Data(str(next(images.glob("drosophila*.png"))), crop=384)
+        cases["drosophila"] = Data(str(next(images.glob("drosophila*.png"))))
     for name, data in cases.items():
         truth, noisy, psf = simulated(data)
         columns = {"input": noisy}

@@ -15,13 +15,12 @@ from uuid import uuid4
 import dask.array as da
 from dask.delayed import Delayed, delayed
 
-from bigdecon.classical_settings import Tuner
+from bigdecon.choosing import make_tuner
 from bigdecon.config import CLASSICAL, RunConfig
 from bigdecon.deconvolution.blockwise import deconvolve_stack
 from bigdecon.deconvolution.lease import Lease
 from bigdecon.deconvolution.ledger import Ledger, RegionKey, RegionRecord
 from bigdecon.deconvolution.methods import classical_method
-from bigdecon.deconvolution.tuning import Tuned, tune_channel
 from bigdecon.distributed.cluster import Connection, connect
 from bigdecon.distributed.devices import choose_device, gpu_workers
 from bigdecon.distributed.progress import Listener, Message, RegionCounter, stage, subscribe
@@ -111,7 +110,7 @@ def run(
     with ExitStack() as stack:
         remote = stack.enter_context(_connect(config)) if config.cluster != "local" else None
         device = choose_device(config.device, remote.client if remote else None)
-        plan = prepare(config, device, _tuner(remote, device, listener))
+        plan = prepare(config, device, make_tuner(remote, device, listener))
         if on_plan:
             on_plan(plan)
         for sentence in plan.warnings:
@@ -130,24 +129,6 @@ def run(
         _coarser_levels(plan, connection, listener, lease)
         _finish(plan, models)
         return RunResult(plan, "finished", clipped, _model_paths(plan), time.monotonic() - started)
-
-
-def _tuner(remote: Connection | None, device: str, listener: Listener) -> Tuner:
-    """Choose settings here, or on a worker of a cluster that is there already."""
-
-    def tune(*arguments: Any) -> Tuned:
-        if arguments[-1].wanted:
-            wanted = " and ".join(arguments[-1].wanted)
-            listener(Message(f"Choosing {wanted} by hidden voxels in parts of the image."))
-        if remote is None:
-            return tune_channel(*arguments)
-        found: dict[str, Tuned] = {}
-        workers = gpu_workers(remote.client) if device != "cpu" else ()
-        task = Task("tune", lambda: Call(tune_channel, arguments), "tune", workers=workers)
-        run_tasks(remote.client, [task], in_flight=1, on_done=found.__setitem__)
-        return found["tune"]
-
-    return tune
 
 
 def _connect(config: RunConfig, device: str = "auto") -> AbstractContextManager[Connection]:

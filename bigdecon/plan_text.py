@@ -81,9 +81,10 @@ def _describe_method(plan: RunPlan) -> list[tuple[str, str]]:
         lines.append((f"method {channel.name}".strip(), f"{method}, {_describe_settings(method, tuned)}"))
         if tuned.trials:
             lines.append(("", f"chosen by hidden voxels, from {len(tuned.trials)} settings"))
+            lines.append(("", f"the same by hand: {_flags(method, tuned)}"))
         curve = tuned.curve()
         if len(curve) > 1:
-            lines.append(("", f"their error after 1, 2, ... iterations: {_describe_curve(curve)}"))
+            lines.append(("", f"error there by iterations (* least): {_describe_curve(curve)}"))
     return lines
 
 
@@ -101,6 +102,17 @@ def _describe_settings(method: str, tuned: Tuned) -> str:
     if settings.total_variation:
         parts.append(f"total variation {settings.total_variation:g}")
     return ", ".join(parts)
+
+
+def _flags(method: str, tuned: Tuned) -> str:
+    """Give the flags that ask for the chosen numbers."""
+    settings = tuned.settings
+    if method in ("wiener", "conjugate-gradient"):
+        return f"--regularization {settings.regularization:.6g}"
+    flags = f"--iterations {settings.iterations} --background {settings.background:.6g}"
+    if method == "chambolle-pock":
+        return f"{flags} --regularization {settings.regularization:.6g}"
+    return f"{flags} --sieve {settings.sieve:g}{' --accelerate' * settings.accelerate}"
 
 
 def _describe_curve(curve: Sequence[tuple[int, float]]) -> str:

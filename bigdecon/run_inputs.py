@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bigdecon.config import RunConfig
-from bigdecon.errors import ModelError, OptionError
+from bigdecon.errors import ModelError, OptionError, VolumeError
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
 from bigdecon.io.reading import open_volume
 from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
+from bigdecon.optics.models import LARGEST_VOXEL_UM
 from bigdecon.optics.psf import PSF, load_psf, psf_from_array
 from bigdecon.volume import Box, Volume
 
@@ -46,6 +47,12 @@ def open_input(config: RunConfig) -> Volume:
         # An image without z leaves the first of three values aside.
         size = config.voxel_size[-len(volume.spatial_axes) :]
         volume = _open_selected(config.input, *selection, size)
+    largest = max(volume.voxel_size_um or (0.0,))
+    if largest > LARGEST_VOXEL_UM:
+        raise VolumeError(
+            f"a voxel of {largest:g} µm is none of a microscope; give --voxel-size in micrometres, "
+            f"so {largest:g} nm is {largest / 1000:g}."
+        )
     return volume.crop(parse_roi(config.roi, volume.spatial_axes)) if config.roi else volume
 
 

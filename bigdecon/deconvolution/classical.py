@@ -45,7 +45,7 @@ class ClassicalMethod(ABC):
     threads : CPU threads; None leaves torch's setting
     """
 
-    psf: NDArray[np.floating] = field(kw_only=False)
+    psf: NDArray[np.floating] = field(kw_only=False, repr=False)
     background: float = 0.0
     device: str = "cpu"
     threads: int | None = None

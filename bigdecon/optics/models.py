@@ -29,6 +29,9 @@ Model = Literal["gaussian", "born-wolf", "gibson-lanni", "richards-wolf"]
 Real = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 
+LARGEST_VOXEL_UM = 100
+"""Larger sizes are nanometres by mistake."""
+
 # Spacing of the radial profiles, in wavelength / NA; joined by lines they err by less than 2e-4 of the peak.
 RADIAL_STEP = 1 / 128
 
@@ -175,6 +178,11 @@ def _check_grid(shape: Sequence[int], voxel_size_um: Sequence[float], defocus_um
         )
     if not all(np.isfinite(v) and v > 0 for v in voxel_size_um):
         raise PSFError(f"the voxel size is {tuple(voxel_size_um)}; it must be positive, in µm.")
+    if max(voxel_size_um) > LARGEST_VOXEL_UM:
+        raise PSFError(
+            f"a voxel of {max(voxel_size_um):g} µm is none of a microscope; give micrometres, "
+            f"so {max(voxel_size_um):g} nm is {max(voxel_size_um) / 1000:g}."
+        )
     if not np.isfinite(defocus_um) or (defocus_um and len(shape) == 3):
         raise PSFError(
             f"a defocus of {defocus_um:g} µm makes sense for a 2D PSF only; a 3D one holds all planes."

@@ -1,0 +1,61 @@
+"""Where a run's settings are chosen, and what is told meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from bigdecon.classical_settings import Tuner
+from bigdecon.deconvolution.tuning import Tuned, Tuning, tune_channel
+from bigdecon.distributed.cluster import Connection
+from bigdecon.distributed.devices import gpu_workers
+from bigdecon.distributed.progress import Listener, Message
+from bigdecon.distributed.scheduling import Call, Task, run_tasks
+from bigdecon.volume import Stack
+
+__all__ = ["make_tuner"]
+
+SIGN_OF_LIFE_SECONDS = 10
+
+
+def make_tuner(remote: Connection | None, device: str, listener: Listener) -> Tuner:
+    """Say how settings are chosen: here, or on a worker of a cluster that is there already.
+
+    Parameters
+    ----------
+    remote : that cluster; None where workers are yet to be started
+    device : torch device of the workers
+    listener : is told that it begins, and how many settings have been tried
+    """
+
+    def tune(stacks: Sequence[Stack], psf: NDArray[Any], tuning: Tuning) -> Tuned:
+        if tuning.wanted:
+            wanted = ", ".join(tuning.wanted)
+            how = "voxels are hidden in parts of the image and predicted from the rest"
+            listener(Message(f"Choosing {wanted}: {how}. It takes a minute or two."))
+        if remote is None:
+            return tune_channel(stacks, psf, tuning, _SignOfLife(listener))
+        found: dict[str, Tuned] = {}
+        workers = gpu_workers(remote.client) if device != "cpu" else ()
+        work = Call(tune_channel, (stacks, psf, tuning))
+        task = Task("tune", lambda: work, "tune", workers=workers)
+        run_tasks(remote.client, [task], in_flight=1, on_done=found.__setitem__)
+        return found["tune"]
+
+    return tune
+
+
+class _SignOfLife:
+    """Tells every few seconds how many settings have been tried."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._told = time.monotonic()
+
+    def __call__(self, tried: int) -> None:
+        if time.monotonic() - self._told > SIGN_OF_LIFE_SECONDS:
+            self._told = time.monotonic()
+            self._listener(Message(f"  {tried} settings tried"))
