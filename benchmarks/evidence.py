@@ -441,9 +441,10 @@ def _of_background(rows: Rows) -> list[str]:
 
 
 def draw_pictures(images: Path | None) -> None:
-    """Restore two images by several methods and draw them side by side."""
+    """Restore two images by several methods; draw them side by side, scaled to the truth, in one contrast."""
     from trials import _restore, simulated
 
+    from bigdecon.evaluation.metrics import affine_fit
     from bigdecon.evaluation.pictures import comparison_picture
 
     cases = {"filaments": Data("filaments", (64, 128, 128))}
@@ -458,7 +459,8 @@ def draw_pictures(images: Path | None) -> None:
             columns[title] = _restore(Trial(data, method, settings=CPU), noisy, psf, "cpu")["results"][""]
         columns["truth"] = truth
         picture = DOCS / f"evidence_{name}.png"
-        comparison_picture(list(columns.items()), picture, voxel_size_um=psf.voxel_size_um)
+        fitted = [(title, affine_fit(image, truth).apply(image)) for title, image in columns.items()]
+        comparison_picture(fitted, picture, voxel_size_um=psf.voxel_size_um, one_window=True)
         print(picture)
 
 

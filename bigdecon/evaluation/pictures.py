@@ -49,6 +49,7 @@ class _Picture(NamedTuple):
     step: dict[str, float]
     in_um: bool
     psf: Image | None
+    one_window: bool = False
 
     @property
     def views(self) -> tuple[_View, ...]:
@@ -102,10 +103,12 @@ def comparison_picture(
     psf: Image | None = None,
     voxel_size_um: tuple[float, ...] | None = None,
     title: str | None = None,
+    one_window: bool = False,
 ) -> None:
     """Draw a PNG with one column an image: central slices and, in 3D, maximum projections.
 
-    Each panel runs from its 1st to its 99.8th percentile, so that contrasts, not gains, are compared.
+    Each panel runs from its 1st to its 99.8th percentile, so that contrasts, not gains, are compared; or,
+    with one window, all panels of a row between those of the last one.
     Images above 128 x 384 x 384 voxels are cropped around their centre.
 
     Parameters
@@ -115,6 +118,7 @@ def comparison_picture(
     psf : point spread function with as many axes, drawn into the first column's slices at their scale
     voxel_size_um : voxel size along the images' axes; gives the aspect ratio and a scale bar
     title : line above the picture
+    one_window : whether a row shares the grey values of its last panel
 
     Raises
     ------
@@ -133,6 +137,7 @@ def comparison_picture(
         ),
         step=dict(zip("zyx"[-ndim:], step, strict=True)),
         in_um=voxel_size_um is not None,
+        one_window=one_window,
         psf=None if psf is None else psf[centre_box(psf.shape)],
     )
     figure = _draw(picture, title)
@@ -191,7 +196,8 @@ def _draw(picture: _Picture, title: str | None) -> Figure:
     for view, row in zip(picture.views, panels, strict=True):
         row[0].set_ylabel(view.name)
         for axes, column in zip(row, picture.columns, strict=True):
-            _draw_panel(axes, column.image, view, picture.step)
+            windowed = picture.columns[-1] if picture.one_window else column
+            _draw_panel(axes, column.image, view, picture.step, _window(windowed.image, view))
     for axes, column in zip(panels[0], picture.columns, strict=True):
         axes.set_title(column.title)
     for axes, view in zip(panels[:2, 0], picture.views, strict=False):
@@ -200,7 +206,8 @@ def _draw(picture: _Picture, title: str | None) -> Figure:
     if title:
         figure.suptitle(title)
     figure.supxlabel(
-        f"grey values: percentiles {WINDOW_PERCENTILES[0]:g} to {WINDOW_PERCENTILES[1]:g} of each panel",
+        f"grey values: percentiles {WINDOW_PERCENTILES[0]:g} to {WINDOW_PERCENTILES[1]:g} of "
+        + ("the last panel in each row" if picture.one_window else "each panel"),
         fontsize=8,
         color="0.4",
     )
@@ -214,14 +221,20 @@ def _height(picture: _Picture, view: _View) -> float:
     return PANEL_WIDTH_INCHES * min(max(ratio, 0.15), 2.0)
 
 
-def _draw_panel(axes: Axes, image: Image, view: _View, step: dict[str, float]) -> None:
-    plane = _look(image, view).astype(np.float32)
-    low, high = np.percentile(plane, WINDOW_PERCENTILES)
+def _window(image: Image, view: _View) -> tuple[float, float]:
+    """Grey values from black to white."""
+    low, high = np.percentile(_look(image, view).astype(np.float32), WINDOW_PERCENTILES)
+    return float(low), float(high if high > low else low + 1)
+
+
+def _draw_panel(
+    axes: Axes, image: Image, view: _View, step: dict[str, float], window: tuple[float, float]
+) -> None:
     axes.imshow(
-        plane,
+        _look(image, view).astype(np.float32),
         cmap="gray",
-        vmin=low,
-        vmax=high if high > low else low + 1,
+        vmin=window[0],
+        vmax=window[1],
         aspect=step[view.rows] / step[view.columns],
         interpolation="nearest",
     )

@@ -66,3 +66,21 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
         before_after_picture(image[0], image[0], tmp_path / "p.png")
     with pytest.raises(OutputError, match="cannot be written"):
         before_after_picture(image, image, tmp_path / "missing" / "p.png")
+
+
+def test_one_window_gives_a_row_the_grey_values_of_its_last_panel(tmp_path, monkeypatch) -> None:
+    """A faint image stays faint beside a bright one."""
+    from matplotlib.axes import Axes
+
+    windows = []
+    draw = Axes.imshow
+    monkeypatch.setattr(
+        Axes, "imshow", lambda self, *a, **k: (windows.append((k["vmin"], k["vmax"])), draw(self, *a, **k))[1]
+    )
+    ramp = np.linspace(0, 1, 400).reshape(20, 20)
+    images = [("faint", 0.1 * ramp), ("bright", ramp)]
+    comparison_picture(images, tmp_path / "a.png", one_window=True)
+    comparison_picture(images, tmp_path / "b.png")
+    together, apart = windows[:2], windows[2:4]
+    assert together[0] == together[1] == apart[1]
+    assert apart[0][1] == pytest.approx(0.1 * apart[1][1])
