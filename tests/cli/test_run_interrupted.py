@@ -25,18 +25,18 @@ pytestmark = pytest.mark.slow
 # The real command with a network, checkpoints and regions small enough for a test.
 COMMAND = """
 from dataclasses import replace
-from bigdecon import planning
+from bigdecon import planning, training_settings
 from bigdecon.config import NetworkConfig
 from bigdecon_cli.main import main
 
-preset = planning.training_preset
+preset = training_settings.training_preset
 
 def small(*choice, **how):
     network = NetworkConfig(how["ndim"], 4, 2)
     return replace(preset(*choice, **how), network=network, patch_shape=(32, 32), batch=1,
                    checkpoint_every=20, evaluate_every=50)
 
-planning.training_preset = small
+training_settings.training_preset = small
 planning.REGION_VOXELS = 1
 
 if __name__ == "__main__":
