@@ -17,6 +17,7 @@ from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.learning.masking import held_out_voxels
 from bigdecon.optics.blur import Blur
 from bigdecon.volume import Stack, Volume
+from tests.deconvolution.psfs import uneven
 
 
 @pytest.fixture(autouse=True)
@@ -26,14 +27,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def uneven(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A PSF unlike its mirror image along every axis, of another width along each."""
-    grid = np.ogrid[tuple(slice(-(n // 2), n // 2 + 1) for n in shape)]
-    psf = np.exp(-sum(x**2 / (0.8 + 0.3 * a) ** 2 for a, x in enumerate(grid)) / 2)
-    psf = psf * np.prod(np.broadcast_arrays(*[1 + 0.6 * np.tanh(x - 0.3 * a) for a, x in enumerate(grid)]), 0)
-    return (psf / psf.sum()).astype(np.float32)
 
 
 def scene(psf: NDArray[Any], shape: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

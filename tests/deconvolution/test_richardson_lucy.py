@@ -6,11 +6,9 @@ import pickle
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
 import pytest
 import tifffile
@@ -26,16 +24,9 @@ from bigdecon.deconvolution.richardson_lucy import RichardsonLucy, _sieved
 from bigdecon.errors import OptionError, PSFError
 from bigdecon.optics.blur import TRANSFORMS_KEPT, Blur
 from bigdecon.volume import Volume
+from tests.deconvolution.psfs import uneven
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small transforms lose more to threads than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with dask.config.set(scheduler="synchronous"):
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def gaussian(shape: tuple[int, ...], sigma: tuple[float, ...]) -> NDArray[np.float32]:
@@ -78,14 +69,6 @@ def test_a_delta_changes_nothing(shape: tuple[int, ...], dtype: Any, size: int) 
     result = RichardsonLucy(psf, iterations=5)(image)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, image, atol=200e-5)
-
-
-def uneven(shape: tuple[int, ...], slant: float = 0.6) -> NDArray[np.float32]:
-    """A PSF unlike its mirror image along every axis, of another width along each."""
-    grid = np.ogrid[tuple(slice(-(n // 2), n // 2 + 1) for n in shape)]
-    psf = np.exp(-sum(x**2 / (0.8 + 0.3 * a) ** 2 for a, x in enumerate(grid)) / 2)
-    psf *= np.prod(np.broadcast_arrays(*[1 + slant * np.tanh(x - 0.3 * a) for a, x in enumerate(grid)]), 0)
-    return (psf / psf.sum()).astype(np.float32)
 
 
 SIZES = [((70, 75), (9, 7)), ((61, 64), (7, 11)), ((36, 40, 41), (5, 7, 7)), ((35, 37, 46), (7, 5, 9))]

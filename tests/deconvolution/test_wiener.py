@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
-import dask
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import convolve
 
@@ -18,24 +15,9 @@ from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
 from bigdecon.deconvolution.wiener import Wiener, wiener_filter
 from bigdecon.errors import OptionError, PSFError
 from bigdecon.volume import Volume
+from tests.deconvolution.psfs import uneven
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small transforms lose more to threads than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with dask.config.set(scheduler="synchronous"):
-        yield
-    torch.set_num_threads(threads)
-
-
-def uneven(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A PSF unlike its mirror image along every axis, of another width along each."""
-    grid = np.ogrid[tuple(slice(-(n // 2), n // 2 + 1) for n in shape)]
-    psf = np.exp(-sum(x**2 / (0.8 + 0.3 * a) ** 2 for a, x in enumerate(grid)) / 2)
-    psf = psf * np.prod(np.broadcast_arrays(*[1 + 0.6 * np.tanh(x - 0.3 * a) for a, x in enumerate(grid)]), 0)
-    return (psf / psf.sum()).astype(np.float32)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def noise(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:
