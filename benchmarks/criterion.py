@@ -2,7 +2,7 @@
 
     python benchmarks/criterion.py [--images FOLDER] [--jobs 2] [--quick]
 
-Richardson-Lucy over background, sieve and iterations (on a CPU on every third 2D image), and trainings over
+Richardson-Lucy over background, sieve and iterations (on a CPU on two volumes and every fourth 2D image), and trainings over
 losses and steps on a volume. The trials are kept with those of tables.py; `evidence.py` makes rank
 correlations of them, failures included.
 """
@@ -35,8 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     options = parser.parse_args()
-    every = 3 if options.device == "cpu" else 1
-    wanted = [t for data in (*volumes(options), *images(options)[::every]) for t in trials_of(data)]
+    few = options.device == "cpu"
+    grids = (*volumes(options)[: 2 if few else None], *images(options)[:: 4 if few else 1])
+    wanted = [trial for data in grids for trial in trials_of(data)]
     for data in volumes(options)[:1]:
         wanted += trainings_of(data, settings_for(options))
     run_trials(wanted, options)
