@@ -2,9 +2,9 @@
 
     python benchmarks/criterion.py [--images FOLDER] [--jobs 2] [--quick]
 
-Richardson-Lucy over background, sieve and iterations (on a CPU on two volumes and every fourth 2D image), and trainings over
-losses and steps on a volume. The trials are kept with those of tables.py; `evidence.py` makes rank
-correlations of them, failures included.
+Richardson-Lucy over background, sieve and iterations (on a CPU on two volumes and every fourth 2D image),
+and trainings over losses and steps on a volume. The trials are kept with those of tables.py; `evidence.py`
+makes rank correlations of them, failures included.
 """
 
 from __future__ import annotations
