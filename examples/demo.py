@@ -1,6 +1,7 @@
 """The demo: simulate a blurred, noisy volume, restore it, and score the result against the truth.
 
-Run by `make demo`. It needs about three minutes of training on two CPU cores and writes the folder demo/.
+Run by `make demo`. It needs about four minutes on two CPU cores, most of them training, and writes the
+folder demo/.
 """
 
 from __future__ import annotations
