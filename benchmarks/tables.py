@@ -20,17 +20,17 @@ from bigdecon.config import LOSS_PRESETS
 TUNED = ("richardson-lucy", "conjugate-gradient", "chambolle-pock", "wiener")
 
 
-def trials_of(data: Data, settings: Settings, *, every: bool) -> Iterator[Trial]:
-    """Give the methods of the tables for one image; every loss and SSI only on request."""
+def trials_of(data: Data, settings: Settings, *, losses: bool, ssi: bool) -> Iterator[Trial]:
+    """Give the methods of the tables for one image; the six losses and SSI only on request."""
     yield Trial(data, "input")
     yield Trial(data, "plain richardson-lucy")
     for method in TUNED:
         yield Trial(data, method)
     yield Trial(data, "siamese", settings=settings)
-    if every:
+    if ssi:
         yield Trial(data, "ssi", settings=settings)
-        for loss in LOSS_PRESETS:
-            yield Trial(data, "siamese", {"loss": loss}, settings)
+    for loss in LOSS_PRESETS if losses else ():
+        yield Trial(data, "siamese", {"loss": loss}, settings)
 
 
 def main() -> None:
@@ -40,13 +40,14 @@ def main() -> None:
     parser.add_argument("--without-losses", action="store_true", help="of trainings only bigdecon's own loss")
     options = parser.parse_args()
     settings = settings_for(options)
-    # On a CPU some volumes and images have to do for SSI and the six losses: the tables say how many.
+    # On a CPU some have to do for SSI and, in 2D, for the six losses: the tables say how many.
     full = settings.name == PAPER.name
     wanted = []
     for number, data in enumerate(volumes(options)):
-        wanted += trials_of(data, settings, every=full or number < 2)
+        wanted += trials_of(data, settings, losses=True, ssi=full or number < 2)
     for number, data in enumerate(images(options)):
-        wanted += trials_of(data, settings, every=full or number % 4 == 0)
+        some = full or number % 4 == 0
+        wanted += trials_of(data, settings, losses=some, ssi=some)
     if options.without_losses:
         wanted = [t for t in wanted if "loss" not in t.options]
     if options.only:
