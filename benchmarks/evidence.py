@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -217,59 +217,50 @@ def _cost(found: Sequence[Record]) -> list[str]:
 # --- the criterion -------------------------------------------------------------------------------
 
 
+class Ranking(NamedTuple):
+    """How the error at hidden voxels ranks the grid of one image."""
+
+    image: str
+    ndim: int
+    settings: int
+    correlation: float
+    chosen: dict[str, float]
+    best: dict[str, float]
+
+    @property
+    def lost(self) -> float:
+        """PSNR of the best setting above that of the chosen one, in dB."""
+        return self.best["psnr"] - self.chosen["psnr"]
+
+    def cells(self) -> list[str]:
+        """Give the line of the table."""
+        figures = [_setting(self.chosen), f"{self.chosen['psnr']:.2f}", _setting(self.best)]
+        counted = [f"{self.ndim}D {self.image}", str(self.settings), f"{self.correlation:.2f}"]
+        return [*counted, *figures, f"{self.best['psnr']:.2f}", f"{self.lost:.2f}"]
+
+
+def rank(record: Record) -> Ranking:
+    """Rank the grid of one image by the error at hidden voxels, and by the truth."""
+    grid, data, ndim = record["grid"], record["data"], len(record["shape_seen"])
+    rho = float(spearmanr([-row["held_out"] for row in grid], [row["psnr"] for row in grid])[0])
+    chosen = min(grid, key=lambda row: row["held_out"])
+    best = max(grid, key=lambda row: row["psnr"])
+    label = f"{data['name']}, seed {data['seed']}" if ndim == 3 else data["name"]
+    return Ranking(label, ndim, len(grid), rho, chosen, best)
+
+
 def criterion_table(records: Iterable[Record]) -> str:
     """Draw, for every image, how the error at hidden voxels ranks the grid, and what choosing by it costs."""
-    lines, correlations, losses = [], {2: [], 3: []}, {2: [], 3: []}  # type: ignore[var-annotated]
-    for record in records:
-        if record["method"] != "grid of richardson-lucy":
-            continue
-        grid = record["grid"]
-        psnr = np.array([row["psnr"] for row in grid])
-        held = np.array([row["held_out"] for row in grid])
-        rho = float(spearmanr(-held, psnr)[0])
-        chosen, best = int(held.argmin()), int(psnr.argmax())
-        ndim = len(record["shape_seen"])
-        correlations[ndim].append(rho)
-        losses[ndim].append(float(psnr[best] - psnr[chosen]))
-        label = (
-            f"{record['data']['name']}, seed {record['data']['seed']}"
-            if ndim == 3
-            else record["data"]["name"]
-        )
-        lines.append(
-            [
-                f"{ndim}D {label}",
-                str(len(grid)),
-                f"{rho:.2f}",
-                _setting(grid[chosen]),
-                f"{psnr[chosen]:.2f}",
-                _setting(grid[best]),
-                f"{psnr[best]:.2f}",
-                f"{psnr[best] - psnr[chosen]:.2f}",
-            ]
-        )
+    rankings = [rank(r) for r in records if r["method"] == "grid of richardson-lucy"]
+    lines = [ranking.cells() for ranking in rankings]
     for ndim in (2, 3):
-        if correlations[ndim]:
-            rho, loss = correlations[ndim], losses[ndim]
-            summary = [
-                f"**{ndim}D, mean of {len(rho)}**",
-                "",
-                _with_error(rho),
-                "",
-                "",
-                "",
-                "",
-                _with_error(loss),
-            ]
-            lines.append(summary)
-    heading = [
-        "image",
-        "settings",
-        "rank correlation",
-        "chosen: background, sieve, iterations",
-        "its PSNR, dB",
-    ]
-    return table([*heading, "best by the truth", "its PSNR, dB", "lost by choosing, dB"], lines)
+        of_kind = [ranking for ranking in rankings if ranking.ndim == ndim]
+        if of_kind:
+            rho = _with_error([ranking.correlation for ranking in of_kind])
+            lost = _with_error([ranking.lost for ranking in of_kind])
+            lines.append([f"**{ndim}D, mean of {len(of_kind)}**", "", rho, "", "", "", "", lost])
+    grid = ["image", "settings", "rank correlation", "chosen: background, sieve, iterations", "its PSNR, dB"]
+    return table([*grid, "best by the truth", "its PSNR, dB", "lost by choosing, dB"], lines)
 
 
 def _setting(row: Record) -> str:
