@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from bigdecon.config import ClassicalSettings, LossWeights, TrainingConfig, parse_loss, training_preset
-from bigdecon.deconvolution.blockwise import Deconvolver
+from bigdecon.deconvolution.block import Deconvolver
 from bigdecon.deconvolution.held_out import errors_at_hidden, held_out_error, hide
 from bigdecon.deconvolution.network import NetworkDeconvolver
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bigdecon.config import ClassicalSettings, NetworkConfig, TrainingConfig
-from bigdecon.deconvolution.blockwise import Deconvolver
+from bigdecon.deconvolution.block import Deconvolver
 from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.network import NetworkDeconvolver
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy

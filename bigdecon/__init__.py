@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bigdecon.classical_settings import tuned_method
     from bigdecon.config import LossWeights, RunConfig, TilingConfig, TrainingConfig, training_preset
-    from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
+    from bigdecon.deconvolution.block import Deconvolver
+    from bigdecon.deconvolution.blockwise import deconvolve
     from bigdecon.deconvolution.chambolle_pock import ChambollePock
     from bigdecon.deconvolution.conjugate_gradient import ConjugateGradient
     from bigdecon.deconvolution.network import NetworkDeconvolver
@@ -79,7 +80,8 @@ __all__ = [
 _HOMES = {
     "classical_settings": ("tuned_method",),
     "config": ("LossWeights", "RunConfig", "TilingConfig", "TrainingConfig", "training_preset"),
-    "deconvolution.blockwise": ("Deconvolver", "deconvolve"),
+    "deconvolution.block": ("Deconvolver",),
+    "deconvolution.blockwise": ("deconvolve",),
     "deconvolution.chambolle_pock": ("ChambollePock",),
     "deconvolution.conjugate_gradient": ("ConjugateGradient",),
     "deconvolution.network": ("NetworkDeconvolver",),

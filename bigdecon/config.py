@@ -283,6 +283,9 @@ class RunConfig:
     accelerate: bool | None = None
     regularization: float | Auto = "auto"
     subtract_background: bool = False
+    mask: str | None = None
+    skip_dim: float | None = None
+    max_failed: int = 500
     device: str = "auto"
     dtype: str = "float32"
     ome_version: Literal["0.5", "0.4"] = "0.5"

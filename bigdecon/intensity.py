@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigdecon.errors import VolumeError
+from bigdecon.errors import ReadError, VolumeError
 from bigdecon.volume import Box, Stack
 
 __all__ = ["IntensityStats", "Scaling", "measure_intensity"]
@@ -58,6 +58,7 @@ class IntensityStats:
     minimum, maximum : extremes of the voxels looked at
     background : camera offset, see `measure_intensity`
     sampled : part of the voxels that was looked at, in (0, 1]
+    unread : what could not be read and was left out, as a sentence; "" if all could
     """
 
     mean: float
@@ -66,6 +67,7 @@ class IntensityStats:
     maximum: float
     background: float
     sampled: float = 1.0
+    unread: str = ""
 
     @property
     def standard(self) -> Scaling:
@@ -116,11 +118,17 @@ def measure_intensity(
     ------
     VolumeError
         if a voxel is NaN or infinite (it says where), or all voxels have one value
+    ReadError
+        if nothing can be read; parts that cannot are left out
     """
     total = len(stacks) * int(np.prod(stacks[0].shape))
     boxes = list(_sample_boxes(stacks, sample_voxels))
     with ThreadPoolExecutor(4) as pool:
-        parts = list(pool.map(lambda item: _measure_box(stacks[item[0]], item[1], name), boxes))
+        looked = list(pool.map(lambda item: _try_box(stacks[item[0]], item[1], name), boxes))
+    failed = [look for look in looked if isinstance(look, ReadError)]
+    parts = [look for look in looked if not isinstance(look, ReadError)]
+    if not parts:
+        raise failed[0]
     if len({value for part in parts for value in (part.minimum, part.maximum)}) == 1:
         parts += _find_others(stacks, parts[0].minimum, sample_voxels, name)
     count = sum(part.count for part in parts)
@@ -132,7 +140,15 @@ def measure_intensity(
             f"every voxel of {name} has the value {low:g}; there is nothing to restore in a constant image."
         )
     background = float(np.percentile(np.concatenate([part.local_means for part in parts]), 1))
-    return IntensityStats(mean, float(np.sqrt(squares / count)), low, high, background, count / total)
+    unread = f"{len(failed)} of {len(boxes)} parts that were looked at: {failed[0]}" if failed else ""
+    return IntensityStats(mean, float(np.sqrt(squares / count)), low, high, background, count / total, unread)
+
+
+def _try_box(stack: Stack, box: Box, name: str) -> _Part | ReadError:
+    try:
+        return _measure_box(stack, box, name)
+    except ReadError as error:
+        return error
 
 
 def _find_others(stacks: Sequence[Stack], value: float, enough: int, name: str) -> list[_Part]:

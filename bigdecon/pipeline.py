@@ -12,48 +12,30 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import dask.array as da
-from dask.delayed import Delayed, delayed
-
 from bigdecon.choosing import make_tuner
 from bigdecon.config import CLASSICAL, RunConfig
-from bigdecon.deconvolution.blockwise import deconvolve_stack
 from bigdecon.deconvolution.lease import Lease
-from bigdecon.deconvolution.ledger import Ledger, RegionKey, RegionRecord
-from bigdecon.deconvolution.methods import classical_method
+from bigdecon.deconvolution.ledger import Fault
 from bigdecon.distributed.cluster import Connection, connect
-from bigdecon.distributed.devices import choose_device, gpu_workers
-from bigdecon.distributed.progress import Listener, Message, RegionCounter, stage, subscribe
+from bigdecon.distributed.devices import choose_device
+from bigdecon.distributed.progress import Listener, Message, stage, subscribe
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
-from bigdecon.io.layout import OutputLayout
 from bigdecon.io.output_folder import remove_output
 from bigdecon.io.provenance import CurvePoint, Provenance, PSFRecord, RunRecord, TrainingRecord, write_run
 from bigdecon.io.writing import (
     create_ome_zarr,
     measure_windows,
-    pyramid_boxes,
     set_display_windows,
     set_provenance,
 )
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bigdecon.planning import RunPlan, prepare
+from bigdecon.regions import able_workers, restore_regions, write_coarser_levels
 from bigdecon.ssi_config import Training
-from bigdecon.volume import Box
-from bigdecon.worker_tasks import (
-    load_network,
-    summarize_region,
-    train_on_worker,
-    write_coarse_unit,
-    write_unit,
-)
+from bigdecon.worker_tasks import train_on_worker
 
 __all__ = ["RunResult", "run"]
 
-# A smaller block makes another run: what is finished could not be continued.
-REGION_REMEDY = (
-    "give the workers more memory and the same command again, or start anew with a smaller --block, "
-    "--overwrite, and --model with this output if it is trained"
-)
 TRAINING_REMEDY = "give the workers more memory and the same command again, or --overwrite and --preset fast"
 
 
@@ -64,8 +46,11 @@ class RunResult:
     Attributes
     ----------
     plan : what was to be done
-    state : "planned" (dry run), "finished", or "found finished" (by an earlier run)
+    state : "planned" (dry run), "finished", "incomplete" (blocks are missing), or "found finished" (by an
+        earlier run)
     clipped : voxels outside the range of an integer output type
+    skipped : blocks for which the method was not asked, being constant or dim
+    missing : blocks that could not be restored; the same command does them again
     models : trained networks, one for every channel; none for methods without training
     seconds : time it took
     """
@@ -73,6 +58,8 @@ class RunResult:
     plan: RunPlan
     state: str
     clipped: int = 0
+    skipped: int = 0
+    missing: tuple[Fault, ...] = ()
     models: tuple[Path, ...] = ()
     seconds: float = 0.0
 
@@ -125,10 +112,18 @@ def run(
         _open_output(plan)
         lease = stack.enter_context(Lease(plan.bookkeeping))
         models = _train(plan, connection, listener)
-        clipped = _deconvolve(plan, connection, models, listener, lease)
-        _coarser_levels(plan, connection, listener, lease)
-        _finish(plan, models)
-        return RunResult(plan, "finished", clipped, _model_paths(plan), time.monotonic() - started)
+        walked = restore_regions(plan, connection, models, listener, lease)
+        write_coarser_levels(plan, connection, walked.faults, listener, lease)
+        _finish(plan, models, complete=not walked.faults)
+        return RunResult(
+            plan,
+            "incomplete" if walked.faults else "finished",
+            walked.clipped,
+            walked.skipped,
+            tuple(itertools.chain.from_iterable(walked.faults.values())),
+            models,
+            time.monotonic() - started,
+        )
 
 
 def _connect(config: RunConfig, device: str = "auto") -> AbstractContextManager[Connection]:
@@ -187,17 +182,10 @@ def _train_channel(
     work = Call(train_on_worker, (plan.volume, *setting, state.absolute(), threads, run_id))
     trained: dict[int, Checkpoint] = {}
     with stage(name, training.steps, listener), subscribe(connection.client, listener, run_id):
-        workers = _able_workers(plan, connection)
+        workers = able_workers(plan, connection)
         task = Task(channel, lambda: work, name.replace(" ", "-"), TRAINING_REMEDY, workers)
         run_tasks(connection.client, [task], in_flight=1, on_done=trained.__setitem__)
     return trained[channel]
-
-
-def _able_workers(plan: RunPlan, connection: Connection) -> tuple[str, ...]:
-    """Keep a GPU's work off workers without one; a cluster of our own has workers of one kind only."""
-    if connection.owns_cluster or plan.device == "cpu":
-        return ()
-    return gpu_workers(connection.client)
 
 
 def _model_paths(plan: RunPlan) -> tuple[Path, ...]:
@@ -207,149 +195,15 @@ def _model_paths(plan: RunPlan) -> tuple[Path, ...]:
     return tuple(folder / f"channel-{c}.safetensors" for c in range(plan.volume.n_channels))
 
 
-# --- deconvolution -------------------------------------------------------------------------------
+# --- metadata ------------------------------------------------------------------------------------
 
 
-def _deconvolve(
-    plan: RunPlan, connection: Connection, models: tuple[Path, ...], listener: Listener, lease: Lease
-) -> int:
-    """Walk the regions that the ledger does not have yet; returns the number of clipped voxels."""
-    ledger = Ledger(plan.bookkeeping / "ledger")
-    ledger.sweep()
-    everything = [
-        RegionKey.from_box(box, level=0, timepoint=t, channel=c)
-        for t, c in itertools.product(range(plan.volume.n_timepoints), range(plan.volume.n_channels))
-        for box in plan.regions
-    ]
-    methods = [_method(plan, c, models, connection) for c in range(plan.volume.n_channels)]
-    workers = _able_workers(plan, connection)
-
-    def task(key: RegionKey) -> Task[RegionKey]:
-        return Task(key, _region_builder(plan, methods[key.channel], key), "region", REGION_REMEDY, workers)
-
-    in_flight = 2 * (len(workers) or connection.n_workers)
-    with stage("deconvolve", len(everything), listener):
-        return _walk(everything, task, ledger, connection, listener, lease, in_flight)
-
-
-def _walk(
-    keys: list[RegionKey],
-    task: Callable[[RegionKey], Task[RegionKey]],
-    ledger: Ledger,
-    connection: Connection,
-    listener: Listener,
-    lease: Lease,
-    in_flight: int,
-) -> int:
-    """Do the tasks of all regions that the ledger lacks, and enter them; returns all clipped voxels."""
-    finished = ledger.read()
-    earlier = [key for key in keys if key in finished]
-    counter = RegionCounter(listener, len(keys), len(earlier), sum(key.voxels for key in earlier))
-    clipped = sum(finished[key].clipped for key in earlier)
-
-    def done(key: RegionKey, record: RegionRecord) -> None:
-        nonlocal clipped
-        lease.check()
-        ledger.mark(key, record)
-        clipped += record.clipped
-        counter.advance(key.voxels)
-
-    missing = (task(key) for key in keys if key not in finished)
-    run_tasks(connection.client, missing, in_flight=in_flight, on_done=done)
-    return clipped
-
-
-def _method(
-    plan: RunPlan, channel: int, models: tuple[Path, ...], connection: Connection
-) -> Callable[[], Delayed]:
-    """Say how to make the deconvolver: small in every region's graph, loaded once by every worker."""
-    if plan.config.method in CLASSICAL:
-        threads = connection.threads_per_worker if plan.device == "cpu" else None
-        name, psf = plan.config.method, plan.psfs[channel].array
-        method = classical_method(name, psf, plan.tuned[channel].settings, plan.device, threads)
-        # A key of its own each time: under one key the scheduler would mix up channels and runs.
-        return lambda: delayed(method, name=f"{name}-{uuid4().hex}", traverse=False)
-    arguments = (
-        models[channel].absolute(),
-        load_checkpoint(models[channel]).sha256,
-        plan.stats[channel],
-        plan.device,
-        plan.tile,
-        plan.config.preset != "paper" or plan.config.method == "ssi",
-        connection.threads_per_worker,
-        plan.config.refine,
-        max(0.0, plan.background(channel)),
-    )
-    return lambda: delayed(load_network, pure=False)(*arguments)
-
-
-def _region_builder(plan: RunPlan, method: Callable[[], Delayed], key: RegionKey) -> Callable[[], Delayed]:
-    """Make the graph of one region when its turn comes: deconvolve its blocks, write its shards."""
-
-    def build() -> Delayed:
-        stack = plan.volume.stack(timepoint=key.timepoint, channel=key.channel)
-        restored = deconvolve_stack(stack, method(), grid=plan.grid, engine=plan.engine, box=key.box)
-        offset = plan.background(key.channel) if plan.config.subtract_background else 0.0
-        write = delayed(write_unit, pure=False)
-        place = (plan.output.absolute(), plan.layout, key.timepoint, key.channel)
-        written = [
-            write(*place, unit, _part(restored, unit, key.box), offset)
-            for unit in _units_within(plan.layout, key.box)
-        ]
-        result: Delayed = delayed(summarize_region, pure=False)(written, time.time())
-        return result
-
-    return build
-
-
-def _part(array: da.Array, unit: Box, region: Box) -> da.Array:
-    inner = tuple(slice(u.start - r.start, u.stop - r.start) for u, r in zip(unit, region, strict=True))
-    part: da.Array = array[inner]
-    return part
-
-
-def _units_within(layout: OutputLayout, region: Box) -> list[Box]:
-    """Find the write units that make up a region."""
-    steps = zip(region, layout.write_shape, strict=True)
-    sides = [
-        [slice(start, min(start + step, part.stop)) for start in range(part.start, part.stop, step)]
-        for part, step in steps
-    ]
-    return list(itertools.product(*sides))
-
-
-# --- coarser levels, metadata --------------------------------------------------------------------
-
-
-def _coarser_levels(plan: RunPlan, connection: Connection, listener: Listener, lease: Lease) -> None:
-    """Fill the resolution pyramid, each level from the one before."""
-    ledger = Ledger(plan.bookkeeping / "ledger")
-    places = list(itertools.product(range(plan.volume.n_timepoints), range(plan.volume.n_channels)))
-    for level in range(1, len(plan.layout.levels)):
-        keys = [
-            RegionKey.from_box(box, level=level, timepoint=t, channel=c)
-            for t, c in places
-            for box in pyramid_boxes(plan.layout, level)
-        ]
-
-        def task(key: RegionKey) -> Task[RegionKey]:
-            return Task(key, _pyramid_builder(plan, key), f"write-level-{key.level}")
-
-        with stage(f"level {level}", len(keys), listener):
-            _walk(keys, task, ledger, connection, listener, lease, 4 * connection.n_workers)
-
-
-def _pyramid_builder(plan: RunPlan, key: RegionKey) -> Callable[[], Call]:
-    arguments = (plan.output.absolute(), plan.layout, key.level, key.timepoint, key.channel, key.box)
-    return lambda: Call(write_coarse_unit, arguments)
-
-
-def _finish(plan: RunPlan, models: tuple[Path, ...]) -> None:
-    """Set display windows, write provenance, and mark the run as finished."""
+def _finish(plan: RunPlan, models: tuple[Path, ...], *, complete: bool) -> None:
+    """Set display windows, write provenance, and mark the run as finished if nothing is missing."""
     set_display_windows(plan.output, measure_windows(plan.output, plan.layout))
     provenance = _provenance(plan, tuple(load_checkpoint(path) for path in models)).as_json()
     set_provenance(plan.output, provenance)
-    write_run(plan.bookkeeping / "run.json", RunRecord(plan.fingerprint, provenance, finished=True))
+    write_run(plan.bookkeeping / "run.json", RunRecord(plan.fingerprint, provenance, finished=complete))
 
 
 def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...]) -> Provenance:
@@ -362,7 +216,8 @@ def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...]) -> Provenance:
         )
         for channel, model in enumerate(models)
     )
-    chosen: dict[str, Any] = {"engine": plan.engine, "tile": plan.tile}
+    stats = [asdict(s) for s in plan.stats]
+    chosen: dict[str, Any] = {"engine": plan.engine, "tile": plan.tile, "stats": stats}
     if plan.training:
         chosen["training"] = asdict(plan.training)
     if plan.tuned:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from bigdecon.classical_settings import Tuner, tuned_from_record, tuning_of, what_to_tune
 from bigdecon.config import CLASSICAL, Auto, RunConfig, TrainingConfig
-from bigdecon.deconvolution.blockwise import BlockNeeds, choose_engine
+from bigdecon.deconvolution.block import BlockNeeds
 from bigdecon.deconvolution.classical import ClassicalMethod
+from bigdecon.deconvolution.engines import choose_engine
 from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.network import NetworkNeeds
 from bigdecon.deconvolution.refined import RefinedNeeds, refining_lucy
@@ -27,11 +28,13 @@ from bigdecon.errors import OptionError, OutputError
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.io.identity import InputIdentity, input_identity
 from bigdecon.io.layout import OutputLayout, plan_output
-from bigdecon.io.output_folder import BOOKKEEPING, check_output_path, is_own_output
-from bigdecon.io.provenance import PSFRecord, RunRecord, fingerprint, read_run, settings_that_matter
+from bigdecon.io.mask import Mask, open_mask
+from bigdecon.io.output_folder import BOOKKEEPING
+from bigdecon.io.provenance import PSFRecord, RunRecord, fingerprint
 from bigdecon.io.stores import local_output_path
 from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.optics.psf import PSF
+from bigdecon.resuming import check_files, find_earlier_run, measured_before
 from bigdecon.run_inputs import load_models, load_psfs, open_input, psf_of
 from bigdecon.sizing import REGION_VOXELS, block_side, choose_tile, cut_volume, memory_of_block
 from bigdecon.ssi_config import Training
@@ -70,6 +73,7 @@ class RunPlan:
     identity : of the input
     fingerprint : of everything that shapes the voxels
     bytes_per_worker : estimate of the memory that one block takes
+    mask : which voxels are restored; None for all
     """
 
     config: RunConfig
@@ -90,6 +94,7 @@ class RunPlan:
     identity: InputIdentity
     fingerprint: str
     bytes_per_worker: int
+    mask: Mask | None = None
 
     @property
     def bookkeeping(self) -> Path:
@@ -115,6 +120,7 @@ class RunPlan:
                 "give --voxel-size and --psf-voxel-size if they differ."
             )
         found += _warnings_of_sizes(self.config, self.volume, self.psfs)
+        found += [f"the brightness was measured without {s.unread}" for s in self.stats if s.unread]
         if (
             isinstance(self.training, TrainingConfig)
             and self.config.preset == "paper"
@@ -176,12 +182,19 @@ def prepare(config: RunConfig, device: str, tuner: Tuner = tune_channel) -> RunP
     ndim = len(volume.spatial_axes)
     trains = not (classical or models)
     training = training_settings(config, ndim=ndim, accelerator=device != "cpu") if trains else None
+    mask = open_mask(config.mask, volume, by_shape=config.voxel_size is not None) if config.mask else None
     identity = input_identity(volume)
     records = [PSFRecord(psf.name, psf.sha256, psf.corrections, psf.voxel_size_um) for psf in psfs]
-    chosen = {"models": [model.sha256 for model in models], "training": training and asdict(training)}
+    chosen = {
+        "models": [model.sha256 for model in models],
+        "training": training and asdict(training),
+        "mask": mask and [mask.digest, mask.scale, mask.offset],
+    }
     mark = fingerprint(config.as_dict(), records, identity, chosen)
-    earlier = _earlier_run(config, output, mark, records, identity)
-    stats = tuple(_measure(volume, channel, config.background) for channel in range(volume.n_channels))
+    earlier = find_earlier_run(config, output, mark, records, identity)
+    stats = measured_before(earlier) or tuple(
+        _measure(volume, channel, config.background) for channel in range(volume.n_channels)
+    )
     _check_range(config, stats)
     tuned: tuple[Tuned, ...] = ()
     if classical or config.refine is not None:
@@ -196,6 +209,7 @@ def prepare(config: RunConfig, device: str, tuner: Tuner = tune_channel) -> RunP
     layout = plan_output(volume, dtype=config.dtype, ome_version=config.ome_version, unit=unit)
     tile = choose_tile(config, grid, network, device) if network else None
     if earlier:  # Another machine, with other memory, keeps to the tiles of the first.
+        check_files(earlier, output, volume, grid, identity)
         tile = earlier.provenance["configuration"]["chosen"]["tile"]
     return RunPlan(
         config=config,
@@ -216,6 +230,7 @@ def prepare(config: RunConfig, device: str, tuner: Tuner = tune_channel) -> RunP
         identity=identity,
         fingerprint=mark,
         bytes_per_worker=memory_of_block(grid, methods, network, tile),
+        mask=mask,
     )
 
 
@@ -251,6 +266,10 @@ def _check_options(config: RunConfig) -> None:
         raise OptionError(f"--train-minutes is {config.train_minutes:g}; it must be above 0.")
     if config.tiling.block is not None and config.tiling.block < 1:
         raise OptionError(f"--block is {config.tiling.block}; a block has at least 1 voxel along every axis.")
+    if config.max_failed < 0:
+        raise OptionError(f"--max-failed is {config.max_failed}; it must be at least 0.")
+    if config.skip_dim is not None and not math.isfinite(config.skip_dim):
+        raise OptionError(f"--skip-dim is {config.skip_dim:g}; it must be a finite number in data units.")
     if config.background != "auto" and not math.isfinite(config.background):
         raise OptionError(f"--background is {config.background:g}; it must be a finite number in data units.")
 
@@ -322,37 +341,3 @@ def _tune(
         )
         for channel, psf in enumerate(psfs)
     )
-
-
-def _earlier_run(
-    config: RunConfig, output: Path, mark: str, psfs: Sequence[PSFRecord], identity: InputIdentity
-) -> RunRecord | None:
-    """Look whether the output is there already; None if it is yet to be made, and may be made."""
-    continues = is_own_output(output) and not config.overwrite
-    record = read_run(output / BOOKKEEPING / "run.json") if continues else None
-    if record is None:
-        check_output_path(output, overwrite=config.overwrite, input_location=config.input)
-        return None
-    if record.fingerprint != mark:
-        changed = _differences(record.provenance, config, psfs, identity)
-        raise OutputError(
-            f"{output} belongs to another run, which differed in {changed}; "
-            "--overwrite replaces it, or choose another output."
-        )
-    return record
-
-
-def _differences(old: Any, config: RunConfig, psfs: Sequence[PSFRecord], identity: InputIdentity) -> str:
-    """Name what differs between the run on disk and this one."""
-    before, now = settings_that_matter(old["configuration"]), settings_that_matter(config.as_dict())
-    found = []
-    for name, value in now.items():
-        was = before.get(name)
-        plain = list(value) if isinstance(value, tuple) else value
-        if was != plain:
-            found.append(f"{name.replace('_', '-')} ({was} then, {plain} now)")
-    if [psf["sha256"] for psf in old["psfs"]] != [psf.sha256 for psf in psfs]:
-        found.append("the PSF")
-    if old["input"]["digest"] != identity.digest or old["input"]["shape"] != list(identity.shape):
-        found.append("the input image")
-    return ", ".join(found) or "the model, or the training that the preset chose for another device"

@@ -9,7 +9,8 @@ from dask.utils import parse_bytes
 from distributed.system import MEMORY_LIMIT
 
 from bigdecon.config import RunConfig, TilingConfig, TrainingConfig
-from bigdecon.deconvolution.blockwise import BlockNeeds, plan_grid
+from bigdecon.deconvolution.block import BlockNeeds
+from bigdecon.deconvolution.blockwise import plan_grid
 from bigdecon.deconvolution.classical import ClassicalMethod
 from bigdecon.deconvolution.network import DEFAULT_HALO, NetworkNeeds, inference_bytes_per_voxel
 from bigdecon.deconvolution.tiling import BlockGrid

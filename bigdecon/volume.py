@@ -188,13 +188,28 @@ class Stack:
 
     def __getitem__(self, box: Box, /) -> NDArray[Any]:
         """Read a box of voxels; the result has the spatial axes only."""
-        fixed = {"t": self.timepoint, "c": self.channel}
-        spatial = iter(box)
-        selection = tuple(
-            slice(fixed[axis], fixed[axis] + 1) if axis in fixed else next(spatial) for axis in self.axes
-        )
-        data = np.asarray(self.source[selection])
-        return data.reshape([n for axis, n in zip(self.axes, data.shape, strict=True) if axis not in fixed])
+        data = np.asarray(self.source[self._selection(box)])
+        return data.reshape([n for a, n in zip(self.axes, data.shape, strict=True) if a in SPATIAL_AXES])
+
+    def locate(self, box: Box) -> tuple[Source, Box]:
+        """Follow crops and picks down to the source that holds the voxels, and say where in it a box lies."""
+        source, selection = self.source, list(self._selection(box))
+        while isinstance(source, Crop | Take):
+            if isinstance(source, Crop):
+                selection = [
+                    slice(outer.start + inner.start, outer.start + inner.stop)
+                    for outer, inner in zip(source.box, selection, strict=True)
+                ]
+            else:
+                position = source.positions[selection[source.axis].start]
+                selection[source.axis] = slice(position, position + 1)
+            source = source.source
+        return source, tuple(selection)
+
+    def _selection(self, box: Box) -> Box:
+        """Add the time point and the channel to a box."""
+        fixed, spatial = {"t": self.timepoint, "c": self.channel}, iter(box)
+        return tuple(slice(fixed[a], fixed[a] + 1) if a in fixed else next(spatial) for a in self.axes)
 
 
 @dataclass(frozen=True)

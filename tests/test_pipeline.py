@@ -412,77 +412,7 @@ def test_a_model_for_another_psf_is_refused(trained, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-# --- failures while running ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def barely_measured(monkeypatch):
-    """Look at one chunk only before the run, as with a volume that is too large to be read twice."""
-    measure = planning.measure_intensity
-    monkeypatch.setattr(
-        planning, "measure_intensity", lambda stacks, name: measure(stacks, sample_voxels=1, name=name)
-    )
-    monkeypatch.setattr(planning, "REGION_VOXELS", 1)
-
-
-LONG = (8, 30, 600)
-IN_BLOCKS = TilingConfig(block=64)
-FAULTY = "0/0/0/7"
-
-
-def write_in_chunks(path, data):
-    """Write an image whose chunks of 64 voxels are a file each."""
-    volume = Volume.from_array(data, "zyx", voxel_size_um=SIZE)
-    layout = plan_output(volume, dtype=data.dtype.name, ome_version="0.4", chunk=64, unit=64)
-    create_ome_zarr(path, volume, layout, name="a")
-    for box in write_boxes(layout.levels[0]):
-        write_box(path, layout, 0, 0, 0, box, data[box])
-    return path
-
-
-def finished_files(output):
-    """The voxels' files of level 0, and when they were written."""
-    files = [p for p in (output / "0").rglob("*") if p.is_file() and p.name.isdigit()]
-    return {p.name: p.stat().st_mtime_ns for p in files}
-
-
-def test_a_corrupt_chunk_stops_the_run_and_mending_it_continues(tmp_path, restore, barely_measured):
-    image = write_in_chunks(tmp_path / "a.ome.zarr", specimen(LONG))
-    undisturbed = voxels(restore(image, tmp_path / "whole", tiling=IN_BLOCKS, ome_version="0.4").output)
-    chunk = image / FAULTY
-    good = chunk.read_bytes()
-    chunk.write_bytes(good[: len(good) // 2])
-    with pytest.raises(ReadError) as failed:
-        restore(image, tiling=IN_BLOCKS, ome_version="0.4")
-    assert FAULTY in str(failed.value)
-    output = tmp_path / "a.deconvolved.ome.zarr"
-    kept = finished_files(output)
-    assert set(kept) >= {"0", "1"}
-    chunk.write_bytes(good)
-    result = restore(image, tiling=IN_BLOCKS, ome_version="0.4")
-    assert result.state == "finished"
-    check_output(output)
-    np.testing.assert_array_equal(voxels(output), undisturbed)
-    done = finished_files(output)
-    assert {name: done[name] for name in ("0", "1")} == {name: kept[name] for name in ("0", "1")}
-
-
-def test_a_nan_that_nobody_had_seen_stops_the_run(tmp_path, restore, barely_measured):
-    data = specimen(LONG, dtype="float32")
-    data[3, 4, 500] = np.nan
-    image = write_in_chunks(tmp_path / "a.ome.zarr", data)
-    with pytest.raises(NonFiniteError, match=r"first at voxel \(3, 4, 500\)"):
-        restore(image, tiling=IN_BLOCKS, ome_version="0.4")
-    assert set(finished_files(tmp_path / "a.deconvolved.ome.zarr")) >= {"0", "1"}
-
-
-def test_a_corrupt_chunk_seen_in_time_leaves_nothing(tmp_path, restore):
-    image = write_in_chunks(tmp_path / "a.ome.zarr", specimen(LONG))
-    (image / FAULTY).write_bytes(b"torn")
-    before = snapshot(tmp_path)
-    with pytest.raises(ReadError, match=FAULTY):
-        restore(image)
-    assert snapshot(tmp_path) == before
+# --- interrupted ---------------------------------------------------------------------------------
 
 
 def test_a_run_that_ended_before_any_work_continues(tmp_path, restore, monkeypatch):

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bigdecon.deconvolution.blockwise import Deconvolver
+from bigdecon.deconvolution.block import Deconvolver
 from bigdecon.deconvolution.classical import cached_blur
 from bigdecon.deconvolution.compute import computing
 from bigdecon.learning.masking import held_out_voxels, neighbour_mean

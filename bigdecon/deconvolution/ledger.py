@@ -29,10 +29,12 @@ from bigdecon.deconvolution.lease import Lease
 from bigdecon.errors import OutputError, WriteError
 from bigdecon.volume import Box
 
-__all__ = ["Extent", "Ignored", "Lease", "Ledger", "LedgerScan", "RegionKey", "RegionRecord"]
+__all__ = ["Extent", "Fault", "Ignored", "Lease", "Ledger", "LedgerScan", "RegionKey", "RegionRecord"]
 
 FORMAT = "bigdecon-ledger"
-VERSION = 1
+VERSION = 2
+"""Version 1 knew no blocks that could not be restored; its entries are read."""
+READABLE = (1, 2)
 READERS = 8
 
 
@@ -87,6 +89,13 @@ class RegionKey(NamedTuple):
         return ".".join([f"l{self.level}", f"t{self.timepoint}", f"c{self.channel}", *sides])
 
 
+class Fault(NamedTuple):
+    """A block that could not be restored: its core, and why. Its voxels are 0 until a later run."""
+
+    extent: Extent
+    reason: str
+
+
 @dataclass(frozen=True)
 class RegionRecord:
     """What is known of a region once it is written.
@@ -98,6 +107,9 @@ class RegionRecord:
     minimum : smallest value written, in output units
     maximum : largest value written, in output units
     seconds : wall time from the first task of the region to its last
+    faults : blocks that could not be restored; as long as there are any, the region is not finished. In a
+        coarser level it is regions made from such blocks that have one
+    skipped : blocks for which the method was not asked, as they were constant or dim
     """
 
     digests: Mapping[Extent, str]
@@ -105,6 +117,8 @@ class RegionRecord:
     minimum: float
     maximum: float
     seconds: float
+    faults: tuple[Fault, ...] = ()
+    skipped: int = 0
 
 
 class Ignored(NamedTuple):
@@ -121,10 +135,12 @@ class LedgerScan:
     Attributes
     ----------
     finished : the record of every finished region
+    faulty : the record of every region that is written but for some blocks
     ignored : files that are torn or foreign; their regions count as not finished
     """
 
     finished: dict[RegionKey, RegionRecord]
+    faulty: dict[RegionKey, RegionRecord]
     ignored: tuple[Ignored, ...]
 
 
@@ -140,7 +156,7 @@ class Ledger:
     folder: Path
 
     def mark(self, key: RegionKey, record: RegionRecord) -> None:
-        """Enter a region as finished; call it after the region's last shard is on disk.
+        """Enter a region as written; call it after the region's last shard is on disk.
 
         Raises
         ------
@@ -158,14 +174,29 @@ class Ledger:
             ) from error
 
     def finished(self, key: RegionKey) -> bool:
-        """Tell whether a whole entry for the region exists.
+        """Tell whether a whole entry for the region exists, and no block is missing in it.
 
         Raises
         ------
         OutputError
             if another version of bigdecon wrote it in a format that this one does not know
         """
-        return not isinstance(_load(self._path(key)), Ignored)
+        entry = _load(self._path(key))
+        return not isinstance(entry, Ignored) and not entry[1].faults
+
+    def forget(self, key: RegionKey) -> None:
+        """Strike a region off: a later run computes it again.
+
+        Raises
+        ------
+        WriteError
+            if the file system refuses
+        """
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise WriteError(f"the ledger entry {path} cannot be removed ({error.strerror}).") from error
 
     def read(self) -> dict[RegionKey, RegionRecord]:
         """Give the record of every finished region; see `scan` for what was passed over.
@@ -189,7 +220,10 @@ class Ledger:
         with ThreadPoolExecutor(READERS, thread_name_prefix="ledger") as pool:
             entries = list(chain.from_iterable(pool.map(_load_shelf, self._shelves())))
         ignored = tuple(entry for entry in entries if isinstance(entry, Ignored))
-        return LedgerScan(dict(entry for entry in entries if not isinstance(entry, Ignored)), ignored)
+        whole = dict(entry for entry in entries if not isinstance(entry, Ignored))
+        finished = {key: record for key, record in whole.items() if not record.faults}
+        faulty = {key: record for key, record in whole.items() if record.faults}
+        return LedgerScan(finished, faulty, ignored)
 
     def sweep(self) -> int:
         """Remove temporary files that a killed process left; only for the one that holds the lease.
@@ -232,6 +266,8 @@ def _encode(key: RegionKey, record: RegionRecord) -> bytes:
             "minimum": float(record.minimum),
             "maximum": float(record.maximum),
             "seconds": float(record.seconds),
+            "faults": [[*fault.extent, fault.reason] for fault in record.faults],
+            "skipped": int(record.skipped),
         },
         separators=(",", ":"),
     )
@@ -248,12 +284,18 @@ def _decode(entry: dict[str, Any]) -> tuple[RegionKey, RegionRecord]:
         tuple(region["stop"]),
     )
     digests = {Extent(tuple(start), tuple(stop)): str(digest) for start, stop, digest in entry["digests"]}
+    faults = tuple(
+        Fault(Extent(tuple(start), tuple(stop)), str(reason))
+        for start, stop, reason in entry.get("faults", ())
+    )
     return key, RegionRecord(
         digests,
         int(entry["clipped"]),
         float(entry["minimum"]),
         float(entry["maximum"]),
         float(entry["seconds"]),
+        faults,
+        int(entry.get("skipped", 0)),
     )
 
 
@@ -286,8 +328,8 @@ def _load(path: Path) -> tuple[RegionKey, RegionRecord] | Ignored:
 def _check_version(path: Path, version: object) -> None:
     if not isinstance(version, int):
         raise ValueError("an entry without a version is damaged")
-    if version != VERSION:
+    if version not in READABLE:
         raise OutputError(
-            f"{path} is in version {version} of the ledger's format, this bigdecon reads version {VERSION}; "
+            f"{path} is in version {version} of the ledger's format, this bigdecon reads up to {VERSION}; "
             "continue with the version that began the run, or begin again with --overwrite."
         )

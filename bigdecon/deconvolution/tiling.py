@@ -38,6 +38,7 @@ __all__ = [
     "Tile",
     "block_cuts",
     "grow",
+    "overlap",
     "pyramid_weights",
     "region_boxes",
     "tile_boxes",
@@ -83,6 +84,12 @@ def grow(core: Box, halo: Sequence[int], shape: Sequence[int]) -> Box:
         slice(max(0, part.start - h), min(n, part.stop + h))
         for part, h, n in zip(core, halo, shape, strict=True)
     )
+
+
+def overlap(one: Box, other: Box) -> Box | None:
+    """Give what two boxes have in common; None if that is nothing."""
+    common = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
+    return common if all(part.start < part.stop for part in common) else None
 
 
 def trim(core: Box, grown: Box) -> Box:
@@ -133,6 +140,16 @@ class BlockGrid:
     def grow(self, core: Box) -> Box:
         """Add the halo to a core, as far as the volume reaches."""
         return grow(core, self.halo, self.shape)
+
+    def blocks_within(self, box: Box) -> list[Box]:
+        """Give the cores of the blocks that make up a box, last axis fastest.
+
+        Raises
+        ------
+        ValueError
+            if the box is no union of blocks
+        """
+        return list(_boxes_between(self.cuts_within(box)))
 
     def cuts_within(self, box: Box) -> tuple[tuple[int, ...], ...]:
         """Give the cuts of the blocks that make up a box, its two faces included.

@@ -21,7 +21,15 @@ from dask.base import is_dask_collection
 from distributed import CancelledError, Client, Future, KilledWorker
 from distributed.comm.core import CommClosedError
 
-from bigdecon.errors import BigdeconError, OptionError, RunError, SchedulerLostError
+from bigdecon.errors import (
+    BigdeconError,
+    NonFiniteError,
+    OptionError,
+    ReadError,
+    RunError,
+    SchedulerLostError,
+    wants_memory,
+)
 
 __all__ = ["Call", "Task", "run_tasks"]
 
@@ -84,7 +92,8 @@ def run_tasks(
     client : of the cluster
     tasks : consumed one at a time, whenever there is room
     in_flight : how many may be unfinished at once, at least 1
-    retries : how often a task is tried again after an exception; errors of our own tree are final
+    retries : how often a task is tried again after an exception; errors of our own tree are final, but for
+        those of reading
     on_done : gets key and result of each finished task, in this thread, in the order of finishing
     patience_seconds : how long the cluster may be without any worker
 
@@ -189,7 +198,7 @@ class _Walk(Generic[K]):
 
     def _forgive(self, attempt: _Attempt[K], error: Exception) -> None:
         """Launch a failed task again, or raise what its failure means."""
-        if isinstance(error, BigdeconError):
+        if isinstance(error, BigdeconError) and not isinstance(error, ReadError | NonFiniteError):
             raise error
         if isinstance(error, KilledWorker):
             raise RunError(
@@ -199,6 +208,8 @@ class _Walk(Generic[K]):
         if isinstance(error, CancelledError | CommClosedError) or self._client.status != "running":
             raise self._lost() from error
         if attempt.failures >= self._retries:
+            if isinstance(error, BigdeconError):
+                raise error
             raise _final(error, attempt.task) from error
         # A graph keeps its keys: wait until the client has let go of the failed ones.
         self._client.sync(_breathe)
@@ -247,9 +258,8 @@ class _Walk(Generic[K]):
 def _final(error: Exception, task: Task[Any]) -> RunError:
     """Say in a sentence why a task cannot be done."""
     text = str(error).strip().partition("\n")[0]
-    # By name and words: this module knows no torch, whose CPU allocator raises a mere RuntimeError.
-    on_gpu = type(error).__name__ == "OutOfMemoryError"
-    if on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in text:
+    if wants_memory(error):
+        on_gpu = type(error).__name__ == "OutOfMemoryError"
         whose = "the GPU's memory" if on_gpu else "a worker's memory"
         return RunError(f"{whose} does not suffice for the task {task.name}; {task.remedy}.")
     return RunError(

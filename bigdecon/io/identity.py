@@ -6,8 +6,9 @@ import hashlib
 import itertools
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,10 +17,29 @@ from bigdecon.io.stores import filesystem, is_url, open_store, read_key
 from bigdecon.io.zarr_source import ZarrSource
 from bigdecon.volume import ArraySource, Crop, Source, Take, Volume
 
-__all__ = ["InputIdentity", "input_identity"]
+__all__ = ["InputIdentity", "StoredFile", "input_identity"]
 
 METADATA_KEYS = ("zarr.json", ".zarray", ".zattrs")
+ENDS = 2**16
+"""Bytes that are hashed at both ends of a stored file, and at places between."""
+PLACES = 8
 REMOTE_FIELDS = ("ETag", "LastModified", "Last-Modified", "Content-MD5", "size", "mtime")
+
+
+class StoredFile(NamedTuple):
+    """A stored file that was looked at.
+
+    Attributes
+    ----------
+    name : within the array's folder; "" for an image that is one file
+    state : size, and hash of its ends; what a server tells; "" where there is none
+    start, stop : voxels of the array that it holds
+    """
+
+    name: str
+    state: str
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -34,7 +54,8 @@ class InputIdentity:
     dtype : type of the values
     voxel_size_um : along the spatial axes, in micrometres, as used
     selection : level, crops and picked channels or time points, as text
-    digest : SHA-256 of metadata, sizes and times of change; of the values themselves for arrays in memory
+    digest : SHA-256 of the metadata; of the values themselves for arrays in memory
+    files : some of the stored files
     """
 
     location: str
@@ -44,14 +65,20 @@ class InputIdentity:
     voxel_size_um: tuple[float, ...] | None
     selection: tuple[str, ...]
     digest: str
+    files: tuple[StoredFile, ...] = ()
+
+    def changed_files(self, earlier: Sequence[Sequence[Any]]) -> list[StoredFile]:
+        """Give the files that are not as they were, by an earlier record of them (plain JSON values)."""
+        before = {str(name): state for name, state, *_ in earlier}
+        return [file for file in self.files if before.get(file.name) != file.state]
 
 
 def input_identity(volume: Volume) -> InputIdentity:
     """Describe a volume so that another input is told from it; reads metadata only.
 
-    For Zarr the digest covers the array's metadata and the size and time of change of up to 27
-    stored files spread over the array; for TIFF the file's size and time of change. On servers the
-    ETag, or what else they tell about a file, takes the place of the time.
+    For Zarr these are the array's metadata, and size and ends of up to 27 stored files spread over the
+    array; for TIFF size and parts of the file. On servers the ETag, or what else they tell about a file,
+    takes the place of its content.
 
     Raises
     ------
@@ -60,7 +87,7 @@ def input_identity(volume: Volume) -> InputIdentity:
     """
     base, selection = _peel(volume.source)
     try:
-        digest = _digest(base, volume.location)
+        digest, files = _digest(base), _stored_files(base, volume.location)
     except Exception as error:
         raise VolumeError(
             f"{volume.location} cannot be looked at ({type(error).__name__}: {error}); "
@@ -74,6 +101,7 @@ def input_identity(volume: Volume) -> InputIdentity:
         voxel_size_um=volume.voxel_size_um,
         selection=selection,
         digest=digest,
+        files=files,
     )
 
 
@@ -89,24 +117,32 @@ def _peel(source: Source) -> tuple[Source, tuple[str, ...]]:
     return source, (f"level {name}",)
 
 
-def _digest(source: Source, location: str) -> str:
+def _digest(source: Source) -> str:
     state = hashlib.sha256(f"{type(source).__name__} {source.shape} {source.dtype}".encode())
     if isinstance(source, ArraySource):
         state.update(np.ascontiguousarray(source.array, dtype=source.dtype).data)
     elif isinstance(source, ZarrSource):
-        _add_zarr(state, source)
-    elif location:
-        state.update(_file_state(location))
+        store = open_store(source.address)
+        for key in METADATA_KEYS:
+            state.update(read_key(store, key) or b"")
     return state.hexdigest()
 
 
-def _add_zarr(state: Any, source: ZarrSource) -> None:
-    store = open_store(source.address)
-    for key in METADATA_KEYS:
-        state.update(read_key(store, key) or b"")
-    fs = filesystem(source.location) if is_url(source.location) else None
-    for index in _sampled_chunks(source):
-        state.update(_file_state(f"{source.address}/{source.chunk_file(index)}", fs))
+def _stored_files(source: Source, location: str) -> tuple[StoredFile, ...]:
+    if isinstance(source, ZarrSource):
+        fs = filesystem(source.location) if is_url(source.location) else None
+        return tuple(dict.fromkeys(_stored_file(source, index, fs) for index in _sampled_chunks(source)))
+    if isinstance(source, ArraySource) or not location:
+        return ()
+    return (StoredFile("", _file_state(location), (0,) * len(source.shape), source.shape),)
+
+
+def _stored_file(source: ZarrSource, index: tuple[int, ...], fs: Any) -> StoredFile:
+    name = source.chunk_file(index)
+    stored = source.shards or source.chunks
+    first = tuple(i * c // s * s for i, c, s in zip(index, source.chunks, stored, strict=True))
+    last = tuple(min(f + s, n) for f, s, n in zip(first, stored, source.shape, strict=True))
+    return StoredFile(name, _file_state(f"{source.address}/{name}", fs), first, last)
 
 
 def _sampled_chunks(source: ZarrSource) -> list[tuple[int, ...]]:
@@ -117,17 +153,27 @@ def _sampled_chunks(source: ZarrSource) -> list[tuple[int, ...]]:
     return list(itertools.product(*lead, *picked))
 
 
-def _file_state(path: str, fs: Any = None) -> bytes:
-    """Give a file's size and time of change, or what a server tells; empty where there is no file."""
+def _file_state(path: str, fs: Any = None) -> str:
+    """Give a file's size and a hash of its ends, or what a server tells; empty where there is no file."""
     if not is_url(path):
         try:
-            status = os.stat(path)
+            return _content_state(path)
         except OSError:
-            return b""
-        return f"{status.st_size} {status.st_mtime_ns}".encode()
+            return ""
     try:
         info = (fs or filesystem(path)).info(path)
     except FileNotFoundError:
-        return b""
+        return ""
     told = {key: str(info[key]) for key in REMOTE_FIELDS if info.get(key) is not None}
-    return json.dumps(told, sort_keys=True).encode()
+    return json.dumps(told, sort_keys=True)
+
+
+def _content_state(path: str) -> str:
+    """Hash both ends of a file, and some places between: not its time of change, which a copy loses."""
+    size = os.stat(path).st_size
+    state = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        for start in sorted({min(i * size // PLACES, max(0, size - ENDS)) for i in range(PLACES + 1)}):
+            file.seek(start)
+            state.update(file.read(ENDS))
+    return f"{size} {state.hexdigest()}"

@@ -48,6 +48,8 @@ IRRELEVANT_SETTINGS = frozenset(
         "dashboard_address",
         "dry_run",
         "input",
+        "mask",
+        "max_failed",
         "memory_limit",
         "output",
         "overwrite",
@@ -187,7 +189,7 @@ def fingerprint(
     ----------
     configuration : `RunConfig.as_dict()`; what cannot change a voxel is left out
     psfs : as used; only the hash of the array counts
-    source : the input; its place does not count, its content does
+    source : the input; neither its place counts nor the stored files, of which a broken one may be mended
     further : anything else, such as the hash of a model that was given, as JSON values
 
     Returns
@@ -197,7 +199,7 @@ def fingerprint(
     parts = {
         "settings": settings_that_matter(configuration),
         "psfs": [psf.sha256 for psf in psfs],
-        "input": {**asdict(source), "location": ""},
+        "input": {**asdict(source), "location": "", "files": ()},
         "further": dict(further or {}),
     }
     text = json.dumps(_plain(parts), sort_keys=True, separators=(",", ":"))

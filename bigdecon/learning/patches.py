@@ -10,13 +10,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigdecon.errors import NonFiniteError
+from bigdecon.errors import BigdeconError, NonFiniteError, ReadError
 from bigdecon.intensity import IntensityStats, Scaling
 from bigdecon.learning.masking import held_out_voxels
 from bigdecon.optics.psf import PSFSymmetries
@@ -25,6 +26,7 @@ from bigdecon.volume import Box, Stack
 __all__ = ["Excerpt", "PatchBatch", "PatchPool", "augment", "read_excerpts"]
 
 POOL_VOXELS = 2**26
+SMALL_BOXES = 27
 COARSE = 8
 CANDIDATES = 4
 
@@ -181,12 +183,22 @@ def read_excerpts(
     """Read the whole volume if it is small enough, else some boxes of it.
 
     Of twice as many boxes as fit, drawn at random, those with more signal are kept with a higher
-    probability (weighted sampling without replacement, Efraimidis and Spirakis 2006).
+    probability (weighted sampling without replacement, Efraimidis and Spirakis 2006). Boxes that cannot be
+    read, or hold NaN, are left out: a network learns as well from the others.
+
+    Raises
+    ------
+    ReadError, NonFiniteError
+        if none is left
     """
     shape = stacks[0].shape
     if len(stacks) * int(np.prod(shape)) <= pool_voxels:
         whole = tuple(slice(0, n) for n in shape)
-        return [_read_excerpt(stack, whole, index, background) for index, stack in enumerate(stacks)]
+        with suppress(ReadError, NonFiniteError):
+            return [_read_excerpt(stack, whole, index, background) for index, stack in enumerate(stacks)]
+        # So small an image that boxes of the usual size would all hold the bad place.
+        side = [-(-n // 3) for n in shape]
+        pool_voxels = SMALL_BOXES * int(np.prod(side))
     side = [min(s, n) for s, n in zip(side, shape, strict=True)]
     keep = max(1, pool_voxels // int(np.prod(side)))
     rng = np.random.default_rng((seed, 1))
@@ -194,15 +206,27 @@ def read_excerpts(
     # The logarithm of u^(1/w): the powers themselves would all round to 0 or 1 for most data units.
     luck = np.log(rng.random(len(places)))
     kept: list[tuple[float, int, Excerpt]] = []
+    failed: list[BigdeconError] = []
+
+    def look(item: tuple[int, Box]) -> Excerpt | BigdeconError:
+        try:
+            return _read_excerpt(stacks[item[0]], item[1], item[0], background)
+        except (ReadError, NonFiniteError) as error:
+            return error
+
     with ThreadPoolExecutor(4) as pool:
         # Read a few at a time: what is not kept must not pile up in memory.
         for start in range(0, len(places), 8):
             some = places[start : start + 8]
-            read = pool.map(lambda item: _read_excerpt(stacks[item[0]], item[1], item[0], background), some)
-            for number, excerpt in enumerate(read, start):
+            for number, excerpt in enumerate(pool.map(look, some), start):
+                if isinstance(excerpt, BigdeconError):
+                    failed.append(excerpt)
+                    continue
                 heapq.heappush(kept, (luck[number] / excerpt.interest, number, excerpt))
                 if len(kept) > keep:
                     heapq.heappop(kept)
+    if not kept:
+        raise failed[0]
     return [excerpt for _, _, excerpt in sorted(kept, key=lambda item: item[1])]
 
 

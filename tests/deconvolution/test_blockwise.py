@@ -16,14 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bigdecon.deconvolution.blockwise import (
-    DaskSource,
-    Deconvolver,
-    choose_engine,
-    deconvolve,
-    deconvolve_stack,
-    plan_grid,
-)
+from bigdecon.deconvolution.block import Deconvolver
+from bigdecon.deconvolution.blockwise import deconvolve, plan_grid
+from bigdecon.deconvolution.engines import DaskSource, choose_engine, deconvolve_stack
 from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
 from bigdecon.errors import NonFiniteError, OptionError
 from bigdecon.volume import ArraySource, Channel, Stack, Volume

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import convolve, gaussian_filter
 
-from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
+from bigdecon.deconvolution.block import Deconvolver
+from bigdecon.deconvolution.blockwise import deconvolve
 from bigdecon.deconvolution.chambolle_pock import ChambollePock, _minimise
 from bigdecon.errors import OptionError, PSFError
 from bigdecon.optics.blur import Blur

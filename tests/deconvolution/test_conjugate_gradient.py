@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import convolve, gaussian_filter
 
-from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
+from bigdecon.deconvolution.block import Deconvolver
+from bigdecon.deconvolution.blockwise import deconvolve
 from bigdecon.deconvolution.classical import LEAST_SEEN
 from bigdecon.deconvolution.conjugate_gradient import ConjugateGradient, needed_for
 from bigdecon.deconvolution.wiener import Wiener

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bigdecon.config import NetworkConfig, TrainingConfig
-from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
+from bigdecon.deconvolution.block import Deconvolver
+from bigdecon.deconvolution.blockwise import deconvolve
 from bigdecon.deconvolution.network import NetworkDeconvolver, NetworkNeeds, inference_bytes_per_voxel
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.checkpoint import Checkpoint

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bigdecon.config import RunConfig, TilingConfig
-from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
+from bigdecon.deconvolution.block import Deconvolver
+from bigdecon.deconvolution.blockwise import deconvolve
 from bigdecon.deconvolution.network import (
     DEFAULT_HALO,
     NetworkDeconvolver,

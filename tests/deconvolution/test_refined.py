@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bigdecon.config import NetworkConfig, RunConfig, TrainingConfig
-from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
+from bigdecon.deconvolution.block import Deconvolver
+from bigdecon.deconvolution.blockwise import deconvolve
 from bigdecon.deconvolution.network import NetworkDeconvolver, NetworkNeeds
 from bigdecon.deconvolution.refined import RefinedNeeds, RefinedNetwork
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy

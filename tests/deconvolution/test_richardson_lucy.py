@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import convolve, correlate, gaussian_filter
 from skimage.restoration import richardson_lucy
 
-from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
+from bigdecon.deconvolution.block import Deconvolver
+from bigdecon.deconvolution.blockwise import deconvolve
 from bigdecon.deconvolution.classical import cached_blur
 from bigdecon.deconvolution.compute import computing
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy, _sieved

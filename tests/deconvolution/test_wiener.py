@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import convolve
 
 from bigdecon.deconvolution import wiener
-from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
+from bigdecon.deconvolution.block import Deconvolver
+from bigdecon.deconvolution.blockwise import deconvolve
 from bigdecon.deconvolution.wiener import Wiener, wiener_filter
 from bigdecon.errors import OptionError, PSFError
 from bigdecon.volume import Volume

@@ -14,7 +14,7 @@ from distributed import Client
 
 from bigdecon.distributed.cluster import connect
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
-from bigdecon.errors import NonFiniteError, OptionError, RunError, SchedulerLostError
+from bigdecon.errors import OptionError, ReadError, RunError, SchedulerLostError, WriteError
 
 
 def double(number: int) -> int:
@@ -146,10 +146,17 @@ def test_tasks_whose_workers_are_gone_do_not_wait_for_ever(connection):
 
 
 def test_errors_of_our_own_are_final(connection, tmp_path):
-    error = NonFiniteError("the voxel (1, 2, 3) is NaN")
-    with pytest.raises(NonFiniteError, match=r"the voxel \(1, 2, 3\) is NaN"):
+    error = WriteError("the disk is full")
+    with pytest.raises(WriteError, match="the disk is full"):
         run_tasks(connection.client, calls(1, fail_at_first, tmp_path, error), in_flight=1)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_errors_of_reading_are_tried_again_and_then_final(connection, tmp_path):
+    error = ReadError("chunk (1, 2) is torn")
+    assert run_tasks(connection.client, calls(1, fail_at_first, tmp_path, error), in_flight=1) == 1
+    with pytest.raises(ReadError, match=r"chunk \(1, 2\) is torn"):
+        run_tasks(connection.client, calls(1, fail, error), in_flight=1)
 
 
 def test_an_error_while_noting_a_result_stops_the_walk(connection):

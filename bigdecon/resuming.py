@@ -1,0 +1,82 @@
+"""What an earlier run of the same command left: whether it may be continued, and what it had found out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bigdecon.config import RunConfig
+from bigdecon.deconvolution.ledger import Extent, Ledger
+from bigdecon.deconvolution.tiling import BlockGrid, overlap
+from bigdecon.errors import OutputError
+from bigdecon.intensity import IntensityStats
+from bigdecon.io.identity import InputIdentity
+from bigdecon.io.output_folder import BOOKKEEPING, check_output_path, is_own_output
+from bigdecon.io.provenance import PSFRecord, RunRecord, read_run, settings_that_matter
+from bigdecon.volume import Volume
+
+__all__ = ["check_files", "find_earlier_run", "measured_before"]
+
+
+def find_earlier_run(
+    config: RunConfig, output: Path, mark: str, psfs: Sequence[PSFRecord], identity: InputIdentity
+) -> RunRecord | None:
+    """Look whether the output is there already; None if it is yet to be made, and may be made."""
+    continues = is_own_output(output) and not config.overwrite
+    record = read_run(output / BOOKKEEPING / "run.json") if continues else None
+    if record is None:
+        check_output_path(output, overwrite=config.overwrite, input_location=config.input)
+        return None
+    if record.fingerprint != mark:
+        changed = _differences(record.provenance, config, psfs, identity)
+        raise OutputError(
+            f"{output} belongs to another run, which differed in {changed}; "
+            "--overwrite replaces it, or choose another output."
+        )
+    return record
+
+
+def _differences(old: Any, config: RunConfig, psfs: Sequence[PSFRecord], identity: InputIdentity) -> str:
+    """Name what differs between the run on disk and this one."""
+    before, now = settings_that_matter(old["configuration"]), settings_that_matter(config.as_dict())
+    found = []
+    for name, value in now.items():
+        was = before.get(name)
+        plain = list(value) if isinstance(value, tuple) else value
+        if was != plain:
+            found.append(f"{name.replace('_', '-')} ({was} then, {plain} now)")
+    if [psf["sha256"] for psf in old["psfs"]] != [psf.sha256 for psf in psfs]:
+        found.append("the PSF")
+    if old["input"]["digest"] != identity.digest or old["input"]["shape"] != list(identity.shape):
+        found.append("the input image")
+    return ", ".join(found) or "the model, or the training that the preset chose for another device"
+
+
+def measured_before(earlier: RunRecord | None) -> tuple[IntensityStats, ...]:
+    """Take up what the run measured when it began: an image that has been mended might measure otherwise."""
+    chosen = earlier.provenance["configuration"]["chosen"] if earlier else {}
+    return tuple(IntensityStats(**entry) for entry in chosen.get("stats", ()))
+
+
+def check_files(
+    earlier: RunRecord, output: Path, volume: Volume, grid: BlockGrid, identity: InputIdentity
+) -> None:
+    """Refuse an input whose stored files have changed, but for those of blocks that could not be restored."""
+    changed = identity.changed_files(earlier.provenance["input"].get("files", ()))
+    if not changed:
+        return
+    faulty = Ledger(output / BOOKKEEPING / "ledger").scan().faulty
+    read = [
+        volume.stack(timepoint=key.timepoint, channel=key.channel).locate(grid.grow(fault.extent.box))[1]
+        for key, record in faulty.items()
+        if key.level == 0
+        for fault in record.faults
+    ]
+    for file in changed:
+        held = Extent(file.start, file.stop).box
+        if not any(overlap(held, box) for box in read):
+            raise OutputError(
+                f"{output} belongs to another run, or the input image was changed since: {identity.location} "
+                f"{file.name} is not as it was; --overwrite starts anew, or choose another output."
+            )
