@@ -147,7 +147,7 @@ def _open_output(plan: RunPlan) -> None:
                 pass  # refused while another process writes it
         remove_output(plan.output)
     # The record is there from the start: a run that is killed at any time can be continued.
-    record = RunRecord(plan.fingerprint, _provenance(plan, ()).as_json())
+    record = RunRecord(plan.fingerprint, _provenance(plan, ()).as_json(), work=plan.work.as_json())
     name = plan.output.name.removesuffix(".ome.zarr")
     create_ome_zarr(plan.output, plan.volume, plan.layout, name=name, record=record)
 
@@ -203,7 +203,8 @@ def _finish(plan: RunPlan, models: tuple[Path, ...], *, complete: bool) -> None:
     set_display_windows(plan.output, measure_windows(plan.output, plan.layout))
     provenance = _provenance(plan, tuple(load_checkpoint(path) for path in models)).as_json()
     set_provenance(plan.output, provenance)
-    write_run(plan.bookkeeping / "run.json", RunRecord(plan.fingerprint, provenance, finished=complete))
+    record = RunRecord(plan.fingerprint, provenance, complete, plan.work.as_json())
+    write_run(plan.bookkeeping / "run.json", record)
 
 
 def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...]) -> Provenance:

@@ -34,7 +34,7 @@ from bigdecon.io.provenance import PSFRecord, RunRecord, fingerprint
 from bigdecon.io.stores import local_output_path
 from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.optics.psf import PSF
-from bigdecon.resuming import check_files, find_earlier_run, measured_before
+from bigdecon.resuming import WorkRecord, check_files, find_earlier_run, measured_before
 from bigdecon.run_inputs import load_models, load_psfs, open_input, psf_of
 from bigdecon.sizing import REGION_VOXELS, block_side, choose_tile, cut_volume, memory_of_block
 from bigdecon.ssi_config import Training
@@ -100,6 +100,11 @@ class RunPlan:
     def bookkeeping(self) -> Path:
         """Folder, inside the output, of ledger, models and run.json."""
         return self.output / BOOKKEEPING
+
+    @property
+    def work(self) -> WorkRecord:
+        """How the work is cut up."""
+        return WorkRecord(self.layout, self.grid, self.regions)
 
     def stacks(self, channel: int) -> list[Stack]:
         """One channel at every time point."""

@@ -33,7 +33,6 @@ from bigdecon.distributed.progress import Listener, Message, RegionCounter, stag
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import RunError
 from bigdecon.io.layout import OutputLayout
-from bigdecon.io.writing import pyramid_boxes
 from bigdecon.learning.checkpoint import load_checkpoint
 from bigdecon.planning import RunPlan
 from bigdecon.volume import Box
@@ -134,10 +133,7 @@ def restore_regions(
     """
     walk = _Walk(plan, connection, listener, lease)
     walk.ledger.sweep()
-    places = itertools.product(range(plan.volume.n_timepoints), range(plan.volume.n_channels))
-    keys = [
-        RegionKey.from_box(box, level=0, timepoint=t, channel=c) for t, c in places for box in plan.regions
-    ]
+    keys = plan.work.keys()
     methods = [_method(plan, c, models, connection) for c in range(plan.volume.n_channels)]
     workers = able_workers(plan, connection)
     walked = Walked()
@@ -216,15 +212,16 @@ class _RegionWork:
         """Restore the blocks, write the shards."""
         plan, key, earlier, engine = self._plan, self._key, self._earlier, self._engine
         self._earlier, self._engine = None, "direct"
-        cores = [c for c in plan.grid.blocks_within(key.box) if plan.mask is None or plan.mask.touches(c)]
+        replaced = plan.grid.blocks_within(key.box)
         if earlier is not None:
             missing = {fault.extent for fault in earlier.faults}
-            cores = [core for core in cores if Extent.from_box(core) in missing]
+            replaced = [core for core in replaced if Extent.from_box(core) in missing]
+        cores = [core for core in replaced if plan.mask is None or plan.mask.touches(core)]
         blocks = self._blocks(cores, engine)
         write = delayed(write_unit, pure=False)
         written = [
             write(job, [block for core, block in zip(cores, blocks, strict=True) if overlap(core, job.unit)])
-            for job in self._jobs(cores, earlier)
+            for job in self._jobs(replaced, earlier)
         ]
         result: Delayed = delayed(summarize_region, pure=False)(written, time.time(), earlier)
         return result
@@ -237,15 +234,16 @@ class _RegionWork:
         rules = BlockRules(f"{plan.fingerprint} {key.channel}", plan.config.skip_dim)
         return attempt_blocks(stack, self._method(), cores, grid=plan.grid, engine=engine, rules=rules)
 
-    def _jobs(self, cores: Sequence[Box], earlier: RegionRecord | None) -> Iterator[Delayed | UnitJob]:
+    def _jobs(self, replaced: Sequence[Box], earlier: RegionRecord | None) -> Iterator[UnitJob]:
         """Give the write units: all of the region, or those in which a block is replaced."""
         plan, key = self._plan, self._key
         offset = plan.background(key.channel) if plan.config.subtract_background else 0.0
+        blocks = plan.grid.blocks_within(key.box)
         for unit in _units_within(plan.layout, key.box):
-            if earlier is None:
-                yield UnitJob(plan.output.absolute(), plan.layout, key, unit, offset, plan.mask)
-            elif any(overlap(core, unit) for core in cores):
-                written = earlier.digests[Extent.from_box(unit)]
+            within = [core for core in replaced if overlap(core, unit)]
+            if within:
+                whole = len(within) == sum(overlap(core, unit) is not None for core in blocks)
+                written = "" if whole or earlier is None else earlier.digests[Extent.from_box(unit)]
                 yield UnitJob(plan.output.absolute(), plan.layout, key, unit, offset, plan.mask, written)
 
 
@@ -273,13 +271,8 @@ def write_coarser_levels(
     faults : blocks of level 0 that are missing, by region
     """
     walk = _Walk(plan, connection, listener, lease)
-    places = list(itertools.product(range(plan.volume.n_timepoints), range(plan.volume.n_channels)))
     for level in range(1, len(plan.layout.levels)):
-        keys = [
-            RegionKey.from_box(box, level=level, timepoint=t, channel=c)
-            for t, c in places
-            for box in pyramid_boxes(plan.layout, level)
-        ]
+        keys = plan.work.keys(level)
 
         def task(key: RegionKey, earlier: RegionRecord | None) -> Task[RegionKey]:
             missing = tuple(_faults_beneath(plan.layout, key, faults))

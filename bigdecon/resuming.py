@@ -2,21 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 from bigdecon.config import RunConfig
-from bigdecon.deconvolution.ledger import Extent, Ledger
+from bigdecon.deconvolution.ledger import Extent, Ledger, RegionKey
 from bigdecon.deconvolution.tiling import BlockGrid, overlap
 from bigdecon.errors import OutputError
 from bigdecon.intensity import IntensityStats
 from bigdecon.io.identity import InputIdentity
+from bigdecon.io.layout import OutputLayout, layout_from_json, write_boxes
 from bigdecon.io.output_folder import BOOKKEEPING, check_output_path, is_own_output
 from bigdecon.io.provenance import PSFRecord, RunRecord, read_run, settings_that_matter
-from bigdecon.volume import Volume
+from bigdecon.volume import Box, Volume
 
-__all__ = ["check_files", "find_earlier_run", "measured_before"]
+__all__ = ["WorkRecord", "check_files", "find_earlier_run", "measured_before"]
+
+
+@dataclass(frozen=True)
+class WorkRecord:
+    """How the work of a run is cut up; in run.json, so that an output can be looked at without its input.
+
+    Attributes
+    ----------
+    layout : of the output's arrays
+    grid : the blocks of a stack
+    regions : boxes that are computed and written one after the other
+    """
+
+    layout: OutputLayout
+    grid: BlockGrid
+    regions: tuple[Box, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Give plain JSON values; the regions follow from the faces that they have along each axis."""
+        faces = [sorted({b for box in self.regions for b in (box[a].start, box[a].stop)}) for a in self._axes]
+        return {"layout": asdict(self.layout), "grid": asdict(self.grid), "faces": faces}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> WorkRecord:
+        """Read what `as_json` gave.
+
+        Raises
+        ------
+        OutputError
+            if it is damaged
+        """
+        try:
+            grid = content["grid"]
+            shape, halo = (tuple(int(n) for n in grid[name]) for name in ("shape", "halo"))
+            cuts = tuple(tuple(int(n) for n in axis) for axis in grid["cuts"])
+            regions = product(*([slice(*pair) for pair in pairwise(axis)] for axis in content["faces"]))
+            return cls(layout_from_json(content["layout"]), BlockGrid(shape, cuts, halo), tuple(regions))
+        except (KeyError, TypeError, ValueError) as error:
+            raise OutputError(
+                f"run.json is damaged: it does not tell how the work was cut up ({error}); "
+                "--overwrite starts anew."
+            ) from error
+
+    def keys(self, level: int = 0) -> list[RegionKey]:
+        """List what the ledger should know of a level, in the order of the work."""
+        boxes = self.regions if level == 0 else write_boxes(self.layout.levels[level])
+        places = product(range(self.layout.n_timepoints), range(self.layout.n_channels))
+        return [
+            RegionKey.from_box(box, level=level, timepoint=t, channel=c) for t, c in places for box in boxes
+        ]
+
+    @property
+    def _axes(self) -> range:
+        return range(len(self.grid.shape))
 
 
 def find_earlier_run(

@@ -11,6 +11,8 @@ from bigdecon.errors import BigdeconError
 
 COMMANDS = {
     "run": "Restore a volume: remove blur and noise together.",
+    "status": "Show how far a run is, from its result on disk.",
+    "verify": "Check a result on disk against the hashes of what was written.",
     "info": "Show what bigdecon sees in an image file.",
     "psf": "Make or check a point spread function.",
     "simulate": "Make a test volume with its truth and PSF.",

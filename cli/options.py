@@ -105,6 +105,17 @@ def _input_options(command: Any) -> Any:
             metavar="z0:z1,y0:y1,x0:x1",
             help="Region of interest, in voxels; nothing beyond it is read.",
         ),
+        click.option(
+            "--mask",
+            metavar="FILE",
+            help="Restore only where this image, of any resolution, is not 0; elsewhere the result is 0.",
+        ),
+        click.option(
+            "--skip-dim",
+            type=float,
+            metavar="VALUE",
+            help="Leave blocks as they are whose brightest voxel, halo included, is below this.",
+        ),
     ]
     return _apply(options, command)
 
@@ -173,6 +184,14 @@ def _output_options(command: Any) -> Any:
             help="Of the result; 0.4 for older viewers.",
         ),
         click.option("--subtract-background", is_flag=True, help="Take the camera offset off the result."),
+        click.option(
+            "--max-failed",
+            type=int,
+            default=500,
+            show_default=True,
+            metavar="N",
+            help="Go on without up to N blocks that cannot be restored.",
+        ),
         click.option("--overwrite", is_flag=True, help="Replace an earlier result of bigdecon."),
     ]
     return _apply(options, command)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from bigdecon_cli.options import run_config, run_options
 
-from bigdecon.errors import BigdeconError
+from bigdecon.errors import BigdeconError, RunError
 
 if TYPE_CHECKING:
     from bigdecon.config import RunConfig
@@ -71,20 +71,40 @@ def _run(config: RunConfig, *, quiet: bool, as_json: bool) -> None:
 
 
 def _conclude(result: RunResult, *, quiet: bool, as_json: bool) -> None:
+    """Say what came out; a result that lacks blocks ends with exit code 3."""
     if as_json:
         models = [str(path) for path in result.models]
         click.echo(json.dumps({"event": "Result", "state": result.state, "output": str(result.output),
-                               "clipped_voxels": result.clipped, "models": models,
+                               "clipped_voxels": result.clipped, "skipped_blocks": result.skipped,
+                               "missing_blocks": len(result.missing), "models": models,
                                "seconds": result.seconds}))  # fmt: skip
-        return
+    else:
+        _tell(result, quiet=quiet)
+    if result.missing:
+        raise SystemExit(RunError.exit_code)
+
+
+def _tell(result: RunResult, *, quiet: bool) -> None:
     if result.clipped:
         kind = result.plan.config.dtype
         click.echo(f"Warning: {result.clipped} voxels were beyond the range of {kind}: clipped.", err=True)
-    if quiet or result.state == "planned":
-        return
+    if not quiet and result.state != "planned":
+        _tell_where(result)
+    if result.missing:
+        many = "1 block" if len(result.missing) == 1 else f"{len(result.missing)} blocks"
+        click.echo(
+            f"Error: {many} could not be restored and are empty in the result; mend the input and give the "
+            f"same command again, it does only those. bigdecon status {result.output} lists them.",
+            err=True,
+        )
+
+
+def _tell_where(result: RunResult) -> None:
     if result.state == "found finished":
         click.echo(f"{result.output} was finished by an earlier run of this command; nothing was done.")
         return
+    if result.skipped:
+        click.echo(f"{result.skipped} blocks were constant or dim, and skipped.")
     click.echo(f"Result: {result.output}")
     for path in result.models:
         click.echo(f"Model:  {path}")

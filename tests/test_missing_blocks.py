@@ -1,4 +1,4 @@
-"""Blocks that cannot be restored: the rest is finished, they alone are done again, and the bytes are the same."""
+"""Blocks that cannot be restored: the rest is finished, they alone are done again, the bytes are the same."""
 
 from __future__ import annotations
 
@@ -89,22 +89,25 @@ def missing_x(result):
     return sorted((fault.extent.start[-1], fault.extent.stop[-1]) for fault in result.missing)
 
 
-@pytest.mark.parametrize("engine", ["direct", "map-overlap"])
-def test_a_torn_chunk_costs_its_blocks_only_and_mending_it_gives_the_same_bytes(image, tmp_path, restore, engine):
+@pytest.mark.parametrize("engine", ["direct", pytest.param("map-overlap", marks=pytest.mark.slow)])
+def test_a_torn_chunk_costs_its_blocks_only_and_mending_it_gives_the_same_bytes(
+    image, tmp_path, restore, engine
+):
     whole = restore(image, tmp_path / "whole").output
     good = tear(image / FAULTY)
     events = []
     result = restore(image, events=events, engine=engine)
     output = result.output
     # The halo is 12 voxels: the chunk's own block, and both its neighbours.
-    assert (result.state, missing_x(result)) == ("incomplete", [(384, 448), (448, 512), (512, 600)])
+    assert (result.state, missing_x(result)) == ("incomplete", [(384, 448), (448, 512), (512, 576)])
     assert all(FAULTY in fault.reason for fault in result.missing)
     warned = [e.text for e in events if isinstance(e, Message) and e.level == "warning"]
     assert any("could not be restored and will be left empty" in text and FAULTY in text for text in warned)
     assert is_unfinished(output)
     found, expected = voxels(output), voxels(whole)
-    np.testing.assert_array_equal(found[..., :384], expected[..., :384])
-    assert not found[..., 384:].any()
+    rest = np.r_[0:384, 576:600]
+    np.testing.assert_array_equal(found[..., rest], expected[..., rest])
+    assert not found[..., 384:576].any()
     before = stored(output)
 
     (image / FAULTY).write_bytes(good)
@@ -115,7 +118,7 @@ def test_a_torn_chunk_costs_its_blocks_only_and_mending_it_gives_the_same_bytes(
     for level in (0, 1):
         np.testing.assert_array_equal(voxels(output, level), voxels(whole, level))
     after = stored(output)
-    assert {name for name in after if after[name] != before[name]} == {"3", "4"}
+    assert {name for name in after if after[name] != before.get(name)} == {"3", "4"}
     done = [e.done for e in events if isinstance(e, RegionDone)]
     assert done[0] == len(after) - 2
     ours, theirs = (
@@ -138,6 +141,7 @@ def test_a_block_beside_a_missing_one_in_the_same_shard_is_kept(image, tmp_path,
     np.testing.assert_array_equal(voxels(restore(image, **tiling).output), voxels(whole))
 
 
+@pytest.mark.slow
 def test_what_was_written_beside_a_missing_block_is_not_trusted_blindly(image, tmp_path, restore):
     whole = restore(image, tmp_path / "whole", ome_version="0.5").output
     good = tear(image / "0/0/0/0")
@@ -156,25 +160,29 @@ def test_as_long_as_the_chunk_is_torn_nothing_else_is_touched(image, restore):
     before = stored(first.output)
     again = restore(image)
     assert (again.state, missing_x(again)) == ("incomplete", missing_x(first))
-    assert {name for name, when in stored(again.output).items() if when != before[name]} <= {"3", "4"}
+    assert {name for name, when in stored(again.output).items() if when != before.get(name)} <= {"3", "4"}
 
 
 def test_a_nan_costs_its_blocks_only(tmp_path, restore, monkeypatch):
     data = specimen(LONG, dtype="float32")
     data[3, 4, 500] = np.nan
     image = write_in_chunks(tmp_path / "a.ome.zarr", data)
-    measure = planning.measure_intensity  # look at one chunk only, as with a volume too large to be read twice
+    measure = (
+        planning.measure_intensity
+    )  # look at one chunk only, as with a volume too large to be read twice
     monkeypatch.setattr(
         planning, "measure_intensity", lambda stacks, name: measure(stacks, sample_voxels=1, name=name)
     )
     result = restore(image)
-    assert missing_x(result) == [(448, 512), (512, 600)]
+    assert missing_x(result) == [(448, 512), (512, 576)]
     assert "first at voxel (3, 4, 500)" in result.missing[0].reason
 
 
 def test_more_missing_blocks_than_allowed_end_the_run(image, restore):
     tear(image / FAULTY)
-    with pytest.raises(RunError, match=r"blocks could not be restored, more than the 1 of --max-failed, .*0/0/0/7"):
+    with pytest.raises(
+        RunError, match=r"blocks could not be restored, more than the 1 of --max-failed, .*0/0/0/7"
+    ):
         restore(image, max_failed=1)
     assert restore(image, max_failed=3).state == "incomplete"
 
@@ -199,6 +207,7 @@ def test_only_the_missing_blocks_chunk_may_change(image, restore):
         restore(image)
 
 
+@pytest.mark.slow
 def test_training_leaves_a_torn_chunk_aside(image, tmp_path, restore):
     good = tear(image / FAULTY)
     trained = {"method": "siamese", "steps": 2, "iterations": None, "sieve": None, "background": "auto"}
@@ -215,6 +224,7 @@ def test_training_leaves_a_torn_chunk_aside(image, tmp_path, restore):
     )
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_code_3_and_names_the_cause(image, tmp_path, psf):
     tear(image / FAULTY)
     words = ["run", str(image), "--psf", str(psf), "--method", "richardson-lucy", "--iterations", "2"]
@@ -231,5 +241,6 @@ def test_the_command_ends_with_code_3_and_names_the_cause(image, tmp_path, psf):
     assert process.returncode == 3
     assert process.stderr.splitlines()[-1] == (
         "Error: 3 blocks could not be restored and are empty in the result; mend the input and give the same "
-        f"command again, it does those only: bigdecon status {tmp_path / 'a.deconvolved.ome.zarr'} lists them."
+        "command again, it does only those. "
+        f"bigdecon status {tmp_path / 'a.deconvolved.ome.zarr'} lists them."
     )

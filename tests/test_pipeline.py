@@ -18,11 +18,10 @@ from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution.lease import Lease
 from bigdecon.distributed.cluster import connect
 from bigdecon.distributed.progress import RegionDone, StageStarted, TrainingProgress
-from bigdecon.errors import ModelError, NonFiniteError, OutputError, ReadError
-from bigdecon.io.layout import plan_output
+from bigdecon.errors import ModelError, OutputError
 from bigdecon.io.provenance import is_unfinished, read_run, write_run
 from bigdecon.io.reading import open_volume
-from bigdecon.io.writing import create_ome_zarr, write_box, write_boxes, write_ome_zarr
+from bigdecon.io.writing import write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.plan_text import describe_plan
 from bigdecon.volume import Channel, Volume

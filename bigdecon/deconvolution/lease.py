@@ -23,7 +23,7 @@ from uuid import uuid4
 from bigdecon.deconvolution.durable import TEMPORARY, write_durably
 from bigdecon.errors import OutputError
 
-__all__ = ["Holder", "Lease"]
+__all__ = ["Holder", "Lease", "find_holder"]
 
 NAME = "lease.json"
 VERSION = 1
@@ -193,6 +193,14 @@ class Lease:
             f"another bigdecon (process {holder.pid} on {holder.host}, last seen {silent:.0f} s ago) "
             f"is writing to {self._path.parent}; wait until it has finished, or stop it first."
         )
+
+
+def find_holder(folder: Path) -> Holder | None:
+    """Tell who holds the lease of a folder; None if nobody does. Reads only."""
+    try:
+        return _read(Path(folder) / NAME)
+    except OSError:
+        return None
 
 
 def _encode(holder: Holder) -> bytes:

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from bigdecon.errors import OptionError
 from bigdecon.volume import Box, Volume
 
-__all__ = ["OUTPUT_DTYPES", "LevelLayout", "OutputLayout", "plan_output", "write_boxes"]
+__all__ = ["OUTPUT_DTYPES", "LevelLayout", "OutputLayout", "layout_from_json", "plan_output", "write_boxes"]
 
 OUTPUT_DTYPES = ("float32", "float64", "uint8", "uint16", "uint32", "int8", "int16", "int32")
 COARSEST = 256
@@ -107,6 +108,23 @@ class OutputLayout:
     def n_channels(self) -> int:
         """Number of channels; 1 where there is no channel axis."""
         return self.levels[0].shape[self.axes.index("c")] if "c" in self.axes else 1
+
+
+def layout_from_json(content: Mapping[str, Any]) -> OutputLayout:
+    """Read a layout from plain JSON values, as `dataclasses.asdict` gives them.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        if they are none
+    """
+
+    def level(values: Mapping[str, Any]) -> LevelLayout:
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return LevelLayout(**plain)
+
+    levels = tuple(level(values) for values in content["levels"])
+    return OutputLayout(str(content["axes"]), levels, str(content["dtype"]), str(content["ome_version"]))
 
 
 def plan_output(

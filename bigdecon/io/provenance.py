@@ -146,11 +146,13 @@ class RunRecord:
     fingerprint : of everything that shapes the voxels
     provenance : as JSON
     finished : whether every voxel of every level is written
+    work : how the work is cut up, for those who look at the output later: see `resuming.WorkRecord`
     """
 
     fingerprint: str
     provenance: Mapping[str, Any]
     finished: bool = False
+    work: Mapping[str, Any] | None = None
 
 
 def now() -> str:
@@ -282,6 +284,7 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord | None:
             "update bigdecon or choose another output."
         )
     try:
-        return RunRecord(str(content["fingerprint"]), content["provenance"], bool(content["finished"]))
+        work = content.get("work")
+        return RunRecord(str(content["fingerprint"]), content["provenance"], bool(content["finished"]), work)
     except KeyError as error:
         raise OutputError(f"{target} lacks the entry {error}; --overwrite starts anew.") from error

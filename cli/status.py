@@ -1,0 +1,99 @@
+"""`bigdecon status`: how far a run is, from its output on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from bigdecon.deconvolution.ledger import RegionKey
+    from bigdecon.run_status import RunStatus
+
+MOST_LINES = 20
+
+
+@click.command("status", short_help="Show how far a run is, from its result on disk.")
+@click.argument("output")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts; lists every missing block.")
+def command(output: str, as_json: bool) -> None:
+    """Show how far the run that writes OUTPUT is: what is done, what is missing, and why.
+
+    OUTPUT is the folder of the result, finished or not. Only files are read: the run may be going on
+    elsewhere, or have crashed.
+
+    \b
+    Example:
+      bigdecon status volume.deconvolved.ome.zarr
+    """  # noqa: D301
+    from bigdecon.run_status import run_status
+
+    status = run_status(output)
+    click.echo(json.dumps(as_plain(status)) if as_json else "\n".join(describe(status)))
+
+
+def as_plain(status: RunStatus) -> dict[str, Any]:
+    """Give plain JSON values."""
+    missing = [
+        {**_place(key), "start": fault.extent.start, "stop": fault.extent.stop, "reason": fault.reason}
+        for key, fault in status.missing
+    ]
+    levels = [level._asdict() for level in status.levels]
+    return {**asdict(status), "output": str(status.output), "levels": levels, "missing": missing}
+
+
+def describe(status: RunStatus) -> list[str]:
+    """Give the lines of the text, labels aligned."""
+    rows = [
+        ("result", str(status.output)),
+        ("state", _state(status)),
+        ("writer", _writer(status)),
+        ("method", f"{status.method}, begun {status.created}"),
+    ]
+    if status.to_train:
+        rows.append(("trained", f"{status.trained} of {status.to_train} networks"))
+    for level in status.levels:
+        part = f"{level.voxels / level.all_voxels:.1%}"
+        rows.append((f"level {level.level}", f"{level.done} of {level.total} regions, {part} of the voxels"))
+    if status.skipped:
+        rows.append(("skipped", f"{status.skipped} blocks, constant or dim"))
+    if status.clipped:
+        rows.append(("clipped", f"{status.clipped} voxels"))
+    rows += _missing(status)
+    rows += [("passed over", text) for text in status.passed_over[:MOST_LINES]]
+    return [f"{label:<11} {value}".rstrip() for label, value in rows]
+
+
+def _state(status: RunStatus) -> str:
+    if status.state == "finished":
+        return "finished"
+    if status.writer:
+        return "being written"
+    if status.state == "incomplete":
+        return f"done but for {len(status.missing)} blocks; the same bigdecon run command tries them again"
+    return "not finished: give the same bigdecon run command again"
+
+
+def _writer(status: RunStatus) -> str:
+    return f"process {status.writer.pid} on {status.writer.host}" if status.writer else "none"
+
+
+def _missing(status: RunStatus) -> list[tuple[str, str]]:
+    rows = []
+    for key, fault in status.missing[:MOST_LINES]:
+        sides = zip(fault.extent.start, fault.extent.stop, strict=True)
+        place = _place(key)
+        where = ",".join(f"{start}:{stop}" for start, stop in sides)
+        text = (
+            f"block [{where}] of channel {place['channel']}, time point {place['timepoint']}: {fault.reason}"
+        )
+        rows.append(("missing", text))
+    if len(status.missing) > MOST_LINES:
+        rows.append(("", f"and {len(status.missing) - MOST_LINES} more blocks; --json lists all"))
+    return rows
+
+
+def _place(key: RegionKey) -> dict[str, int]:
+    return {"channel": key.channel, "timepoint": key.timepoint}
