@@ -219,6 +219,8 @@ def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...]) -> Provenance:
     )
     stats = [asdict(s) for s in plan.stats]
     chosen: dict[str, Any] = {"engine": plan.engine, "tile": plan.tile, "stats": stats}
+    if plan.mask:
+        chosen["mask"] = plan.mask.digest
     if plan.training:
         chosen["training"] = asdict(plan.training)
     if plan.tuned:

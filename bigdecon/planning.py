@@ -196,7 +196,7 @@ def prepare(config: RunConfig, device: str, tuner: Tuner = tune_channel) -> RunP
         "mask": mask and [mask.digest, mask.scale, mask.offset],
     }
     mark = fingerprint(config.as_dict(), records, identity, chosen)
-    earlier = find_earlier_run(config, output, mark, records, identity)
+    earlier = find_earlier_run(config, output, mark, records, identity, mask.digest if mask else None)
     stats = measured_before(earlier) or tuple(
         _measure(volume, channel, config.background) for channel in range(volume.n_channels)
     )

@@ -77,9 +77,26 @@ class WorkRecord:
 
 
 def find_earlier_run(
-    config: RunConfig, output: Path, mark: str, psfs: Sequence[PSFRecord], identity: InputIdentity
+    config: RunConfig,
+    output: Path,
+    mark: str,
+    psfs: Sequence[PSFRecord],
+    identity: InputIdentity,
+    mask_digest: str | None = None,
 ) -> RunRecord | None:
-    """Look whether the output is there already; None if it is yet to be made, and may be made."""
+    """Look whether the output is there already; None if it is yet to be made, and may be made.
+
+    Parameters
+    ----------
+    config, output : what was asked for, and where it should go
+    mark : fingerprint of the run
+    psfs, identity, mask_digest : what the run reads, to name what differs
+
+    Raises
+    ------
+    OutputError
+        if the output is another run's, or may not be written
+    """
     continues = is_own_output(output) and not config.overwrite
     record = read_run(output / BOOKKEEPING / "run.json") if continues else None
     if record is None:
@@ -87,14 +104,19 @@ def find_earlier_run(
         return None
     if record.fingerprint != mark:
         changed = _differences(record.provenance, config, psfs, identity)
+        if record.provenance["configuration"]["chosen"].get("mask") != mask_digest:
+            changed.append("the mask")
+        what = ", ".join(changed) or "the model, or the training that the preset chose for another device"
         raise OutputError(
-            f"{output} belongs to another run, which differed in {changed}; "
+            f"{output} belongs to another run, which differed in {what}; "
             "--overwrite replaces it, or choose another output."
         )
     return record
 
 
-def _differences(old: Any, config: RunConfig, psfs: Sequence[PSFRecord], identity: InputIdentity) -> str:
+def _differences(
+    old: Any, config: RunConfig, psfs: Sequence[PSFRecord], identity: InputIdentity
+) -> list[str]:
     """Name what differs between the run on disk and this one."""
     before, now = settings_that_matter(old["configuration"]), settings_that_matter(config.as_dict())
     found = []
@@ -107,7 +129,7 @@ def _differences(old: Any, config: RunConfig, psfs: Sequence[PSFRecord], identit
         found.append("the PSF")
     if old["input"]["digest"] != identity.digest or old["input"]["shape"] != list(identity.shape):
         found.append("the input image")
-    return ", ".join(found) or "the model, or the training that the preset chose for another device"
+    return found
 
 
 def measured_before(earlier: RunRecord | None) -> tuple[IntensityStats, ...]:
