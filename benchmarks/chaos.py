@@ -50,7 +50,9 @@ from bigdecon import planning, training_settings
 from bigdecon.config import NetworkConfig
 from bigdecon.deconvolution import block, ledger
 
-preset, restore, mark = training_settings.training_preset, block.restore_block, ledger.Ledger.mark
+again = hasattr(block, "disturbed")  # Dask loads a preload more than once
+if not again:
+    preset, restore, mark = training_settings.training_preset, block.restore_block, ledger.Ledger.mark
 
 def small(*choice, **how):
     network = NetworkConfig(how["ndim"], 4, 2)
@@ -74,10 +76,12 @@ def mark_or_end(self, key, record):
         os._exit(9)
     mark(self, key, record)
 
-training_settings.training_preset = small
-planning.REGION_VOXELS = 1
-block.restore_block = slowly
-ledger.Ledger.mark = mark_or_end
+if not again:
+    training_settings.training_preset = small
+    planning.REGION_VOXELS = 1
+    block.restore_block = slowly
+    ledger.Ledger.mark = mark_or_end
+    block.disturbed = True
 """
 COMMAND = SURROUNDINGS + "\nif __name__ == '__main__':\n    from bigdecon_cli.main import main\n    main()\n"
 
@@ -216,7 +220,14 @@ class Cluster:
         self._case = case
         self.file = case.folder / f"scheduler-{time.monotonic_ns()}.json"
         self.scheduler = self._start(
-            "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(self.file)
+            "scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            str(self.file),
         )
         self.workers: list[subprocess.Popen[str]] = []
         deadline = time.monotonic() + PATIENCE
@@ -245,15 +256,17 @@ class Cluster:
             process.wait()
 
     def _start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]],
-            cwd=self._case.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-            env=self._case.environment,
-        )
+        log = self._case.folder / f"{words[0]}-{time.monotonic_ns()}.log"
+        with open(log, "w") as errors:
+            return subprocess.Popen(
+                [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]],
+                cwd=self._case.folder,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+                env=self._case.environment,
+            )
 
 
 # --- scenarios: each returns how many blocks may have been in flight when something died ---
