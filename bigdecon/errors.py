@@ -13,6 +13,8 @@ BigdeconError
     ├── NonFiniteError         NaN or infinity in a chunk that had not been looked at before
     ├── WriteError             a full disk, a lost file system
     ├── TrainingError          a loss that became NaN
+    ├── DeviceMemoryError      a GPU, or a machine, too small for the smallest part of a block
+    ├── DeviceLostError        a GPU that does not answer this process any more
     └── SchedulerLostError     the cluster went away
 
 Every message is one sentence for a person: what was wrong, the value, what would be right.
@@ -22,6 +24,8 @@ All errors take exactly one argument, the message, so that they survive the way 
 __all__ = [
     "BigdeconError",
     "ClusterError",
+    "DeviceLostError",
+    "DeviceMemoryError",
     "InputError",
     "ModelError",
     "NonFiniteError",
@@ -94,6 +98,14 @@ class WriteError(RunError):
 
 class TrainingError(RunError):
     """Training broke down."""
+
+
+class DeviceMemoryError(RunError):
+    """Memory does not suffice for the smallest piece of work."""
+
+
+class DeviceLostError(RunError):
+    """The GPU does not answer this process any more; a new process can use it."""
 
 
 class SchedulerLostError(RunError):

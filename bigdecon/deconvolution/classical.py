@@ -78,6 +78,10 @@ class ClassicalMethod(ABC):
     def _restore(self, blur: Blur, image: Tensor) -> Tensor:
         """Give the object, without background, of an image (1, 1, [z,] y, x); the shape stays."""
 
+    def forget(self) -> None:
+        """Drop the transforms that are kept on the device from one block to the next."""
+        _blur.cache_clear()
+
     def __call__(self, block: NDArray[Any], /) -> NDArray[np.float32]:
         """Deconvolve one block ([z,] y, x) of any real type.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from bigdecon.config import Method, TrainingConfig
 from bigdecon.deconvolution.compute import computing
 from bigdecon.deconvolution.tiling import pyramid_weights, tile_boxes
+from bigdecon.device_errors import device_in_words, is_out_of_memory, release_memory
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.learning.networks import Network, alignment, receptive_radius
@@ -28,7 +30,12 @@ SSI_FIELDS = 7
 """Fields of all features that a pass of the network of SSI holds: on a CPU, with 8 features, 171 to 214 bytes
 a voxel in passes of 2 to 4 million voxels, 2D and 3D."""
 
+logger = logging.getLogger(__name__)
+
 _loaded: dict[tuple[str, str], Network] = {}
+
+_fitting: dict[tuple[str, str], int] = {}
+"""The tile to which a network had to go back on a device of this process, in voxels."""
 
 
 @dataclass(frozen=True)
@@ -134,16 +141,43 @@ class NetworkDeconvolver:
         return _loaded[key]
 
     def _restore(self, network: Network, x: Tensor, tile: int | None) -> NDArray[np.float32]:
-        """Predict in tiles; where the GPU's memory runs out, in smaller ones: the result stays the same."""
+        """Predict in tiles; where the memory runs out, in smaller ones: the result stays the same.
+
+        The tile that fitted is remembered, so that no later block tries a larger one again.
+        """
+        key = (self._key, self.device)
+        first = min(n for n in (tile, _fitting.get(key), max(x.shape)) if n)
+        tile = first
         while True:
             try:
-                return self._in_tiles(network, x, tile)
-            except torch.cuda.OutOfMemoryError:
-                tile = (tile or max(x.shape)) // 2 // self.alignment * self.alignment
-                if tile <= 2 * network.receptive_radius + self.alignment:
+                result = self._in_tiles(network, x, tile)
+                break
+            except Exception as error:
+                smaller = self._smaller(tile, network.receptive_radius)
+                if smaller is None or not is_out_of_memory(error):
                     raise
+                tile = smaller
             # Only here: the exception held on to the failed pass, and with it to the memory.
-            torch.cuda.empty_cache()
+            release_memory()
+        if tile < first:
+            _fitting[key] = tile
+            logger.warning(
+                "%s works in tiles of %d voxels: the memory of %s does not suffice for %d; %s.",
+                self.name,
+                tile,
+                device_in_words(self.device),
+                first,
+                "the result stays the same" if self.exact_tiles else "the result changes at their edges",
+            )
+        return result
+
+    def _smaller(self, tile: int, radius: int) -> int | None:
+        """Give the next tile to try: half as wide, but still three radii; None if it is no wider already.
+
+        Of smaller tiles hardly any voxels would be left between the margins.
+        """
+        least = -(-(3 * radius + self.alignment) // self.alignment) * self.alignment
+        return max(least, tile // 2 // self.alignment * self.alignment) if tile > least else None
 
     def _in_tiles(self, network: Network, x: Tensor, tile: int | None) -> NDArray[np.float32]:
         """Predict every tile and blend them with pyramid weights, on the device."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bigdecon.deconvolution.classical import cached_blur
 from bigdecon.deconvolution.compute import computing
 from bigdecon.deconvolution.network import NetworkDeconvolver, NetworkNeeds
+from bigdecon.deconvolution.recovery import restore_within_memory
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 
 __all__ = ["RefinedNeeds", "RefinedNetwork", "refining_lucy"]
@@ -97,12 +98,21 @@ class RefinedNetwork:
         return self._needs.alignment
 
     @property
+    def device(self) -> str:
+        """The torch device of both."""
+        return self.network.device
+
+    @property
     def _needs(self) -> RefinedNeeds:
         return RefinedNeeds(NetworkNeeds.of(self.network.checkpoint.config.network), self.lucy)
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[np.float32]:
         """Restore a block ([z,] y, x) in data units; the result has its shape and units."""
-        return self.lucy(self.reconvolved(block))
+        return restore_within_memory(self.lucy, self.reconvolved(block))
+
+    def forget(self) -> None:
+        """Drop the transforms that are kept on the device from one block to the next."""
+        self.lucy.forget()
 
     def reconvolved(self, block: NDArray[Any]) -> NDArray[np.float32]:
         """Give the network's result blurred again, the block almost without noise; beyond it edges repeat."""

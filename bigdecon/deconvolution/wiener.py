@@ -74,6 +74,11 @@ class Wiener(ClassicalMethod):
         """
         return wiener_filter(self.psf, self.regularization).radius
 
+    def forget(self) -> None:
+        """Drop the transforms that are kept on the device from one block to the next."""
+        super().forget()
+        _filter.cache_clear()
+
     def working_bytes(self, block_shape: Sequence[int]) -> int:
         """Estimate the memory that one block takes at most, in bytes; `block_shape` includes the halo.
 

@@ -24,6 +24,7 @@ from bigdecon.errors import TrainingError
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.learning.checkpoint import Checkpoint, CurvePoint, scaling_for
 from bigdecon.learning.edges import repeat_edges
+from bigdecon.learning.gradient import Gradient
 from bigdecon.learning.heap import freed_memory_kept
 from bigdecon.learning.networks import build_network
 from bigdecon.learning.patches import PatchBatch, PatchPool
@@ -66,6 +67,7 @@ class TrainingLoop(ABC):
     Attributes
     ----------
     network : f, under training
+    gradient : of a step, with less memory where there is too little
     blur : g, the convolution with the PSF
     symmetries : ways in which patches may be turned; None leaves them as they are
     margin : voxels, along every spatial axis, near a cut face where nothing is compared
@@ -100,6 +102,7 @@ class TrainingLoop(ABC):
             weight_decay=weight_decay,
             fused=device.type == "cuda",
         )
+        self.gradient = Gradient(self.network)
         self.blur = Blur(psf)
         self.margin = (0,) * psf.ndim
         self.step = 0

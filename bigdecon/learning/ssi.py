@@ -185,24 +185,23 @@ class _Inverter(TrainingLoop):
         rate = self.config.learning_rate * self.watch.factor
         self._set_rate(rate)
         self.network.train()
-        loss = self._loss(self._to_device(batch), generator)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        step = self._to_device(batch)
+        hidden, mask = self._hide(step.x, generator)
+        loss = self.gradient.compute(
+            lambda x, _: self._apply(x), hidden, 1, lambda outputs: self._loss(step, mask, outputs)
+        )
         self.optimizer.step()
         shake(self.network.parameters(), parameter_noise(self.config, self.step, rate), generator)
         self._validate(generator)
-        return loss.detach()
+        return loss
 
     def held_out_error(self, pool: PatchPool) -> float | None:
         """Give the validation loss of the newest step."""
         return self.error
 
-    def _loss(self, step: _Step, generator: torch.Generator) -> Tensor:
-        hidden, mask = self._hide(step.x, generator)
-        deconvolved = self._apply(hidden)
-        loss = masked_loss(
-            self._reconvolved(deconvolved), step.x, mask & step.exact & ~step.held_out, step.exact
-        )
+    def _loss(self, step: _Step, mask: Tensor, deconvolved: Tensor) -> Tensor:
+        compared = mask & step.exact & ~step.held_out
+        loss = masked_loss(self._reconvolved(deconvolved), step.x, compared, step.exact)
         return loss + self.config.boundary_weight * outside_loss(deconvolved)
 
     def _hide(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

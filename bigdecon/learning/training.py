@@ -120,14 +120,19 @@ class _Trainer(TrainingLoop):
         mask = stratified_mask(len(step.x), step.x.shape[2:], self.config.mask_fraction, generator)
         step = step._replace(mask=mask & step.counted)
         masked = replace_masked(step.x, mask, self.config.mask_noise, generator)
-        terms = self._losses(step, masked)
-        loss = terms.total(self.config.loss)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        weights = self.config.loss
+        # The unmasked pass goes last: its statistics are the ones that inference uses.
+        inputs = [masked] * weights.needs_masked_pass + [step.x] * weights.needs_unmasked_pass
+        loss = self.gradient.compute(
+            self._apply,
+            torch.cat(inputs),
+            len(inputs),
+            lambda outputs: self._losses(step, outputs).total(weights),
+        )
         if self.config.clip_gradient:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient)
         self.optimizer.step()
-        return loss.detach()
+        return loss
 
     @torch.no_grad()
     def held_out_error(self, pool: PatchPool) -> float | None:
@@ -149,13 +154,12 @@ class _Trainer(TrainingLoop):
             counts += int(wanted.sum())
         return errors / counts if counts else None
 
-    def _losses(self, step: _Step, masked: Tensor) -> LossTerms:
+    def _losses(self, step: _Step, outputs: Tensor) -> LossTerms:
+        """Give the terms for the network's outputs: of the masked pass, then of the unmasked one."""
         weights = self.config.loss
-        inputs = [step.x] * weights.needs_unmasked_pass + [masked] * weights.needs_masked_pass
-        outputs = self._apply(torch.cat(inputs[::-1]), passes=len(inputs))
+        count = weights.needs_unmasked_pass + weights.needs_masked_pass
         blurred = self._reconvolve(outputs)
-        # The unmasked pass goes last: its statistics are the ones that inference uses.
-        d, r = outputs.chunk(len(inputs)), blurred.chunk(len(inputs))
+        d, r = outputs.chunk(count), blurred.chunk(count)
         passes = Passes(
             d[-1] if weights.needs_unmasked_pass else None,
             d[0] if weights.needs_masked_pass else None,

@@ -9,6 +9,7 @@ from pathlib import Path
 import dask
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from bigdecon.config import NetworkConfig, RunConfig, TrainingConfig
@@ -37,6 +38,7 @@ def lopsided() -> NDArray[np.float32]:
 def checkpoint() -> Checkpoint:
     """An untrained 2D network whose output follows its input a little."""
     config = TrainingConfig(network=NetworkConfig(2, channels=2, norm="none"), patch_shape=(16, 16))
+    torch.manual_seed(0)
     weights = {name: t.numpy().copy() for name, t in UNet(config.network).state_dict().items()}
     return Checkpoint(weights, config, STATS, lopsided(), "", None)
 

@@ -170,7 +170,8 @@ class FixedOutput(torch.nn.Module):
 def loss_of(loop: _Inverter, x: Tensor, held: Tensor | None = None) -> Tensor:
     held = torch.zeros_like(x, dtype=torch.bool) if held is None else held
     step = _Step(x, held, torch.ones_like(held))
-    return loop._loss(step, torch.Generator().manual_seed(0))
+    hidden, mask = loop._hide(x, torch.Generator().manual_seed(0))
+    return loop._loss(step, mask, loop._apply(hidden))
 
 
 def test_masked_voxels_are_zero_and_the_others_noisy() -> None:

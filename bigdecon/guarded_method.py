@@ -1,0 +1,59 @@
+"""A method as worker processes run it: within their memory, and with an eye on their GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigdecon.deconvolution.blockwise import Deconvolver
+from bigdecon.deconvolution.recovery import restore_within_memory
+from bigdecon.distributed.device_failure import device_watched
+from bigdecon.distributed.worker_messages import messages_sent
+
+__all__ = ["GuardedMethod"]
+
+
+@dataclass(frozen=True, eq=False)
+class GuardedMethod:
+    """A deconvolver for worker processes.
+
+    Blocks that are too large for a worker's memory are computed in parts there; a worker whose GPU fails
+    ends, for its nanny to start it again.
+
+    Attributes
+    ----------
+    method : what restores a block
+    run_id : whose listeners are told
+    """
+
+    method: Deconvolver
+    run_id: str = ""
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.method.name
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """What the method needs."""
+        return self.method.halo
+
+    @property
+    def alignment(self) -> int:
+        """What the method needs."""
+        return self.method.alignment
+
+    def __call__(self, block: NDArray[Any], /) -> NDArray[np.float32]:
+        """Restore a block ([z,] y, x) in data units; the result has its shape and units.
+
+        Raises
+        ------
+        DeviceMemoryError
+            if the memory does not suffice for the smallest part of the block
+        """
+        with messages_sent(self.run_id), device_watched():
+            return restore_within_memory(self.method, block)
