@@ -170,12 +170,20 @@ def trained(ndim: int = 2, **changes: Any) -> Checkpoint:
     return train(noisy_volume(ndim), PSF(gaussian((5,) * ndim)), settings)
 
 
-def assert_nearly_same(first: Checkpoint, second: Checkpoint, tolerance: float) -> None:
-    for name, expected in second.weights.items():
-        np.testing.assert_allclose(first.weights[name], expected, atol=tolerance, rtol=0, err_msg=name)
-    for one, other in zip(first.curve, second.curve, strict=True):
-        assert one.loss == pytest.approx(other.loss, rel=1e-3)
-        assert one.held_out_error == pytest.approx(other.held_out_error, rel=1e-3)
+def largest_change(first: Checkpoint, second: Checkpoint) -> float:
+    """Compare what two networks predict, as a part of its range.
+
+    Not their weights: a bias that normalisation takes away again has no gradient but rounding errors, which
+    Adam scales up to full steps.
+    """
+    x = noise(1, second.config.network.ndim)
+    with torch.no_grad():
+        one, other = (model.network().eval()(x) for model in (first, second))
+    assert [p.step for p in first.curve] == [p.step for p in second.curve]
+    for point, expected in zip(first.curve, second.curve, strict=True):
+        assert point.loss == pytest.approx(expected.loss, rel=1e-3)
+        assert point.held_out_error == pytest.approx(expected.held_out_error, rel=1e-3)
+    return float((one - other).abs().max()) / float(other.max() - other.min())
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -190,7 +198,10 @@ def test_a_training_with_little_memory_ends_the_same(
     undisturbed = trained(ndim)
     limit_memory(monkeypatch, most, from_call)
     frugal = trained(ndim)
-    assert_nearly_same(frugal, undisturbed, 1e-4)
+    if most == 4:
+        assert same_weights(frugal, undisturbed)
+    # Rounding, which the first steps of Adam amplify: 1e-7 of noise on the input changes 1e-3 to 3e-3.
+    assert largest_change(frugal, undisturbed) < 5e-3
     assert frugal.stopped_by == "steps"
     assert sentence in told.messages[-1]
     assert "the result stays the same" in told.messages[-1]
@@ -269,5 +280,5 @@ def test_ssi_trains_with_little_memory_too(monkeypatch: pytest.MonkeyPatch, told
 
     monkeypatch.setattr(SSIUNet, "forward", with_little_memory)
     frugal = train_ssi(volume, psf, settings)
-    assert_nearly_same(frugal, undisturbed, 1e-4)
+    assert same_weights(frugal, undisturbed)
     assert len(told.messages) == 1
