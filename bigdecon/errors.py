@@ -38,7 +38,6 @@ __all__ = [
     "TrainingError",
     "VolumeError",
     "WriteError",
-    "wants_memory",
 ]
 
 
@@ -110,12 +109,3 @@ class DeviceLostError(RunError):
 
 class SchedulerLostError(RunError):
     """The Dask scheduler or all of its workers went away."""
-
-
-def wants_memory(error: BaseException) -> bool:
-    """Tell whether an exception means that memory, the host's or a GPU's, does not suffice.
-
-    By name and words, for torch is not known here: its CPU allocator raises a mere RuntimeError.
-    """
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "can't allocate memory" in str(error)

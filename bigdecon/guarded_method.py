@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigdecon.deconvolution.blockwise import Deconvolver
+from bigdecon.deconvolution.block import Deconvolver
 from bigdecon.deconvolution.recovery import restore_within_memory
 from bigdecon.distributed.device_failure import device_watched
 from bigdecon.distributed.worker_messages import messages_sent

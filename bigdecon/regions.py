@@ -29,9 +29,10 @@ from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.tiling import overlap
 from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.devices import gpu_workers
-from bigdecon.distributed.progress import Listener, Message, RegionCounter, stage
+from bigdecon.distributed.progress import Listener, Message, RegionCounter, stage, subscribe
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import RunError
+from bigdecon.guarded_method import GuardedMethod
 from bigdecon.io.layout import OutputLayout
 from bigdecon.learning.checkpoint import load_checkpoint
 from bigdecon.planning import RunPlan
@@ -134,7 +135,8 @@ def restore_regions(
     walk = _Walk(plan, connection, listener, lease)
     walk.ledger.sweep()
     keys = plan.work.keys()
-    methods = [_method(plan, c, models, connection) for c in range(plan.volume.n_channels)]
+    run_id = uuid4().hex
+    methods = [_method(plan, c, models, connection, run_id) for c in range(plan.volume.n_channels)]
     workers = able_workers(plan, connection)
     walked = Walked()
 
@@ -148,7 +150,7 @@ def restore_regions(
             _report(record.faults, walked.n_faults, plan.config.max_failed, listener)
 
     in_flight = 2 * (len(workers) or connection.n_workers)
-    with stage("deconvolve", len(keys), listener):
+    with stage("deconvolve", len(keys), listener), subscribe(connection.client, listener, run_id):
         walk.go(keys, task, in_flight, done)
     return walked
 
@@ -172,12 +174,15 @@ def _report(faults: Sequence[Fault], in_all: int, limit: int, listener: Listener
         )
 
 
-def _method(plan: RunPlan, channel: int, models: tuple[Path, ...], connection: Connection) -> MethodOnWorkers:
+def _method(
+    plan: RunPlan, channel: int, models: tuple[Path, ...], connection: Connection, run_id: str
+) -> MethodOnWorkers:
     """Say how to make the deconvolver: small in every region's graph, loaded once by every worker."""
     if plan.config.method in CLASSICAL:
         threads = connection.threads_per_worker if plan.device == "cpu" else None
         name, psf = plan.config.method, plan.psfs[channel].array
-        method = classical_method(name, psf, plan.tuned[channel].settings, plan.device, threads)
+        classical = classical_method(name, psf, plan.tuned[channel].settings, plan.device, threads)
+        method = GuardedMethod(classical, run_id)
         # A key of its own each time: under one key the scheduler would mix up channels and runs.
         return lambda: delayed(method, name=f"{name}-{uuid4().hex}", traverse=False)
     arguments = (
@@ -191,7 +196,8 @@ def _method(plan: RunPlan, channel: int, models: tuple[Path, ...], connection: C
         plan.config.refine,
         max(0.0, plan.background(channel)),
     )
-    return lambda: delayed(load_network, pure=False)(*arguments)
+    guarded = delayed(GuardedMethod, pure=False)
+    return lambda: guarded(delayed(load_network, pure=False)(*arguments), run_id)
 
 
 class _RegionWork:

@@ -25,7 +25,9 @@ from bigdecon.deconvolution.ledger import Extent, Fault, RegionKey, RegionRecord
 from bigdecon.deconvolution.network import NetworkDeconvolver
 from bigdecon.deconvolution.refined import RefinedNetwork, refining_lucy
 from bigdecon.deconvolution.tiling import overlap, trim
+from bigdecon.distributed.device_failure import device_watched
 from bigdecon.distributed.progress import TrainingProgress, publish
+from bigdecon.distributed.worker_messages import messages_sent
 from bigdecon.intensity import IntensityStats
 from bigdecon.io.layout import OutputLayout
 from bigdecon.io.writing import convert, digest, read_box, write_box, write_pyramid_box
@@ -72,8 +74,19 @@ def train_on_worker(
     def report(step: TrainingStep) -> None:
         publish(TrainingProgress(**asdict(step)), run_id)
 
-    if isinstance(training, SSIConfig):
-        return train_ssi(
+    with messages_sent(run_id), device_watched():
+        if isinstance(training, SSIConfig):
+            return train_ssi(
+                volume,
+                psf,
+                training,
+                channel=channel,
+                device=device,
+                stats=stats,
+                state_path=state_path,
+                on_event=report,
+            )
+        return train(
             volume,
             psf,
             training,
@@ -83,16 +96,6 @@ def train_on_worker(
             state_path=state_path,
             on_event=report,
         )
-    return train(
-        volume,
-        psf,
-        training,
-        channel=channel,
-        device=device,
-        stats=stats,
-        state_path=state_path,
-        on_event=report,
-    )
 
 
 @functools.lru_cache(maxsize=8)

@@ -14,7 +14,8 @@ import torch
 from distributed import KilledWorker
 from numpy.typing import NDArray
 
-from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
+from bigdecon.deconvolution.block import Deconvolver
+from bigdecon.deconvolution.blockwise import deconvolve
 from bigdecon.deconvolution.recovery import WithinMemory
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.distributed.cluster import Connection, connect

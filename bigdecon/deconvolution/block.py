@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigdecon.deconvolution.tiling import trim
-from bigdecon.errors import BigdeconError, NonFiniteError, ReadError, wants_memory
+from bigdecon.device_errors import is_out_of_memory
+from bigdecon.errors import BigdeconError, NonFiniteError, ReadError
 from bigdecon.volume import Box, Stack
 
 __all__ = [
@@ -161,7 +162,7 @@ def attempt_block(
         try:
             return restore_block(stack, deconvolver, core, grown, rules)
         except Exception as error:
-            if wants_memory(error) or not _is_of_the_block(error):
+            if is_out_of_memory(error) or not _is_of_the_block(error):
                 raise
             if pause is None or isinstance(error, NonFiniteError):
                 return RestoredBlock(core, _nothing(core), fault=_sentence(error))

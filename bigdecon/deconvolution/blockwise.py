@@ -14,6 +14,7 @@ import dask.array as da
 from bigdecon.config import Engine
 from bigdecon.deconvolution.block import BlockNeeds, Deconvolver
 from bigdecon.deconvolution.engines import DaskSource, choose_engine, deconvolve_stack
+from bigdecon.deconvolution.recovery import WithinMemory
 from bigdecon.deconvolution.tiling import BlockGrid
 from bigdecon.errors import OptionError
 from bigdecon.volume import Volume
@@ -97,6 +98,7 @@ def deconvolve(
             "give one for all, or one for every channel."
         )
     grid = plan_grid(volume.spatial_shape, methods, block=block, halo=halo)
+    methods = [WithinMemory(method) for method in methods]
 
     def restore(timepoint: int, channel: int) -> da.Array:
         stack = volume.stack(timepoint=timepoint, channel=channel)

@@ -27,7 +27,7 @@ from bigdecon.errors import DeviceMemoryError
 from bigdecon.volume import Box
 
 if TYPE_CHECKING:
-    from bigdecon.deconvolution.blockwise import Deconvolver
+    from bigdecon.deconvolution.block import Deconvolver
 
 __all__ = ["Forgetful", "Part", "WithinMemory", "restore_within_memory", "split_block"]
 

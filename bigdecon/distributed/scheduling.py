@@ -21,6 +21,8 @@ from dask.base import is_dask_collection
 from distributed import CancelledError, Client, Future, KilledWorker
 from distributed.comm.core import CommClosedError
 
+from bigdecon.device_errors import is_out_of_memory
+from bigdecon.distributed.device_failure import device_failure_of
 from bigdecon.errors import (
     BigdeconError,
     NonFiniteError,
@@ -28,7 +30,6 @@ from bigdecon.errors import (
     ReadError,
     RunError,
     SchedulerLostError,
-    wants_memory,
 )
 
 __all__ = ["Call", "Task", "run_tasks"]
@@ -201,6 +202,13 @@ class _Walk(Generic[K]):
         if isinstance(error, BigdeconError) and not isinstance(error, ReadError | NonFiniteError):
             raise error
         if isinstance(error, KilledWorker):
+            failure = device_failure_of(self._client, error)
+            if failure:
+                raise RunError(
+                    f"the GPU failed in {error.allowed_failures + 1} processes one after the other, in the "
+                    f"task {error.task} at last with: {failure}; what is finished is kept: have GPU and "
+                    "driver looked at, and give the same command again."
+                ) from error
             raise RunError(
                 f"{error.allowed_failures + 1} workers died one after the other in the task {error.task}, "
                 "probably for want of memory; give more --memory-limit, fewer --threads or a smaller --block."
@@ -258,7 +266,7 @@ class _Walk(Generic[K]):
 def _final(error: Exception, task: Task[Any]) -> RunError:
     """Say in a sentence why a task cannot be done."""
     text = str(error).strip().partition("\n")[0]
-    if wants_memory(error):
+    if is_out_of_memory(error):
         on_gpu = type(error).__name__ == "OutOfMemoryError"
         whose = "the GPU's memory" if on_gpu else "a worker's memory"
         return RunError(f"{whose} does not suffice for the task {task.name}; {task.remedy}.")

@@ -20,7 +20,8 @@ from torch import nn
 from bigdecon.config import NetworkConfig, TrainingConfig
 from bigdecon.deconvolution import network as network_module
 from bigdecon.deconvolution import recovery
-from bigdecon.deconvolution.blockwise import Deconvolver, deconvolve
+from bigdecon.deconvolution.block import Deconvolver
+from bigdecon.deconvolution.blockwise import deconvolve
 from bigdecon.deconvolution.chambolle_pock import ChambollePock
 from bigdecon.deconvolution.classical import cached_blur
 from bigdecon.deconvolution.conjugate_gradient import ConjugateGradient
