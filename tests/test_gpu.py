@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from bigdecon.config import NetworkConfig, TrainingConfig
+from bigdecon.deconvolution import network as network_module
+from bigdecon.deconvolution import recovery
 from bigdecon.deconvolution.network import NetworkDeconvolver
+from bigdecon.deconvolution.recovery import restore_within_memory
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.checkpoint import Checkpoint
@@ -142,6 +149,92 @@ def test_full_memory_leads_to_smaller_tiles_and_the_same_result(
     assert seen[0] == 128
     assert max(seen[1:]) == 64
     assert_agree(tiled, whole)
+
+
+# --- memory that is really short, and a GPU that really fails ---------------------------------------
+
+
+@contextmanager
+def only(share: float, of: Callable[[], Any]) -> Iterator[Any]:
+    """Give the result of some work, and then no more memory than a share of what it took besides the rest."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    result = of()
+    needed = torch.cuda.max_memory_allocated() - before
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + share * needed) / total)
+    try:
+        yield result
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    for name in ("_too_large", "_told"):
+        monkeypatch.setattr(recovery, name, {})
+    monkeypatch.setattr(network_module, "_fitting", {})
+    caplog.set_level(logging.WARNING, "bigdecon")
+    return caplog
+
+
+def noisy_block(side: int) -> Image:
+    return np.random.default_rng(1).poisson(20, (side,) * 3).astype(np.float32)
+
+
+def test_richardson_lucy_works_in_parts_where_memory_is_short(
+    psf: Image, told: pytest.LogCaptureFixture
+) -> None:
+    method, block = RichardsonLucy(psf, 10, 8.0, "cuda"), noisy_block(256)
+    with only(0.75, lambda: method(block)) as whole:
+        parts = restore_within_memory(method, block)
+    assert_agree(parts, whole, 5e-4)  # as blocks do
+    assert "richardson-lucy computes a block of 256 x 256 x 256 voxels in" in told.messages[0]
+
+
+def test_a_network_works_in_tiles_where_memory_is_short(
+    checkpoint: Checkpoint, told: pytest.LogCaptureFixture
+) -> None:
+    method, block = NetworkDeconvolver(checkpoint, device="cuda"), noisy_block(192)
+    method(noisy_block(64))  # the weights are there before memory is measured
+    with only(0.6, lambda: method(block)) as whole:
+        tiled = restore_within_memory(method, block)
+    assert_agree(tiled, whole)
+    assert "works in tiles of" in told.messages[0]
+
+
+def test_training_goes_on_where_memory_is_short(
+    psf: Image, image: Image, told: pytest.LogCaptureFixture
+) -> None:
+    with only(0.6, lambda: _train(psf, image)) as undisturbed:
+        frugal = _train(psf, image)
+    assert "computes parts of a step twice" in told.messages[0]
+    assert all("stays the same" in text for text in told.messages)
+    assert frugal.stopped_by == undisturbed.stopped_by
+    for point, expected in zip(frugal.curve, undisturbed.curve, strict=True):
+        assert point.loss == pytest.approx(expected.loss, rel=1e-2)
+        assert point.held_out_error == pytest.approx(expected.held_out_error, rel=1e-2)
+
+
+def test_a_gpu_lost_to_its_process_is_recognised() -> None:
+    """In a process of its own, for it can do nothing more afterwards."""
+    script = """
+import torch
+from bigdecon.device_errors import _gpu_answers, is_device_lost, is_out_of_memory
+few = torch.zeros(2, device="cuda")
+assert _gpu_answers()
+try:
+    few[torch.tensor([5], device="cuda")].sum().item()
+except RuntimeError as error:
+    assert is_device_lost(error), error
+    assert not is_out_of_memory(error)
+    assert not _gpu_answers()
+    print("lost")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "lost", done.stderr
 
 
 def _train(psf: Image, image: Image, seed: int = 0, **options: Any) -> Checkpoint:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 import numpy as np
@@ -95,17 +94,16 @@ def texts(events: list[Any]) -> list[str]:
     return [event.text for event in events if isinstance(event, Message) and event.level == "warning"]
 
 
-@pytest.mark.parametrize("engine", ["direct", "map-overlap"])
-def test_a_worker_with_little_memory_gives_the_same_result(cluster, restore, engine) -> None:
+@pytest.mark.parametrize("engine", ["direct", pytest.param("map-overlap", marks=pytest.mark.slow)])
+def test_workers_with_little_memory_gives_the_same_result(cluster, restore, engine) -> None:
     tiling = TilingConfig(block=64, engine=engine)
     expected = voxels(restore(cluster, "undisturbed", tiling=tiling)).astype(float)
-    limited = sorted(cluster.scheduler_info()["workers"])[0]
-    cluster.run(limit_memory, 90_000, workers=[limited])
+    cluster.run(limit_memory, 90_000)
     events: list[Any] = []
     found = voxels(restore(cluster, "disturbed", events, tiling=tiling)).astype(float)
     # Rounding to whole counts may fall to the other side.
     assert np.abs(found - expected).max() <= 1 + 1e-4 * np.ptp(expected)
-    assert len(texts(events)) <= 1
+    assert 1 <= len(texts(events)) <= 2  # once for each worker that got a block
     assert all("richardson-lucy computes a block of" in text for text in texts(events))
 
 
@@ -141,19 +139,9 @@ def test_a_gpu_that_fails_for_ever_ends_the_run_with_its_words(cluster, restore)
 
 @pytest.mark.slow
 def test_a_training_whose_gpu_failed_goes_on_from_its_last_state(cluster, restore) -> None:
-    settings = {
-        "method": "siamese",
-        "preset": "fast",
-        "iterations": None,
-        "sieve": None,
-        "background": "auto",
-    }
-    settings |= {"steps": 6, "patch": 16, "checkpoint_every": 2}
-    settings = {name: value for name, value in settings.items() if name in RunConfig.__dataclass_fields__}
+    settings = {"method": "siamese", "iterations": None, "sieve": None, "background": "auto", "steps": 4}
     expected = voxels(restore(cluster, "undisturbed", **settings))
-    cluster.run(break_gpu_in_training, 3)
-    began = time.monotonic()
+    cluster.run(break_gpu_in_training, 2)
     events: list[Any] = []
     np.testing.assert_array_equal(voxels(restore(cluster, "disturbed", events, **settings)), expected)
-    assert time.monotonic() - began < 300
     assert any(f"the GPU of this worker failed ({ILLEGAL})" in text for text in texts(events))
