@@ -3,6 +3,7 @@
 #
 #     benchmarks/gpu.sh OUTDIR
 #
+# The tests leave the GPU less memory than blocks and training steps take, and let one process lose it for good.
 # OUTDIR receives gpu.json (benchmarks), tests.xml and tests.txt. Without a GPU it says so and ends with 0.
 # PYTHON names another interpreter; the default is .venv/bin/python where there is one, else python3.
 set -euo pipefail
