@@ -33,6 +33,9 @@ __all__ = ["Forgetful", "Part", "WithinMemory", "restore_within_memory", "split_
 
 logger = logging.getLogger(__name__)
 
+LARGEST_PART = 0.85
+"""A cut must leave parts no longer than this, in block lengths: with three halos they have 5/6."""
+
 _Key = tuple[str, str, tuple[int, ...], int]
 
 _too_large: dict[_Key, int] = {}
@@ -66,8 +69,8 @@ class Part(NamedTuple):
 def split_block(shape: Sequence[int], halo: Sequence[int], alignment: int) -> tuple[Part, Part] | None:
     """Cut a block in two, along the axis that leaves the smallest parts.
 
-    Parts start at multiples of the alignment. An axis of less than three halos is not cut: nearly all of
-    the work would be done for what is cut off, and hardly any memory saved.
+    Parts start at multiples of the alignment. An axis of less than some three halos is not cut: nearly all
+    of the work would be done for what is cut off, and hardly any memory saved.
 
     Parameters
     ----------
@@ -80,14 +83,11 @@ def split_block(shape: Sequence[int], halo: Sequence[int], alignment: int) -> tu
     the two parts, whose cores cover the block once; None if the block is too small to be cut
     """
     reach = [-(-h // alignment) * alignment for h in halo]
-    sizes = {
-        axis: (n - _middle(n, alignment) + h) / n
-        for axis, (n, h) in enumerate(zip(shape, reach, strict=True))
-        if n >= 2 * alignment and n >= 3 * h and n > 1
-    }
-    if not sizes:
+    # The second part is never the smaller one; uncut, where the middle is at 0, it is the whole.
+    sizes = [(n - _middle(n, alignment) + h) / n for n, h in zip(shape, reach, strict=True)]
+    axis = min(range(len(shape)), key=lambda a: (sizes[a], -shape[a]))
+    if sizes[axis] > LARGEST_PART:
         return None
-    axis = min(sizes, key=lambda a: (sizes[a], -shape[a]))
     n, h, middle = shape[axis], reach[axis], _middle(shape[axis], alignment)
     whole = tuple(slice(0, extent) for extent in shape)
 

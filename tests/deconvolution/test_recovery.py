@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
@@ -70,6 +70,7 @@ def blocks(draw: Any) -> tuple[tuple[int, ...], tuple[int, ...], int]:
 
 
 @given(blocks())
+@example(((3, 3), (1, 1), 1))
 def test_parts_cover_the_block_once_and_see_their_full_halo(block: Any) -> None:
     shape, halo, alignment = block
     parts = split_block(shape, halo, alignment)
@@ -85,18 +86,19 @@ def test_parts_cover_the_block_once_and_see_their_full_halo(block: Any) -> None:
             assert outer.stop - inner.stop >= h or outer.stop == n
             assert outer.stop % alignment == 0 or outer.stop == n
         # Much smaller each time: the number of parts cannot explode.
-        assert math.prod(s.stop - s.start for s in grown) <= 0.9 * math.prod(shape)
+        assert math.prod(s.stop - s.start for s in grown) <= 0.85 * math.prod(shape)
     assert (count == 1).all()
 
 
+@settings(max_examples=500)
 @given(blocks())
 def test_only_what_is_too_small_is_not_cut(block: Any) -> None:
     shape, halo, alignment = block
-    large = [n >= max(2, 2 * alignment, 3 * (h + alignment)) for n, h in zip(shape, halo, strict=True)]
+    large = [n >= max(2, 3 * h + 9 * alignment) for n, h in zip(shape, halo, strict=True)]
     if any(large):
         assert split_block(shape, halo, alignment) is not None
     else:
-        small = [n < max(2, 2 * alignment, 3 * h) for n, h in zip(shape, halo, strict=True)]
+        small = [n < max(2, 2 * alignment, 2.8 * h) for n, h in zip(shape, halo, strict=True)]
         assert not all(small) or split_block(shape, halo, alignment) is None
 
 
