@@ -119,7 +119,7 @@ def test_workers_whose_gpu_failed_are_replaced_and_the_bytes_stay(cluster, resto
     cluster.run(break_gpu_in_blocks)
     events: list[Any] = []
     np.testing.assert_array_equal(voxels(restore(cluster, "disturbed", events)), expected)
-    cluster.wait_for_workers(2, timeout=30)
+    cluster.wait_for_workers(2, timeout=120)
     assert set(cluster.run(os.getpid).values()) != before
     assert any(f"the GPU of this worker failed ({ILLEGAL})" in text for text in texts(events))
 

@@ -10,6 +10,7 @@ task that it was given would fail.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -86,9 +87,7 @@ def _end(worker: Worker, reason: str) -> None:
     logger.warning("the GPU of this worker failed (%s); its process is started again.", reason)
     event = {"task": _task_of(worker), "worker": worker.address, "reason": reason}
     with suppress(Exception):  # untold, the process has to end all the same
-        sync(
-            worker.loop, worker.scheduler.log_event, topic=FAILURES, msg=event, callback_timeout=TELL_SECONDS
-        )
+        sync(worker.loop, _tell, worker, event, callback_timeout=TELL_SECONDS)
     # By Dask's own logger: where the log of workers goes, and silent where they share the user's terminal.
     logging.getLogger("distributed.worker").critical(
         "the worker %s ends: its GPU failed with %s", worker.address, reason
@@ -97,6 +96,13 @@ def _end(worker: Worker, reason: str) -> None:
         with suppress(Exception):
             stream.flush()
     os._exit(EXIT_CODE)
+
+
+async def _tell(worker: Worker, event: dict[str, str]) -> None:
+    """Let what waits in the worker's stream go first, messages to the user too; then wait for an answer."""
+    while worker.batched_stream.buffer:
+        await asyncio.sleep(0.005)
+    await worker.scheduler.log_event(topic=FAILURES, msg=event)
 
 
 def _task_of(worker: Worker) -> str:
