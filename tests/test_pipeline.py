@@ -421,7 +421,7 @@ def test_a_run_that_ended_before_any_work_continues(tmp_path, restore, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_deconvolve", interrupt)
+        patch.setattr(pipeline, "restore_regions", interrupt)
         with pytest.raises(KeyboardInterrupt):
             restore(image)
     output = tmp_path / "a.deconvolved.ome.zarr"
