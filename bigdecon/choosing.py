@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bigdecon.classical_settings import Tuner
 from bigdecon.deconvolution.tuning import Tuned, Tuning, tune_channel
 from bigdecon.distributed.cluster import Connection
+from bigdecon.distributed.device_failure import device_watched
 from bigdecon.distributed.devices import gpu_workers
 from bigdecon.distributed.progress import Listener, Message
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
@@ -40,12 +41,17 @@ def make_tuner(remote: Connection | None, device: str, listener: Listener) -> Tu
             return tune_channel(stacks, psf, tuning, _SignOfLife(listener))
         found: dict[str, Tuned] = {}
         workers = gpu_workers(remote.client) if device != "cpu" else ()
-        work = Call(tune_channel, (stacks, psf, tuning))
+        work = Call(_tune_on_worker, (stacks, psf, tuning))
         task = Task("tune", lambda: work, "tune", workers=workers)
         run_tasks(remote.client, [task], in_flight=1, on_done=found.__setitem__)
         return found["tune"]
 
     return tune
+
+
+def _tune_on_worker(stacks: Sequence[Stack], psf: NDArray[Any], tuning: Tuning) -> Tuned:
+    with device_watched():
+        return tune_channel(stacks, psf, tuning)
 
 
 class _SignOfLife:
