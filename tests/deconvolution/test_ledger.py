@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigdecon.deconvolution.durable import TEMPORARY, write_durably
+from bigdecon.durable import TEMPORARY, write_durably
 from bigdecon.deconvolution.ledger import Extent, Ledger, RegionKey, RegionRecord
 from bigdecon.errors import OutputError, WriteError
 
