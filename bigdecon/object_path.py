@@ -60,6 +60,10 @@ class ObjectPath:
         """The folder that it lies in."""
         return ObjectPath(self.url.rpartition("/")[0])
 
+    def absolute(self) -> ObjectPath:
+        """Give itself: an address starts nowhere else."""
+        return self
+
     def with_suffix(self, suffix: str) -> ObjectPath:
         """Replace the ending."""
         return self.parent / PurePosixPath(self.key).with_suffix(suffix).name

@@ -34,6 +34,7 @@ from bigdecon.io.provenance import PSFRecord, RunRecord, fingerprint
 from bigdecon.io.stores import output_place
 from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.optics.psf import PSF
+from bigdecon.places import Place
 from bigdecon.resuming import WorkRecord, check_files, find_earlier_run, measured_before
 from bigdecon.run_inputs import load_models, load_psfs, open_input, psf_of
 from bigdecon.sizing import REGION_VOXELS, block_side, choose_tile, cut_volume, memory_of_block
@@ -88,7 +89,7 @@ class RunPlan:
     regions: tuple[Box, ...]
     engine: Literal["map-overlap", "direct"]
     tile: int | None
-    output: Path
+    output: Place
     state: OutputState
     device: str
     identity: InputIdentity
@@ -97,7 +98,7 @@ class RunPlan:
     mask: Mask | None = None
 
     @property
-    def bookkeeping(self) -> Path:
+    def bookkeeping(self) -> Place:
         """Folder, inside the output, of ledger, models and run.json."""
         return self.output / BOOKKEEPING
 

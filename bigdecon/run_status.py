@@ -13,7 +13,7 @@ from bigdecon.deconvolution.ledger import Fault, Ledger, RegionKey, RegionRecord
 from bigdecon.errors import OutputError
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
 from bigdecon.io.provenance import RunRecord, read_run
-from bigdecon.io.stores import local_output_path
+from bigdecon.io.stores import output_place
 from bigdecon.resuming import WorkRecord
 
 __all__ = ["LevelStatus", "RunStatus", "find_run", "run_status"]
@@ -126,7 +126,7 @@ def find_run(path: str | Path) -> tuple[Path, RunRecord, WorkRecord]:
     OutputError
         if there is no output of bigdecon, or its records are damaged or of an older version
     """
-    root = local_output_path(path)
+    root = output_place(path)
     if not is_own_output(root):
         raise OutputError(f"{root} is not a result of bigdecon; give the folder that bigdecon run wrote.")
     record = read_run(root / BOOKKEEPING / "run.json")

@@ -30,6 +30,7 @@ from bigdecon.durable import TEMPORARY
 from bigdecon.errors import OutputError, WriteError
 from bigdecon.object_path import ObjectPath
 from bigdecon.places import Place
+from bigdecon.servers import ServerFailure
 from bigdecon.volume import Box
 
 __all__ = ["Extent", "Fault", "Ignored", "Lease", "Ledger", "LedgerScan", "RegionKey", "RegionRecord"]
@@ -273,8 +274,8 @@ def _objects(folder: ObjectPath) -> list[ObjectPath]:
     return [folder / name for name in found if name[2:3] == "/"]
 
 
-def _unreadable(folder: Place, error: OSError) -> OutputError:
-    return OutputError(f"the ledger {folder} cannot be read ({error.strerror or error}).")
+def _unreadable(place: Place, error: OSError) -> OutputError:
+    return OutputError(f"the ledger {place} cannot be read ({error.strerror or error}).")
 
 
 def _encode(key: RegionKey, record: RegionRecord) -> bytes:
@@ -339,6 +340,8 @@ def _load(path: Place) -> tuple[RegionKey, RegionRecord] | Ignored:
 
 def _parse(path: Place, data: bytes | OSError) -> tuple[RegionKey, RegionRecord] | Ignored:
     """Understand one entry; anything but an unknown version makes it count as absent."""
+    if isinstance(data, ServerFailure):  # not gone, only out of reach: it must not be done again
+        raise _unreadable(path, data)
     if isinstance(data, OSError):
         return Ignored(path, f"cannot be read: {data.strerror or data}")
     try:
