@@ -204,10 +204,10 @@ class Lease:
         )
 
 
-def find_holder(folder: Path) -> Holder | None:
+def find_holder(folder: PlaceLike) -> Holder | None:
     """Tell who holds the lease of a folder; None if nobody does. Reads only."""
     try:
-        return _read(Path(folder) / NAME)
+        return _read(as_place(folder) / NAME)
     except OSError:
         return None
 
