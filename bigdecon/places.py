@@ -125,7 +125,8 @@ def create(place: Place, data: bytes, *, attempts: int = PATIENT) -> bool:
     """Write an object unless there is one; False if there was. Of several that try at once one succeeds.
 
     Some object stores do not know how to write on this condition. On these two may succeed, and the later
-    one's content remains.
+    one's content remains. In an object store the content must be unlike that of all others: an object with
+    the same content is taken for one whose creation was not answered.
 
     Raises
     ------
@@ -134,7 +135,6 @@ def create(place: Place, data: bytes, *, attempts: int = PATIENT) -> bool:
     """
     if isinstance(place, Path):
         return _create_file(place, data)
-    failed = []
 
     def put(fs: Any) -> None:
         try:
@@ -142,14 +142,15 @@ def create(place: Place, data: bytes, *, attempts: int = PATIENT) -> bool:
         except Exception as error:
             if _exists_already(error):
                 raise FileExistsError(errno.EEXIST, "exists already") from error
-            failed.append(error)
             raise
 
     try:
         _put(place, put, attempts)
     except FileExistsError:
-        # An attempt whose answer was lost may have succeeded.
-        return bool(failed) and read(place) == data
+        try:
+            return read(place, attempts=attempts) == data
+        except FileNotFoundError:
+            return False
     return True
 
 

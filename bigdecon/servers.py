@@ -162,8 +162,9 @@ def ask(url: str, request: Callable[[Any], T], *, attempts: int = PATIENT) -> T:
     """
     series = _Attempts(url, attempts)
     while True:
+        fs = connection(url)
         try:
-            return request(connection(url))
+            return request(fs)
         except (FileNotFoundError, FileExistsError):
             raise
         except Exception as error:
@@ -175,8 +176,9 @@ async def ask_async(url: str, request: Callable[[Any], Awaitable[T]], *, attempt
     """Do as `ask`, on the event loop."""
     series = _Attempts(url, attempts)
     while True:
+        fs = connection(url)
         try:
-            return await request(connection(url))
+            return await request(fs)
         except (FileNotFoundError, FileExistsError):
             raise
         except Exception as error:
