@@ -212,7 +212,7 @@ class _Attempts:
         cause = _describe(error)
         if _is_denied(error):
             anonymous = "" if not _asks_nameless(self._url) else ", and no credentials were found"
-            raise PermissionError(errno.EACCES, f"the server denies it{anonymous}: {cause}") from error
+            raise PermissionError(errno.EACCES, f"access is denied{anonymous}: {cause}") from error
         if self._made > 1:
             cause = f"{cause}, at the last of {self._made} attempts"
         raise ServerFailure(errno.EIO, cause) from error

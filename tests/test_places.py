@@ -134,7 +134,7 @@ def test_a_lasting_failure_is_one_sentence(proxy, s3, kind, told):
 
 def test_what_cannot_succeed_is_asked_once(proxy, s3, monkeypatch):
     proxy.rule = lambda method, path: "403"
-    with pytest.raises(PermissionError, match="the server denies it"):
+    with pytest.raises(PermissionError, match="access is denied: the server answered 403"):
         places.write(as_place(f"{s3}/a"), b"")
     assert len(proxy.requests) == 1
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
