@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from bigdecon import places
 from bigdecon.choosing import make_tuner
 from bigdecon.config import CLASSICAL, RunConfig
 from bigdecon.deconvolution.lease import Lease
@@ -20,6 +19,7 @@ from bigdecon.distributed.cluster import Connection, connect
 from bigdecon.distributed.devices import choose_device
 from bigdecon.distributed.progress import Listener, Message, stage, subscribe
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
+from bigdecon.errors import RunError
 from bigdecon.io.output_folder import remove_output
 from bigdecon.io.provenance import CurvePoint, Provenance, PSFRecord, RunRecord, TrainingRecord, write_run
 from bigdecon.io.writing import (
@@ -29,6 +29,8 @@ from bigdecon.io.writing import (
     set_provenance,
 )
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from bigdecon.object_path import ObjectPath
+from bigdecon.places import Place
 from bigdecon.planning import RunPlan, prepare
 from bigdecon.regions import able_workers, restore_regions, write_coarser_levels
 from bigdecon.ssi_config import Training
@@ -60,11 +62,11 @@ class RunResult:
     clipped: int = 0
     skipped: int = 0
     missing: tuple[Fault, ...] = ()
-    models: tuple[Path, ...] = ()
+    models: tuple[Place, ...] = ()
     seconds: float = 0.0
 
     @property
-    def output(self) -> Path:
+    def output(self) -> Place:
         """Folder of the result."""
         return self.plan.output
 
@@ -109,8 +111,7 @@ def run(
         connection = remote or stack.enter_context(_connect(config, plan.device))
         if connection.dashboard_link:
             listener(Message(f"Dask dashboard: {connection.dashboard_link}"))
-        _open_output(plan)
-        lease = stack.enter_context(Lease(plan.bookkeeping))
+        lease = _open_output(plan, stack)
         models = _train(plan, connection, listener)
         walked = restore_regions(plan, connection, models, listener, lease)
         write_coarser_levels(plan, connection, walked.faults, listener, lease)
@@ -137,14 +138,29 @@ def _connect(config: RunConfig, device: str = "auto") -> AbstractContextManager[
     )
 
 
-def _open_output(plan: RunPlan) -> None:
-    """Create the arrays, or take up an interrupted run's."""
-    if plan.state == "continue":
-        return
-    if plan.config.overwrite:
-        if plan.bookkeeping.exists():
+def _open_output(plan: RunPlan, stack: ExitStack) -> Lease:
+    """Create the arrays, or take up an interrupted run's; nobody else writes there until the stack ends.
+
+    A folder is made beside its place and renamed, and the lease lies in it. Objects cannot be renamed, and
+    there the lease comes first.
+    """
+    lease = Lease(plan.bookkeeping)
+    if isinstance(plan.output, ObjectPath):
+        stack.enter_context(lease)
+        if plan.state != "continue":
+            _create_output(plan)
+        return lease
+    if plan.state != "continue":
+        if plan.config.overwrite and places.exists(plan.bookkeeping):
             with Lease(plan.bookkeeping):
                 pass  # refused while another process writes it
+        _create_output(plan)
+    stack.enter_context(lease)
+    return lease
+
+
+def _create_output(plan: RunPlan) -> None:
+    if plan.config.overwrite:
         remove_output(plan.output)
     # The record is there from the start: a run that is killed at any time can be continued.
     record = RunRecord(plan.fingerprint, _provenance(plan, ()).as_json(), work=plan.work.as_json())
@@ -155,20 +171,31 @@ def _open_output(plan: RunPlan) -> None:
 # --- training ------------------------------------------------------------------------------------
 
 
-def _train(plan: RunPlan, connection: Connection, listener: Listener) -> tuple[Path, ...]:
+def _train(plan: RunPlan, connection: Connection, listener: Listener) -> tuple[Place, ...]:
     """Train a network for every channel that has none yet; each is kept as soon as it is done."""
     if plan.config.method in CLASSICAL:
         return ()
     paths = _model_paths(plan)
     for channel, path in enumerate(paths):
-        if path.with_suffix(".json").exists() and path.exists():
+        if _is_there(path.with_suffix(".json")) and _is_there(path):
             continue
         if plan.models:
             save_checkpoint(plan.models[channel], path)
         elif plan.training is not None:
             save_checkpoint(_train_channel(plan, plan.training, channel, connection, listener), path)
-    shutil.rmtree(plan.bookkeeping / "training", ignore_errors=True)
+    with suppress(OSError):
+        places.remove_all(plan.bookkeeping / "training")
     return paths
+
+
+def _is_there(path: Place) -> bool:
+    try:
+        return places.exists(path)
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be looked at ({error.strerror or error}); what is finished is kept, "
+            "and once this is put right the same command continues."
+        ) from error
 
 
 def _train_channel(
@@ -188,7 +215,7 @@ def _train_channel(
     return trained[channel]
 
 
-def _model_paths(plan: RunPlan) -> tuple[Path, ...]:
+def _model_paths(plan: RunPlan) -> tuple[Place, ...]:
     if plan.config.method in CLASSICAL:
         return ()
     folder = plan.bookkeeping / "model"
@@ -198,7 +225,7 @@ def _model_paths(plan: RunPlan) -> tuple[Path, ...]:
 # --- metadata ------------------------------------------------------------------------------------
 
 
-def _finish(plan: RunPlan, models: tuple[Path, ...], *, complete: bool) -> None:
+def _finish(plan: RunPlan, models: tuple[Place, ...], *, complete: bool) -> None:
     """Set display windows, write provenance, and mark the run as finished if nothing is missing."""
     set_display_windows(plan.output, measure_windows(plan.output, plan.layout))
     provenance = _provenance(plan, tuple(load_checkpoint(path) for path in models)).as_json()

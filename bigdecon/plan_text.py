@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dask.utils import format_bytes
 
 from bigdecon.deconvolution.tuning import Tuned
+from bigdecon.io.output_folder import is_taken
 from bigdecon.planning import RunPlan
 
 __all__ = ["describe_plan"]
@@ -61,7 +62,7 @@ def _describe_work(plan: RunPlan) -> list[tuple[str, str]]:
 
 
 def _state(plan: RunPlan) -> str:
-    if plan.state == "new" and plan.output.exists() and any(plan.output.iterdir()):
+    if plan.state == "new" and is_taken(plan.output):
         return "replaces an earlier result"
     return STATES[plan.state]
 

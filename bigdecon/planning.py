@@ -31,9 +31,10 @@ from bigdecon.io.layout import OutputLayout, plan_output
 from bigdecon.io.mask import Mask, open_mask
 from bigdecon.io.output_folder import BOOKKEEPING
 from bigdecon.io.provenance import PSFRecord, RunRecord, fingerprint
-from bigdecon.io.stores import local_output_path
+from bigdecon.io.stores import output_place
 from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.optics.psf import PSF
+from bigdecon.places import Place
 from bigdecon.resuming import WorkRecord, check_files, find_earlier_run, measured_before
 from bigdecon.run_inputs import load_models, load_psfs, open_input, psf_of
 from bigdecon.sizing import REGION_VOXELS, block_side, choose_tile, cut_volume, memory_of_block
@@ -88,7 +89,7 @@ class RunPlan:
     regions: tuple[Box, ...]
     engine: Literal["map-overlap", "direct"]
     tile: int | None
-    output: Path
+    output: Place
     state: OutputState
     device: str
     identity: InputIdentity
@@ -97,7 +98,7 @@ class RunPlan:
     mask: Mask | None = None
 
     @property
-    def bookkeeping(self) -> Path:
+    def bookkeeping(self) -> Place:
         """Folder, inside the output, of ledger, models and run.json."""
         return self.output / BOOKKEEPING
 
@@ -178,7 +179,7 @@ def prepare(config: RunConfig, device: str, tuner: Tuner = tune_channel) -> RunP
     psfs = load_psfs(config, volume)
     models = load_models(config, psfs, volume)
     psfs = psfs or tuple(psf_of(model) for model in models)
-    output = local_output_path(config.output) if config.output else default_output(config.input)
+    output = output_place(config.output) if config.output else default_output(config.input)
     if output.suffix.lower() in (".tif", ".tiff"):
         raise OutputError(
             f"the result is an OME-Zarr folder, but {output} is a TIFF by name; give {output.stem}.ome.zarr."

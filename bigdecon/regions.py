@@ -14,7 +14,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -35,6 +34,7 @@ from bigdecon.errors import RunError
 from bigdecon.guarded_method import GuardedMethod
 from bigdecon.io.layout import OutputLayout
 from bigdecon.learning.checkpoint import load_checkpoint
+from bigdecon.places import Place
 from bigdecon.planning import RunPlan
 from bigdecon.volume import Box
 from bigdecon.worker_tasks import (
@@ -123,7 +123,7 @@ class _Walk:
 
 
 def restore_regions(
-    plan: RunPlan, connection: Connection, models: tuple[Path, ...], listener: Listener, lease: Lease
+    plan: RunPlan, connection: Connection, models: tuple[Place, ...], listener: Listener, lease: Lease
 ) -> Walked:
     """Restore and write level 0.
 
@@ -175,7 +175,7 @@ def _report(faults: Sequence[Fault], in_all: int, limit: int, listener: Listener
 
 
 def _method(
-    plan: RunPlan, channel: int, models: tuple[Path, ...], connection: Connection, run_id: str
+    plan: RunPlan, channel: int, models: tuple[Place, ...], connection: Connection, run_id: str
 ) -> MethodOnWorkers:
     """Say how to make the deconvolver: small in every region's graph, loaded once by every worker."""
     if plan.config.method in CLASSICAL:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise, product
-from pathlib import Path
 from typing import Any
 
 from bigdecon.config import RunConfig
@@ -15,8 +14,9 @@ from bigdecon.errors import OutputError
 from bigdecon.intensity import IntensityStats
 from bigdecon.io.identity import InputIdentity
 from bigdecon.io.layout import OutputLayout, layout_from_json, write_boxes
-from bigdecon.io.output_folder import BOOKKEEPING, check_output_path, is_own_output
+from bigdecon.io.output_folder import BOOKKEEPING, check_output_path, is_incomplete, is_own_output
 from bigdecon.io.provenance import PSFRecord, RunRecord, read_run, settings_that_matter
+from bigdecon.places import Place
 from bigdecon.volume import Box, Volume
 
 __all__ = ["WorkRecord", "check_files", "find_earlier_run", "measured_before"]
@@ -78,7 +78,7 @@ class WorkRecord:
 
 def find_earlier_run(
     config: RunConfig,
-    output: Path,
+    output: Place,
     mark: str,
     psfs: Sequence[PSFRecord],
     identity: InputIdentity,
@@ -97,7 +97,7 @@ def find_earlier_run(
     OutputError
         if the output is another run's, or may not be written
     """
-    continues = is_own_output(output) and not config.overwrite
+    continues = is_own_output(output) and not config.overwrite and not is_incomplete(output)
     record = read_run(output / BOOKKEEPING / "run.json") if continues else None
     if record is None:
         check_output_path(output, overwrite=config.overwrite, input_location=config.input)
@@ -139,7 +139,7 @@ def measured_before(earlier: RunRecord | None) -> tuple[IntensityStats, ...]:
 
 
 def check_files(
-    earlier: RunRecord, output: Path, volume: Volume, grid: BlockGrid, identity: InputIdentity
+    earlier: RunRecord, output: Place, volume: Volume, grid: BlockGrid, identity: InputIdentity
 ) -> None:
     """Refuse an input whose stored files have changed, but for those of blocks that could not be restored."""
     changed = identity.changed_files(earlier.provenance["input"].get("files", ()))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from bigdecon import places
 from bigdecon.config import RunConfig
 from bigdecon.errors import ModelError, OptionError, VolumeError
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
@@ -12,6 +14,7 @@ from bigdecon.io.reading import open_volume
 from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
 from bigdecon.optics.models import LARGEST_VOXEL_UM
 from bigdecon.optics.psf import PSF, load_psf, psf_from_array
+from bigdecon.places import Place, as_place
 from bigdecon.volume import Box, Volume
 
 __all__ = ["load_models", "load_psfs", "open_input", "parse_roi", "psf_of"]
@@ -90,7 +93,7 @@ def load_models(config: RunConfig, psfs: Sequence[PSF], volume: Volume) -> tuple
     """Load the network of every channel: of one file for all, or of a folder or an earlier result."""
     if config.model is None:
         return ()
-    files = _model_files(Path(config.model))
+    files = _model_files(as_place(config.model))
     if len(files) not in (1, volume.n_channels):
         raise ModelError(
             f"{config.model} holds {len(files)} models for {volume.n_channels} channels; "
@@ -110,12 +113,15 @@ def psf_of(model: Checkpoint) -> PSF:
     return psf_from_array(model.psf, voxel_size_um=size, psf_voxel_size_um=size, name="PSF of the model")
 
 
-def _model_files(path: Path) -> list[Path]:
+def _model_files(path: Place) -> list[Place]:
     """Find models: the file itself, or those in a folder or in the result of an earlier run."""
-    if not path.is_dir():
+    if not path.is_dir() if isinstance(path, Path) else path.suffix in (".safetensors", ".json"):
         return [path]
     folder = path / BOOKKEEPING / "model" if is_own_output(path) else path
-    files = sorted(folder.glob("channel-*.safetensors"), key=lambda f: int(f.stem.rpartition("-")[2]))
-    if not files:
+    try:
+        found = [name for name in places.names(folder) if re.fullmatch(r"channel-\d+\.safetensors", name)]
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be listed ({error.strerror or error}).") from error
+    if not found:
         raise ModelError(f"{path} holds no model; name a .safetensors file or the result of a siamese run.")
-    return files
+    return [folder / name for name in sorted(found, key=lambda name: int(name[8:].partition(".")[0]))]

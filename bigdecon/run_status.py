@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
+from bigdecon import places
 from bigdecon.config import CLASSICAL
 from bigdecon.deconvolution.lease import Holder, find_holder
 from bigdecon.deconvolution.ledger import Fault, Ledger, RegionKey, RegionRecord
 from bigdecon.errors import OutputError
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
 from bigdecon.io.provenance import RunRecord, read_run
-from bigdecon.io.stores import local_output_path
+from bigdecon.io.stores import output_place
+from bigdecon.places import Place, PlaceLike
 from bigdecon.resuming import WorkRecord
 
 __all__ = ["LevelStatus", "RunStatus", "find_run", "run_status"]
@@ -59,7 +60,7 @@ class RunStatus:
     created : when the run began, UTC
     """
 
-    output: Path
+    output: Place
     state: State
     writer: Holder | None
     trained: int
@@ -74,12 +75,12 @@ class RunStatus:
     created: str
 
 
-def run_status(path: str | Path) -> RunStatus:
+def run_status(path: PlaceLike) -> RunStatus:
     """Look at an output.
 
     Parameters
     ----------
-    path : folder of the result, finished or not
+    path : folder or URL of the result, finished or not
 
     Raises
     ------
@@ -105,7 +106,7 @@ def run_status(path: str | Path) -> RunStatus:
         if written and missing
         else "unfinished",
         writer=_writer(folder),
-        trained=len(list((folder / "model").glob("channel-*.json"))),
+        trained=_trained(folder / "model"),
         to_train=networks,
         levels=levels,
         missing=missing,
@@ -118,7 +119,7 @@ def run_status(path: str | Path) -> RunStatus:
     )
 
 
-def find_run(path: str | Path) -> tuple[Path, RunRecord, WorkRecord]:
+def find_run(path: PlaceLike) -> tuple[Place, RunRecord, WorkRecord]:
     """Find the records of a run in its output.
 
     Raises
@@ -126,7 +127,7 @@ def find_run(path: str | Path) -> tuple[Path, RunRecord, WorkRecord]:
     OutputError
         if there is no output of bigdecon, or its records are damaged or of an older version
     """
-    root = local_output_path(path)
+    root = output_place(path)
     if not is_own_output(root):
         raise OutputError(f"{root} is not a result of bigdecon; give the folder that bigdecon run wrote.")
     record = read_run(root / BOOKKEEPING / "run.json")
@@ -148,7 +149,16 @@ def _method(record: RunRecord) -> str:
     return str(record.provenance["configuration"].get("method", ""))
 
 
-def _writer(folder: Path) -> Holder | None:
+def _trained(folder: Place) -> int:
+    """Count the networks that are described."""
+    try:
+        found = places.names(folder)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be listed ({error.strerror or error}).") from error
+    return sum(name.startswith("channel-") and name.endswith(".json") for name in found)
+
+
+def _writer(folder: Place) -> Holder | None:
     """Tell who is writing; a lease that its holder left behind counts as none."""
     holder = find_holder(folder)
     if holder is None or holder.is_dead or time.time() - holder.renewed > SILENT_SECONDS:

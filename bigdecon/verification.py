@@ -12,7 +12,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 from bigdecon.deconvolution.lease import Lease
@@ -22,6 +21,7 @@ from bigdecon.errors import RunError
 from bigdecon.io.output_folder import BOOKKEEPING
 from bigdecon.io.provenance import write_run
 from bigdecon.io.writing import digest, read_box
+from bigdecon.places import Place, PlaceLike
 from bigdecon.resuming import WorkRecord
 from bigdecon.run_status import find_run
 
@@ -56,7 +56,7 @@ class Verification:
     missing : blocks that could not be restored
     """
 
-    output: Path
+    output: Place
     checked: int
     damaged: tuple[Damage, ...]
     unwritten: int
@@ -69,7 +69,7 @@ class Verification:
 
 
 def verify_output(
-    path: str | Path, *, threads: int = 2, on_checked: Callable[[int, int], None] = lambda done, total: None
+    path: PlaceLike, *, threads: int = 2, on_checked: Callable[[int, int], None] = lambda done, total: None
 ) -> Verification:
     """Compare all shards of an output, of all levels, with the ledger; reads only.
 
@@ -100,7 +100,7 @@ def verify_output(
     return Verification(root, len(shards), tuple(damaged), unwritten, missing)
 
 
-def repair_output(path: str | Path, damaged: Sequence[Damage]) -> None:
+def repair_output(path: PlaceLike, damaged: Sequence[Damage]) -> None:
     """Enter the blocks of damaged shards as missing: the next run of the same command does them again.
 
     Raises
@@ -125,7 +125,7 @@ def repair_output(path: str | Path, damaged: Sequence[Damage]) -> None:
 
 
 def _compare(
-    root: Path, work: WorkRecord, key: RegionKey, extent: Extent, entry: RegionRecord
+    root: Place, work: WorkRecord, key: RegionKey, extent: Extent, entry: RegionRecord
 ) -> Damage | None:
     try:
         found = read_box(root, work.layout, key.level, key.timepoint, key.channel, extent.box)

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -36,6 +35,7 @@ from bigdecon.learning.loop import TrainingStep
 from bigdecon.learning.ssi import train_ssi
 from bigdecon.learning.training import train
 from bigdecon.optics.psf import PSF
+from bigdecon.places import Place
 from bigdecon.ssi_config import SSIConfig, Training
 from bigdecon.volume import Box, Volume
 
@@ -58,7 +58,7 @@ def train_on_worker(
     channel: int,
     device: str,
     stats: IntensityStats,
-    state_path: Path,
+    state_path: Place,
     threads: int,
     run_id: str,
 ) -> Checkpoint:
@@ -100,7 +100,7 @@ def train_on_worker(
 
 @functools.lru_cache(maxsize=8)
 def load_network(
-    path: Path,
+    path: Place,
     sha256: str,
     stats: IntensityStats,
     device: str,
@@ -148,7 +148,7 @@ class UnitJob:
     written : digest of what an earlier run wrote, where only some blocks are to be replaced; "" for all
     """
 
-    path: Path
+    path: Place
     layout: OutputLayout
     key: RegionKey
     unit: Box
@@ -258,7 +258,7 @@ def summarize_region(
 
 
 def write_coarse_unit(
-    path: Path, layout: OutputLayout, key: RegionKey, faults: tuple[Fault, ...] = ()
+    path: Place, layout: OutputLayout, key: RegionKey, faults: tuple[Fault, ...] = ()
 ) -> RegionRecord:
     """Average and write one unit of a coarser level in a worker process.
 

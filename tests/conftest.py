@@ -6,9 +6,15 @@ import ipaddress
 import os
 import signal
 import socket
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+
+from bigdecon.places import Place, as_place
+from tests.servers import object_store
 
 THREADS = "2"
 
@@ -68,3 +74,36 @@ def no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_nearby)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Give the URL of an object store."""
+    with object_store() as url:
+        yield url
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give the URL of a new bucket; the environment says where it is and who asks."""
+    import s3fs
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("bigdecon.servers.FIRST_PAUSE_S", 0.01)
+    bucket = f"bucket-{uuid4().hex[:12]}"
+    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(bucket, acl="public-read")
+    return f"s3://{bucket}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Give a place that is empty: a folder on the disk, then a prefix in an object store."""
+    if request.param == "local":
+        return tmp_path
+    return as_place(f"{request.getfixturevalue('s3')}/results")

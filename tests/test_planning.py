@@ -18,7 +18,7 @@ from bigdecon.deconvolution.tuning import Trial, Tuned
 from bigdecon.errors import OptionError
 from bigdecon.io.writing import write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
-from bigdecon.pipeline import _open_output
+from bigdecon.pipeline import _create_output
 from bigdecon.plan_text import describe_plan
 from bigdecon.planning import default_output, prepare
 from bigdecon.run_inputs import parse_roi
@@ -124,7 +124,7 @@ def test_what_is_auto_is_chosen_once_and_taken_up_again(config, tmp_path):
     assert plan.tuned[0].settings.accelerate
     assert plan.stats[0].background == plan.tuned[0].settings.background
     assert "chosen by hidden voxels, from 1 settings" in "\n".join(t for _, t in describe_plan(plan))
-    _open_output(plan)
+    _create_output(plan)
 
     def refuse(*arguments):
         raise AssertionError("a run that goes on must not choose anew")

@@ -6,6 +6,9 @@ abandoned, and the next writer takes it over, when
 
 - its holder ran on this machine and is dead: at once, so that a killed command can be repeated;
 - it has not been renewed for a minute: the other machine, or its network, is gone.
+
+In an object store the lease is an object. Where the store can create one on the condition that there is
+none, it decides between two that try at once; else both write, wait, and look whose lease remained.
 """
 
 from __future__ import annotations
@@ -20,15 +23,19 @@ from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
 
-from bigdecon.deconvolution.durable import TEMPORARY, write_durably
+from bigdecon import places
 from bigdecon.errors import OutputError
+from bigdecon.places import Place, PlaceLike, as_place
+from bigdecon.servers import QUICK
 
 __all__ = ["Holder", "Lease", "find_holder"]
 
 NAME = "lease.json"
 VERSION = 1
 SETTLE_SECONDS = 0.25
-"""How long a taker-over waits before it looks whether another one came after it."""
+"""How long a taker-over waits before it looks whether another one came after it, on a local disk."""
+SETTLE_SECONDS_REMOTE = 2.0
+"""The same for a server: its answers may be late."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,10 @@ class Lease:
     expire_seconds : silence after which another process may take over
     """
 
-    def __init__(self, folder: Path, *, renew_seconds: float = 10.0, expire_seconds: float = 60.0) -> None:
-        self._path = Path(folder) / NAME
+    def __init__(
+        self, folder: PlaceLike, *, renew_seconds: float = 10.0, expire_seconds: float = 60.0
+    ) -> None:
+        self._path = as_place(folder) / NAME
         self._renew_seconds = renew_seconds
         self._expire_seconds = expire_seconds
         self._holder = Holder.here()
@@ -97,7 +106,7 @@ class Lease:
             if another process holds it, or the folder is not writable
         """
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            places.make_folder(self._path.parent)
             self._acquire()
         except OSError as error:
             raise OutputError(
@@ -122,7 +131,7 @@ class Lease:
         try:
             holder = _read(self._path)
             if holder is not None and holder.id == self._holder.id:
-                self._path.unlink(missing_ok=True)
+                places.delete(self._path, attempts=QUICK)
         except OSError:
             pass  # the folder went away, and the lease with it
 
@@ -141,41 +150,41 @@ class Lease:
             )
 
     def _acquire(self) -> None:
-        """Create the file if it is not there; else refuse, or replace an abandoned one."""
+        """Create the lease if it is not there; else refuse, or replace an abandoned one."""
         if self._create():
+            # A second creation is refused, unless this store creates without looking: then see who stays.
+            if self._create():
+                self._settle()
             return
         holder = self._present()
         if holder is not None and not holder.is_dead:
-            silent = _age_seconds(self._path)
+            silent = places.seconds_since(self._path)
             if silent is not None and silent < self._expire_seconds:
                 raise self._refusal(holder, silent)
         self._renew()
-        time.sleep(SETTLE_SECONDS)
+        self._settle()
+
+    def _create(self) -> bool:
+        return places.create(self._path, _encode(self._holder), attempts=QUICK)
+
+    def _settle(self) -> None:
+        """Wait for others that took the lease at the same moment; the last one has it."""
+        time.sleep(SETTLE_SECONDS if isinstance(self._path, Path) else SETTLE_SECONDS_REMOTE)
         winner = _read(self._path)
         if winner is None or winner.id != self._holder.id:
             raise self._refusal(winner or self._holder, 0.0)
-
-    def _create(self) -> bool:
-        """Make the file if it does not exist; the file server decides between two that try at once."""
-        try:
-            handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        except FileExistsError:
-            return False
-        with open(handle, "wb") as file:
-            file.write(_encode(self._holder))
-        return True
 
     def _present(self) -> Holder | None:
         """Read the other's lease; it may be empty for the moment between its creation and its writing."""
         for _ in range(10):
             holder = _read(self._path)
-            if holder is not None or not self._path.exists():
+            if holder is not None or not places.exists(self._path):
                 return holder
             time.sleep(0.1)
         return None
 
     def _renew(self) -> None:
-        write_durably(self._path, _encode(self._holder))
+        places.write(self._path, _encode(self._holder), attempts=QUICK)
 
     def _keep_renewing(self) -> None:
         while not self._stop.wait(self._renew_seconds):
@@ -195,10 +204,10 @@ class Lease:
         )
 
 
-def find_holder(folder: Path) -> Holder | None:
+def find_holder(folder: PlaceLike) -> Holder | None:
     """Tell who holds the lease of a folder; None if nobody does. Reads only."""
     try:
-        return _read(Path(folder) / NAME)
+        return _read(as_place(folder) / NAME)
     except OSError:
         return None
 
@@ -209,10 +218,10 @@ def _encode(holder: Holder) -> bytes:
     return json.dumps(values).encode()
 
 
-def _read(path: Path) -> Holder | None:
+def _read(path: Place) -> Holder | None:
     """Read a lease; None if it is missing or damaged."""
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(places.read(path, attempts=QUICK))
         return Holder(
             id=str(values["id"]),
             host=str(values["host"]),
@@ -224,22 +233,6 @@ def _read(path: Path) -> Holder | None:
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-
-
-def _age_seconds(path: Path) -> float | None:
-    """Give the time since a lease was renewed, by the file server's clock alone; None if it is gone.
-
-    The clocks of two machines may differ by more than a minute. A probe written now beside the lease
-    gets its time from the same server as the lease did.
-    """
-    probe = path.with_name(f"{TEMPORARY}{uuid4().hex}")
-    try:
-        probe.write_bytes(b"now")
-        return max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
-    except FileNotFoundError:
-        return None
-    finally:
-        probe.unlink(missing_ok=True)
 
 
 def _machine() -> str:

@@ -24,9 +24,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bigdecon.deconvolution.durable import TEMPORARY, write_durably
+from bigdecon import places
 from bigdecon.deconvolution.lease import Lease
+from bigdecon.durable import TEMPORARY
 from bigdecon.errors import OutputError, WriteError
+from bigdecon.object_path import ObjectPath
+from bigdecon.places import Place
+from bigdecon.servers import ServerFailure
 from bigdecon.volume import Box
 
 __all__ = ["Extent", "Fault", "Ignored", "Lease", "Ledger", "LedgerScan", "RegionKey", "RegionRecord"]
@@ -124,7 +128,7 @@ class RegionRecord:
 class Ignored(NamedTuple):
     """A file of the ledger that counts as absent, and why."""
 
-    path: Path
+    path: Place
     reason: str
 
 
@@ -150,10 +154,10 @@ class Ledger:
 
     Attributes
     ----------
-    folder : where the entries lie; made when the first region is entered
+    folder : where the entries lie; a local one is made when the first region is entered
     """
 
-    folder: Path
+    folder: Place
 
     def mark(self, key: RegionKey, record: RegionRecord) -> None:
         """Enter a region as written; call it after the region's last shard is on disk.
@@ -165,12 +169,13 @@ class Ledger:
         """
         path = self._path(key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(path, _encode(key, record))
+            places.make_folder(path.parent)
+            places.write(path, _encode(key, record))
         except OSError as error:
+            remedy = "make room or mend the folder" if isinstance(path, Path) else "mend that"
             raise WriteError(
                 f"the ledger entry {path} cannot be written ({error.strerror or error}); "
-                "what was finished is kept: make room or mend the folder, then run the same command again."
+                f"what was finished is kept: {remedy}, then run the same command again."
             ) from error
 
     def finished(self, key: RegionKey) -> bool:
@@ -194,7 +199,7 @@ class Ledger:
         """
         path = self._path(key)
         try:
-            path.unlink(missing_ok=True)
+            places.delete(path)
         except OSError as error:
             raise WriteError(f"the ledger entry {path} cannot be removed ({error.strerror}).") from error
 
@@ -216,9 +221,13 @@ class Ledger:
         OutputError
             if the folder cannot be listed, or holds a format that this version does not know
         """
-        # Threads hide the latency of a network file system; on a local disk they cost nothing.
-        with ThreadPoolExecutor(READERS, thread_name_prefix="ledger") as pool:
-            entries = list(chain.from_iterable(pool.map(_load_shelf, self._shelves())))
+        if isinstance(self.folder, Path):
+            # Threads hide the latency of a network file system; on a local disk they cost nothing.
+            with ThreadPoolExecutor(READERS, thread_name_prefix="ledger") as pool:
+                entries = list(chain.from_iterable(pool.map(_load_shelf, _shelves(self.folder))))
+        else:
+            paths = _objects(self.folder)
+            entries = [_parse(path, data) for path, data in zip(paths, places.read_many(paths), strict=True)]
         ignored = tuple(entry for entry in entries if isinstance(entry, Ignored))
         whole = dict(entry for entry in entries if not isinstance(entry, Ignored))
         finished = {key: record for key, record in whole.items() if not record.faults}
@@ -231,28 +240,42 @@ class Ledger:
         Returns
         -------
         int
-            how many were removed
+            how many were removed; none in an object store, which keeps no half-written objects
         """
-        stale = [path for shelf in self._shelves() for path in shelf.glob(f"{TEMPORARY}*")]
+        if not isinstance(self.folder, Path):
+            return 0
+        stale = [path for shelf in _shelves(self.folder) for path in shelf.glob(f"{TEMPORARY}*")]
         for path in stale:
             path.unlink(missing_ok=True)
         return len(stale)
 
-    def _path(self, key: RegionKey) -> Path:
+    def _path(self, key: RegionKey) -> Place:
         """Spread entries over 256 subfolders: large folders are slow on network file systems."""
         shelf = blake2b(key.name.encode(), digest_size=1).hexdigest()
         return self.folder / shelf / f"{key.name}.json"
 
-    def _shelves(self) -> list[Path]:
-        try:
-            with os.scandir(self.folder) as found:
-                return sorted(Path(entry.path) for entry in found if len(entry.name) == 2 and entry.is_dir())
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise OutputError(
-                f"the ledger {self.folder} cannot be read ({error.strerror or error})."
-            ) from error
+
+def _shelves(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as found:
+            return sorted(Path(entry.path) for entry in found if len(entry.name) == 2 and entry.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _objects(folder: ObjectPath) -> list[ObjectPath]:
+    """List the entries in an object store, by pages."""
+    try:
+        found = places.file_names(folder)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return [folder / name for name in found if name[2:3] == "/"]
+
+
+def _unreadable(place: Place, error: OSError) -> OutputError:
+    return OutputError(f"the ledger {place} cannot be read ({error.strerror or error}).")
 
 
 def _encode(key: RegionKey, record: RegionRecord) -> bytes:
@@ -308,16 +331,25 @@ def _load_shelf(shelf: Path) -> list[tuple[RegionKey, RegionRecord] | Ignored]:
     return [_load(shelf / name) for name in names if not name.startswith(TEMPORARY)]
 
 
-def _load(path: Path) -> tuple[RegionKey, RegionRecord] | Ignored:
-    """Read one entry; anything but an unknown version makes it count as absent."""
+def _load(path: Place) -> tuple[RegionKey, RegionRecord] | Ignored:
     try:
-        entry = json.loads(path.read_bytes())
+        return _parse(path, places.read(path))
+    except OSError as error:
+        return _parse(path, error)
+
+
+def _parse(path: Place, data: bytes | OSError) -> tuple[RegionKey, RegionRecord] | Ignored:
+    """Understand one entry; anything but an unknown version makes it count as absent."""
+    if isinstance(data, ServerFailure):  # not gone, only out of reach: it must not be done again
+        raise _unreadable(path, data)
+    if isinstance(data, OSError):
+        return Ignored(path, f"cannot be read: {data.strerror or data}")
+    try:
+        entry = json.loads(data)
         if not isinstance(entry, dict) or entry.get("format") != FORMAT:
             return Ignored(path, "not an entry of a bigdecon ledger")
         _check_version(path, entry.get("version"))
         key, record = _decode(entry)
-    except OSError as error:
-        return Ignored(path, f"cannot be read: {error.strerror or error}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Ignored(path, "torn or damaged")
     if path.name != f"{key.name}.json":
@@ -325,7 +357,7 @@ def _load(path: Path) -> tuple[RegionKey, RegionRecord] | Ignored:
     return key, record
 
 
-def _check_version(path: Path, version: object) -> None:
+def _check_version(path: Place, version: object) -> None:
     if not isinstance(version, int):
         raise ValueError("an entry without a version is damaged")
     if version not in READABLE:

@@ -7,17 +7,19 @@ import hashlib
 import itertools
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
 
 from bigdecon.errors import WriteError
 from bigdecon.io.layout import LevelLayout, OutputLayout
-from bigdecon.io.stores import local_output_path
+from bigdecon.io.stores import open_store, output_place, writable_store
+from bigdecon.object_path import ObjectPath
+from bigdecon.places import Place, PlaceLike
 from bigdecon.volume import Box
 
 __all__ = ["Converted", "convert", "digest", "read_box", "write_box", "write_error"]
@@ -61,7 +63,7 @@ def digest(data: NDArray[Any]) -> str:
 
 
 def write_box(
-    path: str | os.PathLike[str],
+    path: PlaceLike,
     layout: OutputLayout,
     level: int,
     timepoint: int,
@@ -71,13 +73,13 @@ def write_box(
 ) -> str:
     """Write whole write units of one channel at one time point; any process may write others meanwhile.
 
-    What an interrupted attempt left of these units is removed first: Zarr reads a file that overhangs
-    the array's edge before it writes it, and would fail on a torn one for ever. The files are flushed
-    to the disk before this returns.
+    On a disk, what an interrupted attempt left of these units is removed first: Zarr reads a file that
+    overhangs the array's edge before it writes it, and would fail on a torn one for ever. The files are
+    flushed to the disk before this returns. In an object store each unit is one put.
 
     Parameters
     ----------
-    path : folder of the image
+    path : folder or URL of the image
     layout : of `plan_output`
     level : resolution level, 0 the finest
     timepoint, channel : indices, 0 where there is no such axis
@@ -93,23 +95,31 @@ def write_box(
     WriteError
         if the disk is full or the file system fails; what is finished stays
     """
-    root, target = local_output_path(path), layout.levels[level]
+    root, target = output_place(path), layout.levels[level]
     _check_box(target, layout, box, data)
     values = data + 0.0 if data.dtype.kind == "f" else data  # an empty chunk would lose a negative zero
+    selection = _full_selection(layout, timepoint, channel, box)
+    part = values.reshape([part.stop - part.start for part in selection])
     try:
-        array = zarr.open_array(LocalStore(root), path=target.path, mode="r+", zarr_format=layout.zarr_format)
-        selection = _full_selection(layout, timepoint, channel, box)
-        files = _owned_files(root, array, target, selection)
-        _remove_remains(files)
-        array[selection] = values.reshape([part.stop - part.start for part in selection])
-        _flush(files)
+        array = _open_array(root, layout, level, writes=True)
+        if isinstance(root, Path):
+            _replace_files(_owned_files(root, array, target, selection), array, selection, part)
+        else:
+            array[selection] = part
     except OSError as error:
         raise write_error(root, error) from error
     return digest(values)
 
 
+def _replace_files(files: Sequence[Path], array: Any, selection: Box, values: NDArray[Any]) -> None:
+    """Write a selection into new files, and wait until they are on the disk."""
+    _remove_remains(files)
+    array[selection] = values
+    _flush(files)
+
+
 def read_box(
-    path: str | os.PathLike[str], layout: OutputLayout, level: int, timepoint: int, channel: int, box: Box
+    path: PlaceLike, layout: OutputLayout, level: int, timepoint: int, channel: int, box: Box
 ) -> NDArray[Any]:
     """Read a spatial box of an output back, as decoded; spatial axes only.
 
@@ -118,9 +128,9 @@ def read_box(
     WriteError
         if what was written cannot be read
     """
-    root, target = local_output_path(path), layout.levels[level]
+    root = output_place(path)
     try:
-        array = zarr.open_array(LocalStore(root), path=target.path, mode="r", zarr_format=layout.zarr_format)
+        array = _open_array(root, layout, level, writes=False)
         data = np.asarray(array[_full_selection(layout, timepoint, channel, box)])
     except Exception as error:
         raise WriteError(
@@ -128,6 +138,28 @@ def read_box(
             f"({type(error).__name__}: {error}); --overwrite starts anew."
         ) from error
     return np.ascontiguousarray(data.reshape(data.shape[-layout.n_spatial :]), dtype=layout.dtype)
+
+
+def _open_array(root: Place, layout: OutputLayout, level: int, *, writes: bool) -> Any:
+    """Open a level; in an object store its metadata are read once a process."""
+    if isinstance(root, ObjectPath):
+        return _opened(root, layout, level, writes, os.getpid())
+    return _open_anew(root, layout, level, writes)
+
+
+@lru_cache(maxsize=64)
+def _opened(root: ObjectPath, layout: OutputLayout, level: int, writes: bool, pid: int) -> Any:
+    """Keep an array under its layout, so that another output in the same place is opened anew."""
+    return _open_anew(root, layout, level, writes)
+
+
+def _open_anew(root: Place, layout: OutputLayout, level: int, writes: bool) -> Any:
+    return zarr.open_array(
+        writable_store(root) if writes else open_store(str(root)),
+        path=layout.levels[level].path,
+        mode="r+" if writes else "r",
+        zarr_format=layout.zarr_format,
+    )
 
 
 def _full_selection(layout: OutputLayout, timepoint: int, channel: int, box: Box) -> Box:
@@ -187,8 +219,8 @@ def _flush(files: Sequence[Path]) -> None:
             os.close(descriptor)
 
 
-def write_error(root: Path, error: OSError) -> WriteError:
-    """Turn a failure of the file system into one sentence."""
+def write_error(root: Place, error: OSError) -> WriteError:
+    """Turn a failure of the file system or the server into one sentence."""
     cause = error.strerror or str(error) or type(error).__name__
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         cause = f"the disk is full ({cause})"

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigdecon.errors import VolumeError
-from bigdecon.io.stores import filesystem, is_url, open_store, read_key
+from bigdecon.io.stores import is_url, open_store, read_key
 from bigdecon.io.zarr_source import ZarrSource
+from bigdecon.servers import ask
 from bigdecon.volume import ArraySource, Crop, Source, Take, Volume
 
 __all__ = ["InputIdentity", "StoredFile", "input_identity"]
@@ -130,19 +131,18 @@ def _digest(source: Source) -> str:
 
 def _stored_files(source: Source, location: str) -> tuple[StoredFile, ...]:
     if isinstance(source, ZarrSource):
-        fs = filesystem(source.location) if is_url(source.location) else None
-        return tuple(dict.fromkeys(_stored_file(source, index, fs) for index in _sampled_chunks(source)))
+        return tuple(dict.fromkeys(_stored_file(source, index) for index in _sampled_chunks(source)))
     if isinstance(source, ArraySource) or not location:
         return ()
     return (StoredFile("", _file_state(location), (0,) * len(source.shape), source.shape),)
 
 
-def _stored_file(source: ZarrSource, index: tuple[int, ...], fs: Any) -> StoredFile:
+def _stored_file(source: ZarrSource, index: tuple[int, ...]) -> StoredFile:
     name = source.chunk_file(index)
     stored = source.shards or source.chunks
     first = tuple(i * c // s * s for i, c, s in zip(index, source.chunks, stored, strict=True))
     last = tuple(min(f + s, n) for f, s, n in zip(first, stored, source.shape, strict=True))
-    return StoredFile(name, _file_state(f"{source.address}/{name}", fs), first, last)
+    return StoredFile(name, _file_state(f"{source.address}/{name}"), first, last)
 
 
 def _sampled_chunks(source: ZarrSource) -> list[tuple[int, ...]]:
@@ -153,7 +153,7 @@ def _sampled_chunks(source: ZarrSource) -> list[tuple[int, ...]]:
     return list(itertools.product(*lead, *picked))
 
 
-def _file_state(path: str, fs: Any = None) -> str:
+def _file_state(path: str) -> str:
     """Give a file's size and a hash of its ends, or what a server tells; empty where there is no file."""
     if not is_url(path):
         try:
@@ -161,7 +161,7 @@ def _file_state(path: str, fs: Any = None) -> str:
         except OSError:
             return ""
     try:
-        info = (fs or filesystem(path)).info(path)
+        info = ask(path, lambda fs: fs.info(path))
     except FileNotFoundError:
         return ""
     told = {key: str(info[key]) for key in REMOTE_FIELDS if info.get(key) is not None}

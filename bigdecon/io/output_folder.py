@@ -4,28 +4,53 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+from bigdecon import places
 from bigdecon.errors import OutputError
-from bigdecon.io.stores import is_url, local_output_path, resolve
+from bigdecon.io.stores import output_place
+from bigdecon.object_path import ObjectPath
+from bigdecon.places import TEMPORARY, Place, PlaceLike, as_place
+from bigdecon.servers import QUICK, ServerFailure
 
-__all__ = ["BOOKKEEPING", "FORMAT", "check_output_path", "is_own_output", "remove_output"]
+__all__ = [
+    "BOOKKEEPING",
+    "FORMAT",
+    "INCOMPLETE",
+    "check_output_path",
+    "is_incomplete",
+    "is_own_output",
+    "is_taken",
+    "remove_output",
+]
 
 BOOKKEEPING = "bigdecon"
 """Name of the group, and of the root attribute, that mark an output of bigdecon."""
 FORMAT = 1
 """Version of the layout inside that group."""
+INCOMPLETE = "incomplete"
+"""Entry beside the format: the metadata are being written, in an object store, or were when that stopped."""
+LEASE = "lease.json"
+"""Name of the guard against two writers; in an object store it is there before the output."""
 METADATA_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 
 
-def _attributes(root: Path) -> dict[str, Any]:
-    """Read the root group's attributes; empty where there are none."""
+def _attributes(root: Place) -> dict[str, Any]:
+    """Read the root group's attributes; empty where there are none.
+
+    Raises
+    ------
+    OutputError
+        if a server does not tell whether there are any
+    """
     for name in ("zarr.json", ".zattrs"):
         try:
-            parsed = json.loads((root / name).read_bytes())
+            parsed = json.loads(places.read(root / name, attempts=QUICK))
+        except ServerFailure as error:
+            raise _out_of_reach(root, error) from error
         except (OSError, ValueError):
             continue
         found = parsed.get("attributes", {}) if name == "zarr.json" else parsed
@@ -33,14 +58,71 @@ def _attributes(root: Path) -> dict[str, Any]:
     return {}
 
 
-def is_own_output(path: str | os.PathLike[str]) -> bool:
-    """Whether bigdecon wrote the image at a path: it left its mark in the root attributes."""
-    return isinstance(_attributes(local_output_path(path)).get(BOOKKEEPING), dict)
+def _mark(root: Place) -> dict[str, Any] | None:
+    """Give what bigdecon left of itself in the root attributes."""
+    mark = _attributes(root).get(BOOKKEEPING)
+    return mark if isinstance(mark, dict) else None
 
 
-def check_output_path(
-    path: str | os.PathLike[str], *, overwrite: bool = False, input_location: str = ""
-) -> None:
+def is_own_output(path: PlaceLike) -> bool:
+    """Whether bigdecon wrote the image at a path: it left its mark in the root attributes.
+
+    Raises
+    ------
+    OutputError
+        if a server does not tell
+    """
+    return _mark(as_place(path)) is not None
+
+
+def is_incomplete(path: PlaceLike) -> bool:
+    """Whether the making of an output's metadata was interrupted: it holds nothing yet."""
+    return bool((_mark(as_place(path)) or {}).get(INCOMPLETE))
+
+
+def _entries(root: Place) -> list[str]:
+    """List what an output's place holds, leaving out what guards and probes it in an object store.
+
+    Raises
+    ------
+    OutputError
+        if it cannot be listed
+    """
+    if isinstance(root, Path) and not root.is_dir():
+        return []
+    try:
+        found = places.names(root, attempts=QUICK)
+        if isinstance(root, ObjectPath):
+            found = [name for name in found if not name.startswith(TEMPORARY)]
+            if found == [BOOKKEEPING]:
+                inside = places.names(root / BOOKKEEPING, attempts=QUICK)
+                found = found if any(n != LEASE and not n.startswith(TEMPORARY) for n in inside) else []
+    except OSError as error:
+        if isinstance(root, Path):
+            raise
+        raise _out_of_reach(root, error) from error
+    return found
+
+
+def is_taken(path: PlaceLike) -> bool:
+    """Whether something lies in the place of an output; an empty folder is nothing.
+
+    Raises
+    ------
+    OutputError
+        if a server does not tell
+    """
+    return bool(_entries(as_place(path)))
+
+
+def _out_of_reach(root: Place, error: OSError) -> OutputError:
+    return OutputError(
+        f"{root} cannot be looked at ({error.strerror or error}); check the address, the credentials and "
+        "the network."
+    )
+
+
+def check_output_path(path: PlaceLike, *, overwrite: bool = False, input_location: str = "") -> None:
     """Find out before any work whether an output can be written to a path.
 
     Parameters
@@ -54,28 +136,37 @@ def check_output_path(
     OutputError
         if the path is taken, lies inside the input or around it, or its folder cannot be written
     """
-    target = local_output_path(path)
-    if input_location and not is_url(input_location):
-        _check_apart(target, Path(resolve(input_location)))
-    if target.is_dir() and any(target.iterdir()):
+    target = output_place(path)
+    if input_location:
+        _check_apart(target, as_place(input_location))
+    if is_taken(target):
         if not is_own_output(target):
             raise OutputError(f"{target} exists and was not written by bigdecon; choose another output.")
-        if not overwrite:
+        if not overwrite and not is_incomplete(target):
             raise OutputError(
                 f"{target} exists already; --overwrite replaces it (overwrite=True from Python), "
                 "or choose another output."
             )
         _check_nothing_unknown(target)
-    elif os.path.lexists(target) and not target.is_dir():
+    elif isinstance(target, Path) and os.path.lexists(target) and not target.is_dir():
         raise OutputError(f"{target} exists and is not a folder; choose another output.")
-    _check_writable(target)
+    if isinstance(target, Path):
+        _check_writable(target)
+    else:
+        _check_puts(target)
 
 
-def _check_apart(target: Path, source: Path) -> None:
-    target, source = target.resolve(), source.resolve()
-    if target == source or target.is_relative_to(source):
+def _check_apart(target: Place, source: Place) -> None:
+    if isinstance(target, Path) and isinstance(source, Path):
+        target, source = target.resolve(), source.resolve()
+        inside, around = target.is_relative_to(source), source.is_relative_to(target)
+    elif isinstance(target, ObjectPath) and isinstance(source, ObjectPath):
+        inside, around = target.is_relative_to(source), source.is_relative_to(target)
+    else:
+        return
+    if inside:
         raise OutputError(f"the output {target} lies inside the input {source}; choose a place beside it.")
-    if source.is_relative_to(target):
+    if around:
         raise OutputError(f"the input {source} lies inside the output {target}; choose another output.")
 
 
@@ -93,7 +184,20 @@ def _check_writable(target: Path) -> None:
         ) from error
 
 
-def _level_names(root: Path) -> list[str]:
+def _check_puts(target: ObjectPath) -> None:
+    """Put an object where the output will be, and remove it: nothing else tells what credentials allow."""
+    probe = target / f"{TEMPORARY}{uuid4().hex}"
+    try:
+        places.write(probe, b"", attempts=QUICK)
+        places.delete(probe, attempts=QUICK)
+    except OSError as error:
+        raise OutputError(
+            f"{target} cannot be written ({error.strerror or error}); choose another output, or see to the "
+            "bucket and the credentials."
+        ) from error
+
+
+def _level_names(root: Place) -> list[str]:
     """Give the paths of the levels that the root attributes list, first folder only."""
     attributes = _attributes(root)
     ome = attributes.get("ome", attributes)
@@ -101,9 +205,12 @@ def _level_names(root: Path) -> list[str]:
     return [str(p) for p in paths if str(p).isdigit()]
 
 
-def _check_nothing_unknown(root: Path) -> None:
-    own = {BOOKKEEPING, *METADATA_FILES, *_level_names(root)}
-    unknown = sorted(entry.name for entry in root.iterdir() if entry.name not in own)
+def _check_nothing_unknown(root: Place) -> None:
+    levels = _level_names(root)
+    if is_incomplete(root):  # its levels are not told yet
+        levels = [name for name in _entries(root) if name.isdigit()]
+    own = {BOOKKEEPING, *METADATA_FILES, *levels}
+    unknown = [name for name in _entries(root) if name not in own]
     if unknown:
         raise OutputError(
             f"{root} also holds {', '.join(unknown[:5])}, which bigdecon did not write; "
@@ -111,29 +218,31 @@ def _check_nothing_unknown(root: Path) -> None:
         )
 
 
-def remove_output(path: str | os.PathLike[str]) -> None:
+def remove_output(path: PlaceLike) -> None:
     """Remove an earlier output: its levels, its metadata files and the bigdecon group, nothing else.
 
     The record of finished parts goes first and the mark of bigdecon last, so that an interrupted
-    removal neither passes for a finished run nor for a stranger's folder.
+    removal neither passes for a finished run nor for a stranger's folder. In an object store a lease stays.
 
     Raises
     ------
     OutputError
         if bigdecon did not write it, if it holds anything else, or if it cannot be removed
     """
-    root = local_output_path(path)
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+    root = output_place(path)
+    if not is_taken(root) and (isinstance(root, ObjectPath) or root.is_dir() or not root.exists()):
         return
     if not is_own_output(root):
         raise OutputError(f"{root} was not written by bigdecon and is left as it is; choose another output.")
     _check_nothing_unknown(root)
+    levels = _level_names(root) or [name for name in _entries(root) if name.isdigit()]
     try:
-        for name in (BOOKKEEPING, *_level_names(root)):
-            if (root / name).exists():
-                shutil.rmtree(root / name)
+        places.remove_all(root / BOOKKEEPING, but=(LEASE,))
+        for name in levels:
+            places.remove_all(root / name)
         for name in reversed(METADATA_FILES):
-            (root / name).unlink(missing_ok=True)
-        root.rmdir()
+            places.delete(root / name)
+        if isinstance(root, Path):
+            root.rmdir()
     except OSError as error:
         raise OutputError(f"{root} cannot be removed ({error.strerror or error}).") from error

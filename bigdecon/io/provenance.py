@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bigdecon import places
 from bigdecon.errors import OutputError, WriteError
 from bigdecon.io.identity import InputIdentity, input_identity
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
-from bigdecon.io.stores import is_url
+from bigdecon.places import PlaceLike, as_place
+from bigdecon.servers import ServerFailure
 
 __all__ = [
     "RUN_FORMAT",
@@ -223,7 +224,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def write_run(path: str | os.PathLike[str], record: RunRecord) -> None:
+def write_run(path: PlaceLike, record: RunRecord) -> None:
     """Write run.json in one step: a reader finds the old content or the new, never a part.
 
     Parameters
@@ -233,47 +234,43 @@ def write_run(path: str | os.PathLike[str], record: RunRecord) -> None:
     Raises
     ------
     WriteError
-        if the file system refuses
+        if the file system or the server refuses
     """
-    target = Path(path)
+    target = as_place(path)
     text = json.dumps({"format": RUN_FORMAT, **_plain(asdict(record))}, indent=1, allow_nan=False)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with open(draft, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, target)
+        places.write(target, text.encode())
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise WriteError(
             f"{target} cannot be written: {error.strerror or error}; what is finished is kept, "
             "and once this is put right the same command continues."
         ) from error
 
 
-def is_unfinished(folder: str | Path) -> bool:
+def is_unfinished(folder: PlaceLike) -> bool:
     """Whether a folder is a result of bigdecon that is not complete yet."""
-    if is_url(os.fspath(folder)) or not is_own_output(folder):
+    if not is_own_output(folder):
         return False
-    record = read_run(Path(folder) / BOOKKEEPING / "run.json")
+    record = read_run(as_place(folder) / BOOKKEEPING / "run.json")
     return record is not None and not record.finished
 
 
-def read_run(path: str | os.PathLike[str]) -> RunRecord | None:
+def read_run(path: PlaceLike) -> RunRecord | None:
     """Read run.json; None where there is none.
 
     Raises
     ------
     OutputError
-        if a newer bigdecon wrote it, or it is damaged
+        if a newer bigdecon wrote it, it is damaged, or a server does not give it
     """
-    target = Path(path)
+    target = as_place(path)
     try:
-        content = json.loads(target.read_text(encoding="utf-8"))
+        content = json.loads(places.read(target))
         version = int(content["format"])
     except FileNotFoundError:
         return None
+    except (ServerFailure, PermissionError) as error:
+        raise OutputError(f"{target} cannot be read: {error.strerror}; try again later.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(
             f"{target} is damaged ({type(error).__name__}: {error}); --overwrite starts anew."

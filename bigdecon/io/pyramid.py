@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from bigdecon.io.boxes import read_box, write_box
 from bigdecon.io.layout import LevelLayout, OutputLayout, write_boxes
 from bigdecon.io.ome_writing import DisplayWindow
+from bigdecon.places import PlaceLike
 from bigdecon.volume import Box
 
 __all__ = ["build_pyramid", "local_mean", "measure_windows", "pyramid_boxes", "write_pyramid_box"]
@@ -62,7 +62,7 @@ def _pair_mean(data: NDArray[Any], axis: int) -> NDArray[Any]:
 
 
 def write_pyramid_box(
-    path: str | os.PathLike[str], layout: OutputLayout, level: int, timepoint: int, channel: int, box: Box
+    path: PlaceLike, layout: OutputLayout, level: int, timepoint: int, channel: int, box: Box
 ) -> str:
     """Compute whole write units of a level (1 or coarser) from the level before, and write them.
 
@@ -101,7 +101,7 @@ def _chunks_of(level: LevelLayout, box: Box) -> Iterator[Box]:
     return itertools.product(*cuts)
 
 
-def build_pyramid(path: str | os.PathLike[str], layout: OutputLayout) -> None:
+def build_pyramid(path: PlaceLike, layout: OutputLayout) -> None:
     """Fill all levels above 0, in this process.
 
     Raises
@@ -122,7 +122,7 @@ def build_pyramid(path: str | os.PathLike[str], layout: OutputLayout) -> None:
             pool.shutdown(cancel_futures=True)
 
 
-def measure_windows(path: str | os.PathLike[str], layout: OutputLayout) -> tuple[DisplayWindow, ...]:
+def measure_windows(path: PlaceLike, layout: OutputLayout) -> tuple[DisplayWindow, ...]:
     """Measure every channel's contrast limits on the coarsest level: percentiles 0.1 and 99.9.
 
     Of many time points the first, the middle and the last are looked at.
@@ -141,7 +141,7 @@ def measure_windows(path: str | os.PathLike[str], layout: OutputLayout) -> tuple
     return tuple(windows)
 
 
-def _sample(path: str | os.PathLike[str], layout: OutputLayout, timepoint: int, channel: int) -> NDArray[Any]:
+def _sample(path: PlaceLike, layout: OutputLayout, timepoint: int, channel: int) -> NDArray[Any]:
     """Take the extremes of the coarsest level and evenly spaced values in between."""
     level = len(layout.levels) - 1
     everything = tuple(slice(0, n) for n in layout.levels[level].spatial_shape)

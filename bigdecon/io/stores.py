@@ -1,97 +1,72 @@
-"""Where images lie: local paths, web servers and object stores, behind one small set of functions."""
+"""Zarr stores wherever images lie: local folders, web servers and object stores."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib
-import os
-import time
-from collections.abc import AsyncIterator, Iterable
-from pathlib import Path
+import errno
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
+from bigdecon import places, servers
 from bigdecon.errors import OutputError, VolumeError
+from bigdecon.object_path import ObjectPath
+from bigdecon.places import Place, PlaceLike, as_place, resolve
+from bigdecon.servers import QUICK, ask_async, is_url
 
 __all__ = [
     "RemoteStore",
+    "UnitStore",
     "filesystem",
     "is_denied",
     "is_url",
-    "local_output_path",
     "open_store",
+    "output_place",
     "read_key",
     "resolve",
+    "writable_store",
 ]
 
-ATTEMPTS = 3
-"""How often a request to a server is made before its failure counts."""
-FIRST_PAUSE_S = 0.1
-"""Pause after the first failure; four times as long after the next."""
+METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+NOTHING: tuple[str, ...] = ()
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
-def is_url(location: str) -> bool:
-    """Whether a location has a scheme such as s3:// or https://."""
-    scheme = urlsplit(location).scheme
-    return "://" in location and len(scheme) > 1
-
-
-def resolve(path: str | os.PathLike[str]) -> str:
-    """Give an absolute local path, or a URL without a slash at its end."""
-    text = os.fspath(path)
-    if text.startswith("file://"):
-        text = url2pathname(urlsplit(text).path)
-    if is_url(text):
-        return text.rstrip("/")
-    return os.path.abspath(os.path.expanduser(text))
-
-
-def local_output_path(path: str | os.PathLike[str]) -> Path:
-    """Give the absolute local path of an output.
+def output_place(path: PlaceLike) -> Place:
+    """Give the place of an output.
 
     Raises
     ------
     OutputError
-        if `path` is a URL: results are written to local folders only
+        if `path` is the address of a web server, which takes no files
     """
-    text = resolve(path)
-    if is_url(text):
-        raise OutputError(f"the output {text} is a URL; results are written to local folders only.")
-    return Path(text)
-
-
-def _has_s3_credentials() -> bool:
-    session = importlib.import_module("botocore.session")
-    return session.get_session().get_credentials() is not None
+    place = as_place(path)
+    if isinstance(place, ObjectPath) and place.url.startswith(("http://", "https://")):
+        raise OutputError(
+            f"the output {place} is on a web server; results are written to local folders or object "
+            "stores, such as s3://bucket/name.ome.zarr."
+        )
+    return place
 
 
 def filesystem(url: str) -> Any:
-    """Connect to the server behind a URL, without credentials where there are none.
-
-    Each call makes a new fsspec file system: the settings may have changed, and connections must
-    not be shared between processes.
+    """Connect anew to the server behind a URL; see `bigdecon.servers.filesystem`.
 
     Raises
     ------
     VolumeError
         if nothing is installed that can read such URLs
     """
-    import fsspec
-
-    protocol = urlsplit(url).scheme
     try:
-        if protocol in ("s3", "s3a"):
-            return fsspec.filesystem("s3", anon=not _has_s3_credentials(), skip_instance_cache=True)
-        return fsspec.filesystem(protocol, skip_instance_cache=True)
-    except (ImportError, ValueError) as error:
+        return servers.filesystem(url)
+    except OSError as error:
         raise VolumeError(
-            f"{url} cannot be opened: nothing here reads {protocol}:// addresses ({error}); "
-            "give a local path or an http(s):// or s3:// address."
+            f"{url} cannot be opened: {error.strerror}; give a local path or an http(s):// or s3:// address."
         ) from error
 
 
@@ -108,9 +83,12 @@ def _bounds(request: ByteRequest | None) -> tuple[int | None, int | None]:
 def _trim(data: bytes, request: ByteRequest | None) -> bytes:
     """Cut out the range asked for when a server sent the whole file (Python's http.server does)."""
     if isinstance(request, RangeByteRequest) and len(data) > request.end - request.start:
-        return data[request.start : request.end]
+        data = data[request.start : request.end]
     if isinstance(request, SuffixByteRequest) and len(data) > request.suffix:
-        return data[-request.suffix :]
+        data = data[-request.suffix :]
+    if isinstance(request, RangeByteRequest) and len(data) < request.end - request.start:
+        asked = request.end - request.start
+        raise OSError(errno.EIO, f"the server sent {len(data)} bytes where {asked} were asked for")
     return data
 
 
@@ -119,15 +97,12 @@ def is_denied(error: BaseException) -> bool:
     return isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
 
 
-NOTHING: tuple[str, ...] = ()
-
-
 class RemoteStore(Store):
     """A read-only Zarr store behind a URL.
 
-    Other than zarr's own FsspecStore it closes its connections, repeats failed requests, and
-    understands servers that ignore byte ranges. Requests run on fsspec's thread, so any number of
-    threads may read at once.
+    Other than zarr's own FsspecStore it holds no connection of its own but takes that of its process,
+    repeats failed requests as `bigdecon.servers` says, and understands servers that ignore byte ranges.
+    Requests run on fsspec's thread, so any number of threads may read at once.
     """
 
     supports_writes = False
@@ -135,14 +110,13 @@ class RemoteStore(Store):
     supports_listing = True
     supports_partial_writes = False
 
-    def __init__(self, url: str) -> None:
-        super().__init__(read_only=True)
+    def __init__(self, url: str, *, read_only: bool = True) -> None:
+        super().__init__(read_only=read_only)
         self.url = url
-        self.fs = filesystem(url)
         self._is_open = True
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, RemoteStore) and other.url == self.url
+        return isinstance(other, RemoteStore) and (type(other), other.url) == (type(self), self.url)
 
     def __hash__(self) -> int:
         return hash(self.url)
@@ -159,43 +133,50 @@ class RemoteStore(Store):
 
         Raises
         ------
-        Exception
-            whatever the server or the network answered, after some attempts
+        OSError
+            what the server or the network answered, after some attempts
         """
-        for attempt in range(ATTEMPTS):
-            try:
-                data: bytes = self.fs.cat_file(self.path(key))
-                return data
-            except FileNotFoundError:
-                return None
-            except Exception as error:
-                if attempt == ATTEMPTS - 1 or is_denied(error):
-                    raise
-                time.sleep(FIRST_PAUSE_S * 4**attempt)
-        return None
+        try:
+            return places.read(ObjectPath(self.path(key)), attempts=QUICK)
+        except FileNotFoundError:
+            return None
 
-    async def _request(self, key: str, start: int | None, end: int | None) -> bytes:
-        if not self.fs.async_impl:
-            return bytes(await asyncio.to_thread(self.fs.cat_file, self.path(key), start, end))
-        coroutine = self.fs._cat_file(self.path(key), start=start, end=end)
-        return bytes(await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self.fs.loop)))
+    async def _ask(
+        self,
+        verb: str,
+        key: str,
+        *further: Any,
+        options: Mapping[str, Any] = NO_OPTIONS,
+        check: Callable[[Any], Any] | None = None,
+    ) -> Any:
+        """Call a method of fsspec's file system, on its thread, until it succeeds and passes the check."""
+
+        async def request(fs: Any) -> Any:
+            arguments = (self.path(key), *further)
+            if fs.async_impl:
+                coroutine = getattr(fs, f"_{verb}")(*arguments, **options)
+                found = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, fs.loop))
+            else:
+                found = await asyncio.to_thread(getattr(fs, verb), *arguments, **options)
+            return check(found) if check else found
+
+        return await ask_async(self.url, request)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Read a file or a range of its bytes; None where there is none."""
         start, end = _bounds(byte_range)
-        for attempt in range(ATTEMPTS):
-            try:
-                data = await self._request(key, start, end)
-                return prototype.buffer.from_bytes(_trim(data, byte_range))
-            except FileNotFoundError:
-                return None
-            except Exception as error:
-                if attempt == ATTEMPTS - 1 or is_denied(error):
-                    raise
-                await asyncio.sleep(FIRST_PAUSE_S * 4**attempt)
-        return None
+        try:
+            data = await self._ask(
+                "cat_file",
+                key,
+                options={"start": start, "end": end},
+                check=lambda found: _trim(bytes(found), byte_range),
+            )
+        except FileNotFoundError:
+            return None
+        return prototype.buffer.from_bytes(data)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -205,15 +186,15 @@ class RemoteStore(Store):
 
     async def exists(self, key: str) -> bool:
         """Whether there is a file of this name."""
-        return bool(await asyncio.to_thread(self.fs.exists, self.path(key)))
+        return bool(await self._ask("exists", key))
 
     async def set(self, key: str, value: Buffer) -> None:
         """Refuse: the store is read-only."""
-        raise NotImplementedError("a remote store is read-only")
+        raise NotImplementedError("this remote store is read-only")
 
     async def delete(self, key: str) -> None:
         """Refuse: the store is read-only."""
-        raise NotImplementedError("a remote store is read-only")
+        raise NotImplementedError("this remote store is read-only")
 
     async def list(self) -> AsyncIterator[str]:
         """List nothing: deep listings of a remote store are never needed here."""
@@ -227,9 +208,41 @@ class RemoteStore(Store):
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Give the names in one folder."""
-        entries = await asyncio.to_thread(self.fs.ls, self.path(prefix), False)
-        for entry in entries:
+        for entry in await self._ask("ls", prefix, options={"detail": False}):
             yield str(entry).rstrip("/").rpartition("/")[2]
+
+
+class UnitStore(RemoteStore):
+    """A store in which whole write units are put, one request each, and metadata are changed.
+
+    Zarr reads a unit that overhangs the array's edge before it writes it. Here whole units alone are
+    written, so that chunks count as absent: nothing is fetched in vain, a damaged object is replaced, and an
+    old one stays until the new one takes its place.
+    """
+
+    supports_writes = True
+    supports_deletes = True
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, read_only=False)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Read metadata; None for anything else."""
+        if key.rpartition("/")[2] not in METADATA_NAMES:
+            return None
+        return await super().get(key, prototype, byte_range)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write an object, whole or not at all."""
+        place = ObjectPath(self.path(key))
+        await self._ask("pipe_file", key, value.to_bytes(), options=places.put_options(place))
+
+    async def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        with suppress(FileNotFoundError):
+            await self._ask("rm_file", key)
 
 
 def open_store(location: str) -> Store:
@@ -237,12 +250,17 @@ def open_store(location: str) -> Store:
     return RemoteStore(location) if is_url(location) else LocalStore(location, read_only=True)
 
 
+def writable_store(place: Place) -> Store:
+    """Open an output as a Zarr store, to write whole units and change metadata."""
+    return UnitStore(place.url) if isinstance(place, ObjectPath) else LocalStore(place)
+
+
 def read_key(store: Store, key: str) -> bytes | None:
     """Read one metadata file of a store; None where there is none.
 
     Raises
     ------
-    Exception
+    OSError
         what the operating system, the server or the network answered
     """
     if isinstance(store, RemoteStore):

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from bigdecon.errors import ReadError, VolumeError
 from bigdecon.io.image_file import ImageInfo, LevelInfo
-from bigdecon.io.stores import filesystem, is_url
+from bigdecon.io.remote_file import RemoteFile
+from bigdecon.io.stores import is_url
 from bigdecon.io.tiff_metadata import TiffMetadata, read_tiff_metadata
 from bigdecon.volume import Box
 
@@ -116,7 +117,7 @@ def _plane_reader(source: TiffSource) -> Iterator[Any]:
 
 def _open_binary(location: str) -> Any:
     if is_url(location):
-        return filesystem(location).open(location, "rb")
+        return RemoteFile(location)
     return open(location, "rb", buffering=0)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -14,15 +13,25 @@ from typing import Any, NamedTuple
 
 import zarr
 from numcodecs import Blosc
+from zarr.abc.store import Store
 from zarr.codecs import BloscCodec
 from zarr.core.chunk_key_encodings import V2ChunkKeyEncoding
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore
 
+from bigdecon import places
 from bigdecon.errors import OutputError
 from bigdecon.io.boxes import Converted, convert, digest, read_box, write_box, write_error
 from bigdecon.io.layout import LevelLayout, OutputLayout, plan_output, write_boxes
 from bigdecon.io.ome_writing import DisplayWindow, image_attributes, placeholder_windows, window_json
-from bigdecon.io.output_folder import BOOKKEEPING, FORMAT, check_output_path, remove_output
+from bigdecon.io.output_folder import (
+    BOOKKEEPING,
+    FORMAT,
+    INCOMPLETE,
+    check_output_path,
+    is_incomplete,
+    is_taken,
+    remove_output,
+)
 from bigdecon.io.provenance import RunRecord, write_run
 from bigdecon.io.pyramid import (
     WRITERS,
@@ -32,7 +41,9 @@ from bigdecon.io.pyramid import (
     pyramid_boxes,
     write_pyramid_box,
 )
-from bigdecon.io.stores import local_output_path
+from bigdecon.io.stores import open_store, output_place, writable_store
+from bigdecon.object_path import ObjectPath
+from bigdecon.places import Place, PlaceLike
 from bigdecon.volume import Box, Volume
 
 __all__ = [
@@ -71,13 +82,13 @@ class WriteReport(NamedTuple):
     n_clipped : voxels outside the range of an integer type
     """
 
-    path: Path
+    path: Place
     layout: OutputLayout
     n_clipped: int
 
 
 def create_ome_zarr(
-    path: str | os.PathLike[str],
+    path: PlaceLike,
     volume: Volume,
     layout: OutputLayout,
     *,
@@ -86,11 +97,14 @@ def create_ome_zarr(
 ) -> None:
     """Create the groups and arrays of an image, all metadata included; no voxels.
 
-    The folder appears complete or not at all: it is made beside its place and then renamed.
+    A folder appears complete or not at all: it is made beside its place and then renamed. In an object
+    store, which cannot rename, the root metadata are put first with a mark that says "incomplete", and
+    once more when all the rest is there; the caller keeps others off with a lease meanwhile.
 
     Parameters
     ----------
-    path : folder to make; nothing may be there but an empty folder
+    path : folder or prefix to make; nothing may be there but an empty folder, or what a creation left that
+        was interrupted
     volume : gives axes, channels, units and time step
     layout : of `plan_output`
     name : of the image, for viewers
@@ -101,17 +115,30 @@ def create_ome_zarr(
     OutputError
         if something is there already
     WriteError
-        if the file system refuses
+        if the file system or the server refuses
     """
-    target = local_output_path(path)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise OutputError(f"{target} exists already; remove it or choose another output.")
+    target = output_place(path)
     attributes = image_attributes(volume, layout, placeholder_windows(layout), name)
     attributes[BOOKKEEPING] = {"format": FORMAT}
+    if isinstance(target, Path):
+        _create_folder(target, layout, attributes, record)
+    else:
+        _create_objects(target, layout, attributes, record)
+
+
+def _taken(target: Place) -> OutputError:
+    return OutputError(f"{target} exists already; remove it or choose another output.")
+
+
+def _create_folder(
+    target: Path, layout: OutputLayout, attributes: dict[str, Any], record: RunRecord | None
+) -> None:
+    if target.exists() and (not target.is_dir() or is_taken(target)):
+        raise _taken(target)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _create_groups(draft, layout, attributes)
+        _create_groups(LocalStore(draft), layout, attributes)
         if record is not None:
             write_run(draft / BOOKKEEPING / "run.json", record)
         if target.exists():
@@ -123,17 +150,43 @@ def create_ome_zarr(
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _create_groups(root: Path, layout: OutputLayout, attributes: dict[str, Any]) -> None:
-    group = zarr.create_group(LocalStore(root), zarr_format=layout.zarr_format, attributes=attributes)
+def _create_objects(
+    target: ObjectPath, layout: OutputLayout, attributes: dict[str, Any], record: RunRecord | None
+) -> None:
+    if is_taken(target) and not is_incomplete(target):
+        raise _taken(target)
+    draft = _metadata({**attributes, BOOKKEEPING: {"format": FORMAT, INCOMPLETE: True}}, layout)
+    final = _metadata(attributes, layout)
+    root = "zarr.json" if layout.zarr_format == 3 else ".zattrs"
+    try:
+        places.write(target / root, draft[root])
+        for key in sorted(final.keys() - {root}):
+            places.write(target / key, final[key])
+        if record is not None:
+            write_run(target / BOOKKEEPING / "run.json", record)
+        places.write(target / root, final[root])
+    except OSError as error:
+        raise write_error(target, error) from error
+
+
+def _metadata(attributes: dict[str, Any], layout: OutputLayout) -> dict[str, bytes]:
+    """Make all metadata objects of an image, by key."""
+    found: dict[str, Any] = {}
+    _create_groups(MemoryStore(found), layout, attributes)
+    return {key: value.to_bytes() for key, value in found.items()}
+
+
+def _create_groups(store: Store, layout: OutputLayout, attributes: dict[str, Any]) -> None:
+    group = zarr.create_group(store, zarr_format=layout.zarr_format, attributes=attributes)
     group.create_group(BOOKKEEPING, attributes={"format": FORMAT})
     for level in layout.levels:
-        _create_array(root, layout, level)
+        _create_array(store, layout, level)
 
 
-def _create_array(root: Path, layout: OutputLayout, level: LevelLayout) -> None:
+def _create_array(store: Store, layout: OutputLayout, level: LevelLayout) -> None:
     """Make one level; Blosc with zstd 1 and byte shuffle is quick and packs 16 bits well."""
     common: dict[str, Any] = {
-        "store": LocalStore(root),
+        "store": store,
         "name": level.path,
         "shape": level.shape,
         "chunks": level.chunks,
@@ -150,7 +203,7 @@ def _create_array(root: Path, layout: OutputLayout, level: LevelLayout) -> None:
     zarr.create_array(**common, shards=level.shards, compressors=codec, dimension_names=list(layout.axes))
 
 
-def set_display_windows(path: str | os.PathLike[str], windows: Sequence[DisplayWindow]) -> None:
+def set_display_windows(path: PlaceLike, windows: Sequence[DisplayWindow]) -> None:
     """Set every channel's contrast limits for viewers, in data units.
 
     Raises
@@ -160,7 +213,7 @@ def set_display_windows(path: str | os.PathLike[str], windows: Sequence[DisplayW
     WriteError
         if the file system refuses
     """
-    root = local_output_path(path)
+    root = output_place(path)
     attributes = _root_attributes(root)
     ome = attributes.get("ome", attributes)
     channels = ome["omero"]["channels"]
@@ -171,12 +224,12 @@ def set_display_windows(path: str | os.PathLike[str], windows: Sequence[DisplayW
     _update_attributes(root, attributes)
 
 
-def set_provenance(path: str | os.PathLike[str], provenance: Mapping[str, Any]) -> None:
+def set_provenance(path: PlaceLike, provenance: Mapping[str, Any]) -> None:
     """Note where the image comes from in the root group's attributes, under "bigdecon".
 
     Parameters
     ----------
-    path : folder of the image
+    path : folder or URL of the image
     provenance : plain JSON values, such as `Provenance.as_json()`
 
     Raises
@@ -186,30 +239,31 @@ def set_provenance(path: str | os.PathLike[str], provenance: Mapping[str, Any]) 
     WriteError
         if the file system refuses
     """
-    root = local_output_path(path)
+    root = output_place(path)
     attributes = _root_attributes(root)
     text = json.dumps(dict(provenance), allow_nan=False)
     attributes[BOOKKEEPING] = {"format": FORMAT, "provenance": json.loads(text)}
     _update_attributes(root, attributes)
 
 
-def _root_attributes(root: Path) -> dict[str, Any]:
+def _root_attributes(root: Place) -> dict[str, Any]:
     try:
-        return zarr.open_group(LocalStore(root), mode="r", use_consolidated=False).attrs.asdict()
-    except (FileNotFoundError, KeyError, ValueError) as error:
+        return zarr.open_group(open_store(str(root)), mode="r", use_consolidated=False).attrs.asdict()
+    except (OSError, KeyError, ValueError) as error:
         raise OutputError(f"{root} holds no image whose metadata could be changed ({error}).") from error
 
 
-def _update_attributes(root: Path, attributes: dict[str, Any]) -> None:
+def _update_attributes(root: Place, attributes: dict[str, Any]) -> None:
     try:
-        zarr.open_group(LocalStore(root), mode="r+", use_consolidated=False).update_attributes(attributes)
+        group = zarr.open_group(writable_store(root), mode="r+", use_consolidated=False)
+        group.update_attributes(attributes)
     except OSError as error:
         raise write_error(root, error) from error
 
 
 def write_ome_zarr(
     volume: Volume,
-    path: str | os.PathLike[str],
+    path: PlaceLike,
     *,
     dtype: str = "float32",
     ome_version: str = "0.5",
@@ -222,7 +276,7 @@ def write_ome_zarr(
     Parameters
     ----------
     volume : what to write
-    path : local folder, usually named *.ome.zarr
+    path : local folder or s3:// address, usually named *.ome.zarr
     dtype : type of the values; integers are rounded and clipped
     ome_version : "0.5" (Zarr 3, sharded) or "0.4" (Zarr 2, for older viewers)
     overwrite : replace an earlier output of bigdecon; other files are never removed
@@ -235,10 +289,9 @@ def write_ome_zarr(
         if writing fails half-way
     """
     layout = plan_output(volume, dtype=dtype, ome_version=ome_version)
-    target = local_output_path(path)
+    target = output_place(path)
     check_output_path(target, overwrite=overwrite, input_location=volume.location)
-    if target.exists():
-        remove_output(target)
+    remove_output(target)
     create_ome_zarr(target, volume, layout, name=target.name.removesuffix(".zarr").removesuffix(".ome"))
 
     def fill(timepoint: int, channel: int, box: Box) -> int:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from bigdecon import places
 from bigdecon.config import LossWeights, Method, NetworkConfig, TrainingConfig
 from bigdecon.errors import ModelError, OptionError, WriteError
 from bigdecon.intensity import IntensityStats, Scaling
 from bigdecon.learning.networks import Network, build_network
 from bigdecon.optics.psf import PSF
+from bigdecon.places import Place, PlaceLike, as_place
 from bigdecon.ssi_config import SSIConfig, SSINetworkConfig, Training
 
 __all__ = [
@@ -116,10 +116,10 @@ def scaling_for(config: Training, stats: IntensityStats) -> Scaling:
     return stats.unit_range if isinstance(config, SSIConfig) else stats.standard
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> Path:
+def save_checkpoint(checkpoint: Checkpoint, path: PlaceLike) -> Place:
     """Write `path` (.safetensors) and its JSON neighbour; returns the path of the weights."""
-    target = Path(path).with_suffix(".safetensors")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = as_place(path).with_suffix(".safetensors")
+    places.make_folder(target.parent)
     tensors = {f"network.{name}": torch.from_numpy(array) for name, array in checkpoint.weights.items()}
     tensors["psf"] = torch.from_numpy(np.ascontiguousarray(checkpoint.psf))
     described = asdict(replace(checkpoint, weights={}, psf=np.zeros(0, np.float32)))
@@ -135,7 +135,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> Pat
     return target
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def load_checkpoint(path: PlaceLike) -> Checkpoint:
     """Read a trained network; nothing is unpickled.
 
     Parameters
@@ -147,10 +147,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     ModelError
         if a file is missing, damaged, or written by a newer version
     """
-    target = Path(path).with_suffix(".safetensors")
+    target = as_place(path).with_suffix(".safetensors")
     try:
-        described = json.loads(target.with_suffix(".json").read_text())
-        tensors = load(target.read_bytes())
+        described = json.loads(places.read(target.with_suffix(".json")))
+        tensors = load(places.read(target))
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"the model {target} cannot be read ({error}); "
@@ -198,23 +198,17 @@ def check_fit(checkpoint: Checkpoint, psf: PSF, voxel_size_um: tuple[float, ...]
         )
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Place, data: bytes) -> None:
     """Replace a file in one step, so that a crash leaves the old one or the new one.
 
     Raises
     ------
     WriteError
-        if the file system refuses
+        if the file system or the server refuses
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
+        places.write(path, data)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise WriteError(
             f"{path} cannot be written: {error.strerror or error}; what is finished is kept, "
             "and once this is put right the same command continues."

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from bigdecon.learning.training_state import TrainingState, load_state, save_sta
 from bigdecon.learning.unet import memory_format
 from bigdecon.optics.blur import Blur
 from bigdecon.optics.psf import PSF, PSFSymmetries
+from bigdecon.places import Place
 from bigdecon.ssi_config import Training
 from bigdecon.volume import Volume
 
@@ -84,7 +84,7 @@ class TrainingLoop(ABC):
         config: Training,
         psf: NDArray[np.float32],
         device: torch.device,
-        path: Path | None,
+        path: Place | None,
         *,
         weight_decay: float = 0.0,
     ) -> None:

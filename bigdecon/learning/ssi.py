@@ -28,7 +28,6 @@ hides: the validation loss is no unbiased estimate of the error, unlike the held
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +44,7 @@ from bigdecon.learning.patches import PatchBatch, PatchPool
 from bigdecon.learning.ssi_schedule import Watch, mask_density, parameter_noise, stop_reason, training_noise
 from bigdecon.learning.training_state import TrainingState
 from bigdecon.optics.psf import PSF
+from bigdecon.places import Place
 from bigdecon.ssi_config import SSIConfig
 from bigdecon.volume import Volume
 
@@ -62,7 +62,7 @@ def train_ssi(
     channel: int = 0,
     device: str = "cpu",
     stats: IntensityStats | None = None,
-    state_path: Path | None = None,
+    state_path: Place | None = None,
     on_event: Callable[[TrainingStep], None] | None = None,
 ) -> Checkpoint:
     """Train a network by Self-Supervised Inversion; everything else is as in `train`.
@@ -147,7 +147,7 @@ class _Step(NamedTuple):
 class _Inverter(TrainingLoop):
     """What a step learns, and the weights that did best so far."""
 
-    def __init__(self, config: SSIConfig, psf: PSF, device: torch.device, path: Path | None) -> None:
+    def __init__(self, config: SSIConfig, psf: PSF, device: torch.device, path: Place | None) -> None:
         self.psf = broadened(psf.array)
         super().__init__(config, self.psf, device, path, weight_decay=config.weight_decay)
         self.config = config

@@ -11,7 +11,6 @@ step's number alone, so an interrupted training continues as if nothing had happ
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -27,6 +26,7 @@ from bigdecon.learning.patches import PatchBatch, PatchPool
 from bigdecon.learning.precision import has_fast_bfloat16
 from bigdecon.learning.schedule import last_step, rate_factor, stop_reason
 from bigdecon.optics.psf import PSF, symmetries
+from bigdecon.places import Place
 from bigdecon.volume import Volume
 
 __all__ = ["train"]
@@ -42,7 +42,7 @@ def train(
     channel: int = 0,
     device: str = "cpu",
     stats: IntensityStats | None = None,
-    state_path: Path | None = None,
+    state_path: Place | None = None,
     on_event: Callable[[TrainingStep], None] | None = None,
 ) -> Checkpoint:
     """Train a network on one channel of a volume, patches from all of its time points.
@@ -84,7 +84,12 @@ class _Trainer(TrainingLoop):
     """What a step learns, and how the result is measured."""
 
     def __init__(
-        self, config: TrainingConfig, psf: PSF, stats: IntensityStats, device: torch.device, path: Path | None
+        self,
+        config: TrainingConfig,
+        psf: PSF,
+        stats: IntensityStats,
+        device: torch.device,
+        path: Place | None,
     ) -> None:
         super().__init__(config, psf.array, device, path)
         self.config = config

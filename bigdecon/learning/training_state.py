@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from bigdecon import places
 from bigdecon.learning.checkpoint import CurvePoint, write_atomically
+from bigdecon.places import Place
 
 __all__ = ["TrainingState", "load_state", "save_state"]
 
@@ -43,7 +44,7 @@ class TrainingState(NamedTuple):
 
 
 def save_state(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
+    path: Place, network: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
 ) -> None:
     """Write weights, optimiser and progress as one safetensors file, in one step."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
@@ -52,17 +53,17 @@ def save_state(
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
     described = {**state._asdict(), "format_version": VERSION, "curve": [asdict(p) for p in state.curve]}
     del described["best"]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    places.make_folder(path.parent)
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, save(on_cpu, {"state": json.dumps(described)}))
 
 
-def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState | None:
+def load_state(path: Place, network: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState | None:
     """Bring network and optimiser to a saved state; None, and nothing changed, where none fits."""
     try:
-        with safe_open(path, "pt") as stored:
-            described = json.loads(stored.metadata()["state"])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        data = places.read(path)
+        described = json.loads(_metadata(data)["state"])
+        tensors = load(data)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
     if described.get("format_version") != VERSION:
@@ -82,6 +83,13 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     curve = tuple(CurvePoint(**point) for point in described["curve"])
     watch = tuple(described.get("watch", ()))
     return TrainingState(described["step"], described["half"], described["seconds"], curve, watch, best)
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """Read the texts in the head of a safetensors file, which its library reads from local files only."""
+    head: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata: dict[str, str] = head["__metadata__"]
+    return metadata
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

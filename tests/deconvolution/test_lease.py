@@ -13,14 +13,16 @@ from contextlib import ExitStack
 
 import pytest
 
+from bigdecon import places
 from bigdecon.deconvolution.lease import Lease
 from bigdecon.errors import OutputError
+from bigdecon.places import Place, as_place
+from tests.servers import FaultyProxy
 
 HOLD = """
 import sys, time
-from pathlib import Path
 from bigdecon.deconvolution.lease import Lease
-with Lease(Path(sys.argv[1])):
+with Lease(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -32,6 +34,11 @@ def hold(folder) -> subprocess.Popen:
     return process
 
 
+@pytest.fixture(autouse=True)
+def short_settling(monkeypatch):
+    monkeypatch.setattr("bigdecon.deconvolution.lease.SETTLE_SECONDS_REMOTE", 1.0)
+
+
 def check_for_seconds(lease: Lease, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -39,98 +46,97 @@ def check_for_seconds(lease: Lease, seconds: float) -> None:
         time.sleep(0.01)
 
 
-def edit(folder, **values) -> None:
+def edit(folder: Place, **values) -> None:
     path = folder / "lease.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    places.write(path, json.dumps(json.loads(places.read(path)) | values).encode())
 
 
-def test_a_lease_ends_with_its_block(tmp_path):
+def test_a_lease_ends_with_its_block(place):
     for _ in range(2):
-        with Lease(tmp_path / "new" / "folder") as lease:
+        with Lease(place / "new" / "folder") as lease:
             lease.check()
-    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    assert places.names(place / "new" / "folder") == []
 
 
-def test_a_second_writer_is_refused_by_name(tmp_path):
+def test_a_second_writer_is_refused_by_name(place):
     with (
-        Lease(tmp_path),
+        Lease(place),
         pytest.raises(OutputError, match=rf"process {os.getpid()} on .+ last seen \d+ s ago"),
-        Lease(tmp_path),
+        Lease(place),
     ):
         pass
-    assert list(tmp_path.iterdir()) == []
+    assert places.names(place) == []
 
 
-def test_after_sigkill_the_lease_is_free_at_once(tmp_path):
-    with hold(tmp_path) as process:
-        with pytest.raises(OutputError, match=f"process {process.pid} on"), Lease(tmp_path):
+def test_after_sigkill_the_lease_is_free_at_once(place):
+    with hold(place) as process:
+        with pytest.raises(OutputError, match=f"process {process.pid} on"), Lease(place):
             pass
         process.send_signal(signal.SIGKILL)
         deadline = time.monotonic() + 5
         while True:  # not waited for: a zombie counts as dead
             try:
-                with Lease(tmp_path) as lease:
+                with Lease(place) as lease:
                     lease.check()
                 break
             except OutputError:
                 assert time.monotonic() < deadline
 
 
-def test_a_process_number_used_again_is_not_mistaken(tmp_path):
-    with Lease(tmp_path), ExitStack() as second:
-        edit(tmp_path, id="other", started="1")
-        second.enter_context(Lease(tmp_path))
+def test_a_process_number_used_again_is_not_mistaken(place):
+    with Lease(place), ExitStack() as second:
+        edit(place, id="other", started="1")
+        second.enter_context(Lease(place))
 
 
-def test_another_machine_is_believed_until_it_is_silent(tmp_path):
-    with Lease(tmp_path), ExitStack() as second:
-        edit(tmp_path, id="other", host="node17", machine="elsewhere", pid=1)
+def test_another_machine_is_believed_until_it_is_silent(place):
+    with Lease(place), ExitStack() as second:
+        edit(place, id="other", host="node17", machine="elsewhere", pid=1)
         with pytest.raises(OutputError, match="process 1 on node17"):
-            second.enter_context(Lease(tmp_path))
-        silent = time.time() - 100
-        os.utime(tmp_path / "lease.json", (silent, silent))
-        second.enter_context(Lease(tmp_path))
+            second.enter_context(Lease(place))
+        time.sleep(1.1)  # some stores tell the time in whole seconds
+        second.enter_context(Lease(place, expire_seconds=0.9))
 
 
-def test_a_clock_that_is_wrong_on_the_other_machine_does_not_matter(tmp_path):
-    with Lease(tmp_path), ExitStack() as second:
-        edit(tmp_path, id="other", machine="elsewhere", renewed=0.0)
+def test_a_clock_that_is_wrong_on_the_other_machine_does_not_matter(place):
+    with Lease(place), ExitStack() as second:
+        edit(place, id="other", machine="elsewhere", renewed=0.0)
         with pytest.raises(OutputError, match="last seen 0 s ago"):
-            second.enter_context(Lease(tmp_path))
+            second.enter_context(Lease(place))
 
 
 @pytest.mark.parametrize("content", [b"", b"{"])
-def test_a_damaged_lease_is_replaced(tmp_path, content):
-    (tmp_path / "lease.json").write_bytes(content)
-    with Lease(tmp_path) as lease:
+def test_a_damaged_lease_is_replaced(place, content):
+    places.write(place / "lease.json", content)
+    with Lease(place) as lease:
         lease.check()
 
 
-def test_the_holder_notices_that_it_was_replaced(tmp_path):
-    with Lease(tmp_path, renew_seconds=0.02) as lease:
-        edit(tmp_path, id="other", host="node17", machine="elsewhere", pid=1)
+def test_the_holder_notices_that_it_was_replaced(place):
+    with Lease(place, renew_seconds=0.02) as lease:
+        edit(place, id="other", host="node17", machine="elsewhere", pid=1)
         with pytest.raises(OutputError, match="process 1 on node17 took over"):
             check_for_seconds(lease, 5)
-    assert (tmp_path / "lease.json").exists(), "the other's lease must not be removed"
+    assert places.exists(place / "lease.json"), "the other's lease must not be removed"
 
 
-def test_the_holder_renews(tmp_path):
-    with Lease(tmp_path, renew_seconds=0.02):
-        os.utime(tmp_path / "lease.json", (0, 0))
+def test_the_holder_renews(place):
+    with Lease(place, renew_seconds=0.02):
+        first = places.read(place / "lease.json")
         deadline = time.monotonic() + 5
-        while (tmp_path / "lease.json").stat().st_mtime < 1:
+        while places.read(place / "lease.json") == first:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
 
 @pytest.mark.parametrize("abandoned", [False, True])
-def test_of_many_that_try_at_once_one_wins(tmp_path, abandoned):
+def test_of_many_that_try_at_once_one_wins(place, abandoned):
     if abandoned:
-        (tmp_path / "lease.json").write_bytes(b"{")
+        places.write(place / "lease.json", b"{")
 
     def attempt(_: int) -> Lease | None:
         try:
-            return Lease(tmp_path).__enter__()
+            return Lease(place).__enter__()
         except OutputError:
             return None
 
@@ -139,6 +145,26 @@ def test_of_many_that_try_at_once_one_wins(tmp_path, abandoned):
     for lease in leases:
         lease.__exit__(None, None, None)
     assert len(leases) == 1
+
+
+@pytest.mark.parametrize("abandoned", [False, True])
+def test_one_wins_where_the_store_knows_no_conditions(s3, s3_server, monkeypatch, abandoned):
+    with FaultyProxy(s3_server) as proxy:
+        proxy.forgets = {"if-none-match"}
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        test_of_many_that_try_at_once_one_wins(as_place(f"{s3}/a"), abandoned)
+
+
+def test_a_lease_whose_creation_was_answered_by_silence_is_held(s3, s3_server, monkeypatch):
+    place = as_place(f"{s3}/a")
+    with FaultyProxy(s3_server) as proxy:
+        proxy.every(2, "lose")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        with Lease(place) as lease:
+            lease.check()
+            with pytest.raises(OutputError, match="is writing to"), Lease(place):
+                pass
+        assert places.names(place) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -9,15 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigdecon.deconvolution.durable import TEMPORARY, write_durably
+from bigdecon import places
 from bigdecon.deconvolution.ledger import Extent, Ledger, RegionKey, RegionRecord
+from bigdecon.durable import TEMPORARY, write_durably
 from bigdecon.errors import OutputError, WriteError
+from bigdecon.places import Place
 
 RECORD = RegionRecord(
     {Extent((0, 0), (64, 64)): "ab" * 16}, clipped=3, minimum=-1.5, maximum=2e4, seconds=0.25
@@ -28,12 +29,12 @@ def key(index: int) -> RegionKey:
     return RegionKey(0, 0, 1, (index, 0, 512), (index + 1, 64, 1024))
 
 
-def entry_path(ledger: Ledger, which: RegionKey) -> Path:
-    return next(ledger.folder.glob(f"*/{which.name}.json"))
+def entry_place(ledger: Ledger, which: RegionKey) -> Place:
+    return next(place for place in places.files_below(ledger.folder) if place.name == f"{which.name}.json")
 
 
-def test_what_was_marked_is_read(tmp_path):
-    ledger = Ledger(tmp_path / "ledger")
+def test_what_was_marked_is_read(place):
+    ledger = Ledger(place / "ledger")
     assert ledger.read() == {}
     assert not ledger.finished(key(0))
     for index in range(5):
@@ -58,19 +59,19 @@ def test_names_are_equal_only_for_equal_regions(first, second, level, timepoint,
     assert one.name != one._replace(channel=channel + 1).name
 
 
-def test_not_a_number_statistics_survive(tmp_path):
-    ledger = Ledger(tmp_path)
+def test_not_a_number_statistics_survive(place):
+    ledger = Ledger(place)
     ledger.mark(key(0), RegionRecord({}, 0, math.inf, -math.inf, 0.0))
     assert ledger.read()[key(0)].minimum == math.inf
 
 
 @pytest.mark.parametrize("length", range(0, 200, 13))
-def test_a_torn_entry_counts_as_unfinished(tmp_path, length):
-    ledger = Ledger(tmp_path)
+def test_a_torn_entry_counts_as_unfinished(place, length):
+    ledger = Ledger(place)
     ledger.mark(key(0), RECORD)
     ledger.mark(key(1), RECORD)
-    torn = entry_path(ledger, key(0))
-    torn.write_bytes(torn.read_bytes()[:length])
+    torn = entry_place(ledger, key(0))
+    places.write(torn, places.read(torn)[:length])
     scan = ledger.scan()
     assert set(scan.finished) == {key(1)}
     assert [ignored.path for ignored in scan.ignored] == [torn]
@@ -92,38 +93,39 @@ def test_a_torn_entry_counts_as_unfinished(tmp_path, length):
         b"[" * 100_000,
     ],
 )
-def test_damaged_entries_are_listed_and_never_crash(tmp_path, content):
-    ledger = Ledger(tmp_path)
+def test_damaged_entries_are_listed_and_never_crash(place, content):
+    ledger = Ledger(place)
     ledger.mark(key(0), RECORD)
-    entry_path(ledger, key(0)).write_bytes(content)
+    places.write(entry_place(ledger, key(0)), content)
     scan = ledger.scan()
     assert scan.finished == {}
     assert len(scan.ignored) == 1
     assert not ledger.finished(key(0))
 
 
-def test_an_entry_under_another_name_is_ignored(tmp_path):
-    ledger = Ledger(tmp_path)
+def test_an_entry_under_another_name_is_ignored(place):
+    ledger = Ledger(place)
     ledger.mark(key(0), RECORD)
-    path = entry_path(ledger, key(0))
-    path.rename(path.with_name(f"{key(1).name}.json"))
+    path = entry_place(ledger, key(0))
+    places.write(path.parent / f"{key(1).name}.json", places.read(path))
+    places.delete(path)
     assert ledger.read() == {}
 
 
 def test_a_folder_in_place_of_an_entry_is_ignored(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.mark(key(0), RECORD)
-    path = entry_path(ledger, key(0))
+    path = entry_place(ledger, key(0))
     path.unlink()
     path.mkdir()
     assert len(ledger.scan().ignored) == 1
 
 
-def test_another_version_is_refused_by_name(tmp_path):
-    ledger = Ledger(tmp_path)
+def test_another_version_is_refused_by_name(place):
+    ledger = Ledger(place)
     ledger.mark(key(0), RECORD)
-    path = entry_path(ledger, key(0))
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 9}))
+    path = entry_place(ledger, key(0))
+    places.write(path, json.dumps(json.loads(places.read(path)) | {"version": 9}).encode())
     for look in (ledger.read, lambda: ledger.finished(key(0))):
         with pytest.raises(OutputError, match="version 9 of the ledger's format"):
             look()
@@ -132,7 +134,7 @@ def test_another_version_is_refused_by_name(tmp_path):
 def test_temporary_files_are_never_read_and_can_be_swept(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.mark(key(0), RECORD)
-    shelf = entry_path(ledger, key(0)).parent
+    shelf = entry_place(ledger, key(0)).parent
     (shelf / f"{TEMPORARY}half").write_bytes(b"{")
     assert ledger.scan().ignored == ()
     assert ledger.sweep() == 1
@@ -157,49 +159,47 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 MANY = """
 import sys
-from pathlib import Path
+from bigdecon.places import as_place
 from bigdecon.deconvolution.ledger import Ledger, RegionKey, RegionRecord
 for index in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
     start = index % 25
     key = RegionKey(0, 0, 0, (start,), (start + 1,))
-    Ledger(Path(sys.argv[1])).mark(key, RegionRecord({}, 0, 0.0, 1.0, 0.0))
+    Ledger(as_place(sys.argv[1])).mark(key, RegionRecord({}, 0, 0.0, 1.0, 0.0))
 """
 
 
-def test_many_processes_may_mark_at_once(tmp_path):
+def test_many_processes_may_mark_at_once(place):
     first, second = (
-        subprocess.Popen([sys.executable, "-c", MANY, str(tmp_path), begin]) for begin in ("0", "5")
+        subprocess.Popen([sys.executable, "-c", MANY, str(place), begin]) for begin in ("0", "5")
     )
     assert (first.wait(), second.wait()) == (0, 0)
-    scan = Ledger(tmp_path).scan()
+    scan = Ledger(place).scan()
     assert {key.start[0] for key in scan.finished} == set(range(25))
     assert scan.ignored == ()
 
 
 KILLED = """
 import sys
-from pathlib import Path
+from bigdecon.places import as_place
 from bigdecon.deconvolution.ledger import Ledger, RegionKey, RegionRecord
 index = 0
 while True:
     key = RegionKey(0, 0, 0, (index,), (index + 1,))
-    Ledger(Path(sys.argv[1])).mark(key, RegionRecord({}, 0, 0.0, 1.0, 0.0))
+    Ledger(as_place(sys.argv[1])).mark(key, RegionRecord({}, 0, 0.0, 1.0, 0.0))
     print(index, flush=True)
     index += 1
 """
 
 
-def test_sigkill_loses_nothing_that_was_marked(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+def test_sigkill_loses_nothing_that_was_marked(place):
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(place)], stdout=subprocess.PIPE, text=True)
     with process:
         for line in process.stdout:
             if int(line) > 30:
                 process.send_signal(signal.SIGKILL)
                 break
         last = max([int(line), *map(int, process.stdout)])
-    scan = Ledger(tmp_path).scan()
+    scan = Ledger(place).scan()
     assert {key.start[0] for key in scan.finished} >= set(range(last + 1))
     assert scan.ignored == ()
 
@@ -208,7 +208,7 @@ def test_sigkill_loses_nothing_that_was_marked(tmp_path):
 def test_sixty_thousand_entries_are_read_in_seconds(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.mark(key(0), RECORD)
-    text = entry_path(ledger, key(0)).read_text()
+    text = entry_place(ledger, key(0)).read_text()
     for index in range(60_000):
         path = ledger._path(key(index))
         path.parent.mkdir(exist_ok=True)

@@ -286,7 +286,7 @@ def test_http(http_folder, version, ranges):
 
 
 def test_server_that_is_not_there(monkeypatch):
-    monkeypatch.setattr("bigdecon.io.stores.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("bigdecon.servers.FIRST_PAUSE_S", 0.01)
     with pytest.raises(VolumeError, match="cannot be read"):
         open_volume("http://127.0.0.1:9/a.zarr")
     with pytest.raises(VolumeError, match="nosuch://"):
@@ -311,36 +311,20 @@ def test_tiff_on_a_server(http_folder, compression):
     gc.collect()
 
 
-@pytest.fixture
-def s3(monkeypatch):
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    yield
-    server.stop()
-
-
 def test_s3(tmp_path, s3, monkeypatch):
     import s3fs
 
     data = served_volume(tmp_path / "a.zarr", "0.5")
     fs = s3fs.S3FileSystem(skip_instance_cache=True)
-    fs.mkdir("bucket", acl="public-read")
-    fs.put(str(tmp_path / "a.zarr"), "bucket/a.zarr", recursive=True)
-    volume = open_volume("s3://bucket/a.zarr")
+    fs.put(str(tmp_path / "a.zarr"), f"{s3}/a.zarr", recursive=True)
+    volume = open_volume(f"{s3}/a.zarr")
     box = (slice(1, 3), slice(100, 160), slice(100, 290))
     assert np.array_equal(volume.stack()[box], data[box])
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(volume.stack().__getitem__, [box] * 6))
     assert all(np.array_equal(part, data[box]) for part in parts)
     with pytest.raises(VolumeError, match="no Zarr image"):
-        open_volume("s3://bucket/b.zarr")
+        open_volume(f"{s3}/b.zarr")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -348,4 +332,4 @@ def test_s3(tmp_path, s3, monkeypatch):
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     from bigdecon.io.stores import filesystem
 
-    assert filesystem("s3://bucket/a.zarr").anon
+    assert filesystem(f"{s3}/a.zarr").anon

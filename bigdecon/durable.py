@@ -1,4 +1,4 @@
-"""Small files that are whole or absent, whatever dies and whenever."""
+"""Small local files that are whole or absent, whatever dies and whenever."""
 
 from __future__ import annotations
 
