@@ -218,7 +218,12 @@ def estimate_memory(plan: RunPlan, workers: WorkersPlanned) -> Memory:
 
 
 def _waiting_bytes(plan: RunPlan, workers: WorkersPlanned) -> int:
-    """Add up what is read ahead, what waits to be written, and what is on its way to the disk."""
+    """Add up what is read ahead, what waits to be written, and what is on its way to the disk.
+
+    It is seldom all there at once. Workers' peaks, measured in whole runs on a CPU, against `Memory.peak`, in
+    MiB: Richardson-Lucy with blocks of 128³ and 2 threads 939 against 1125, of 64³ and 4 threads 914 against
+    941, a siamese network with its training 3234 against 3394.
+    """
     read = math.prod(plan.grid.largest_block) * (plan.volume.dtype.itemsize + 4)
     stacks = plan.volume.n_timepoints * plan.volume.n_channels
     regions = min(REGIONS_IN_FLIGHT, stacks * len(plan.regions))

@@ -138,7 +138,7 @@ def forecast(
     if share < 1:
         assumed.told.append(f"about {share:.0%} of the blocks touch the mask; the others are left out.")
     found = estimate(plan, workers, _room_at(plan.output), calibration, _part_done(plan), share)
-    return Forecast(plan, found, calibration, tuple(assumed.told), find_obstacles(plan, found))
+    return Forecast(plan, found, calibration, tuple(assumed.told), find_obstacles(found))
 
 
 def _running_cluster(config: RunConfig) -> AbstractContextManager[Connection | None]:

@@ -31,12 +31,12 @@ class Obstacle:
     sentence: str
 
 
-def find_obstacles(plan: RunPlan, estimate: Estimate) -> tuple[Obstacle, ...]:
+def find_obstacles(estimate: Estimate) -> tuple[Obstacle, ...]:
     """Compare what a run takes with what there is."""
     workers, room, done = estimate.workers, estimate.room, estimate.done
     return (
         *_of_memory(estimate.memory, workers),
-        *_of_gpu(plan, estimate.memory, workers),
+        *_of_gpu(estimate.memory, workers),
         *_of_disk(estimate.traffic, estimate.output_bytes, room, done),
         *_of_files(estimate.traffic, room, done),
         *_of_scheduler(estimate.engines, workers),
@@ -71,17 +71,16 @@ def _of_memory(memory: Memory, workers: WorkersPlanned) -> list[Obstacle]:
     return [Obstacle("memory", certain, sentence)]
 
 
-def _of_gpu(plan: RunPlan, memory: Memory, workers: WorkersPlanned) -> list[Obstacle]:
+def _of_gpu(memory: Memory, workers: WorkersPlanned) -> list[Obstacle]:
     if not memory.gpu or not workers.gpu_bytes or memory.gpu <= workers.gpu_bytes:
         return []
     needs = (
         f"about {format_bytes(memory.gpu)} of GPU memory are needed, "
         f"and {format_bytes(workers.gpu_bytes)} are there"
     )
-    if memory.gpu == memory.block and (plan.training or plan.models) and plan.config.refine is None:
-        return [Obstacle("gpu", False, f"{needs}; smaller tiles will be taken, or choose them with --tile.")]
+    slower = "it will be computed in parts there, which takes longer"
     remedy = "a smaller --block" if memory.gpu == memory.block else "--preset fast"
-    return [Obstacle("gpu", False, f"{needs}; give {remedy}.")]
+    return [Obstacle("gpu", False, f"{needs}; {slower}: {remedy} avoids it.")]
 
 
 def _of_disk(traffic: Traffic, expected: int | None, room: Room, done: float) -> list[Obstacle]:

@@ -78,4 +78,4 @@ def test_a_large_volume_is_planned_within_the_limits(tmp_path: Path) -> None:
     subprocess.run([*command, "--output", result], check=True, cwd=tmp_path)
     found = json.loads(result.read_text())
     assert found["voxels"] == 3000**3
-    assert all(plan["blocks"] == 23**3 for plan in found["plans"])
+    assert all(23**3 <= plan["blocks"] <= 24**3 for plan in found["plans"])

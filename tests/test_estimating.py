@@ -97,8 +97,8 @@ def test_the_scheduler_bounds_the_speed(plan):
     assert few.engines.load["direct"] == pytest.approx(10 / kept)
     assert many.times.deconvolution == pytest.approx(len(plan.grid) * SCHEDULER_SECONDS["direct"])
     assert few.engines.workers_kept_busy["map-overlap"] < kept
-    assert [o.what for o in find_obstacles(plan, few)] == []
-    (obstacle,) = find_obstacles(plan, many)
+    assert [o.what for o in find_obstacles(few)] == []
+    (obstacle,) = find_obstacles(many)
     assert obstacle.what == "scheduler"
     assert f"keeps about {kept:.0f} workers busy" in obstacle.sentence
 
@@ -144,7 +144,7 @@ def test_on_a_gpu_its_memory_is_told_apart(config):
     assert memory.gpu == max(memory.block, memory.step)
     assert memory.least == PROGRAM_BYTES["cuda"] + memory.pool
     tight = estimate(plan, workers(gpu_bytes=memory.gpu // 2), ROOM, None)
-    (obstacle,) = find_obstacles(plan, tight)
+    (obstacle,) = find_obstacles(tight)
     assert (obstacle.what, obstacle.certain) == ("gpu", False)
 
 
@@ -155,7 +155,7 @@ def test_too_little_memory_is_refused_with_the_remedy(plan):
     with pytest.raises(OptionError, match=r"needs at least .* but has .*--block, fewer --workers than 3, or"):
         refuse_too_little_memory(plan, workers(3, memory.least - 1))
     found = {
-        limit: find_obstacles(plan, estimate(plan, workers(memory=limit), ROOM, None))
+        limit: find_obstacles(estimate(plan, workers(memory=limit), ROOM, None))
         for limit in (memory.least - 1, memory.peak - 1, memory.peak)
     }
     certain = {limit: [(o.what, o.certain) for o in obstacles] for limit, obstacles in found.items()}
@@ -178,16 +178,16 @@ def test_a_disk_that_is_too_small_is_a_warning(plan):
         (most // 4, SPEEDS): "not likely to fit",
     }
     for (free, speeds), words in cases.items():
-        found = find_obstacles(plan, estimate(plan, workers(), Room(free, None), speeds))
+        found = find_obstacles(estimate(plan, workers(), Room(free, None), speeds))
         assert [(o.what, o.certain) for o in found] == ([] if words is None else [("disk", False)])
         assert words is None or words in found[0].sentence
     half_done = estimate(plan, workers(), Room(most // 2 + 1, None), None, done=0.5)
-    assert find_obstacles(plan, half_done) == ()
+    assert find_obstacles(half_done) == ()
 
 
 def test_files_are_compared_with_inodes(plan):
     traffic = estimate(plan, workers(), ROOM, None).traffic
     needed = traffic.files + traffic.folders
     for free, what in ((needed, []), (needed - 1, ["files"]), (None, [])):
-        found = find_obstacles(plan, estimate(plan, workers(), Room(10**12, free), None))
+        found = find_obstacles(estimate(plan, workers(), Room(10**12, free), None))
         assert [o.what for o in found] == what

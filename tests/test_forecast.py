@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from distributed import LocalCluster
 
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution.tuning import COUNTS, REGULARIZATIONS, SIEVES
+from bigdecon.distributed.cluster import connect
 from bigdecon.errors import ConstantImageError, PSFError
 from bigdecon.forecast import forecast
 from bigdecon.io.layout import plan_output
@@ -128,10 +128,8 @@ def test_a_bad_psf_is_no_matter_of_planning(config, tmp_path):
 
 @pytest.mark.slow
 def test_on_a_cluster_that_is_there_its_workers_count_and_calibrate(config):
-    with LocalCluster(
-        n_workers=2, threads_per_worker=3, memory_limit="3GiB", dashboard_address=None, host="127.0.0.1"
-    ) as cluster:
-        there = replace(config, **PLAIN, cluster=cluster.scheduler_address)
+    with connect(workers=2, threads=3, memory_limit="3GiB", dashboard_address="none", device="cpu") as opened:
+        there = replace(config, **PLAIN, cluster=opened.client.scheduler.address)
         found = forecast(there, calibrate_seconds=0.0)
     workers = found.estimate.workers
     assert (workers.count, workers.threads, workers.memory_bytes) == (2, 3, 3 * 2**30)
