@@ -2,7 +2,8 @@
 
 BigdeconError
 ├── InputError                 exit code 2: found before anything is written
-│   ├── VolumeError            the image: missing, unreadable, constant, NaN, no such channel
+│   ├── VolumeError            the image: missing, unreadable, NaN, no such channel
+│   │   └── ConstantImageError every voxel looked at has the same value
 │   ├── PSFError               the PSF: not an image, zero, wrong dimensions, wrong voxel size
 │   ├── OptionError            a setting that cannot work
 │   ├── OutputError            where the result should go: exists, not writable, inside the input
@@ -24,6 +25,7 @@ All errors take exactly one argument, the message, so that they survive the way 
 __all__ = [
     "BigdeconError",
     "ClusterError",
+    "ConstantImageError",
     "DeviceLostError",
     "DeviceMemoryError",
     "InputError",
@@ -55,6 +57,10 @@ class InputError(BigdeconError):
 
 class VolumeError(InputError):
     """The input image cannot be used."""
+
+
+class ConstantImageError(VolumeError):
+    """Every voxel that was looked at has the same value: empty, or not written yet."""
 
 
 class PSFError(InputError):

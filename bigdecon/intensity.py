@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigdecon.errors import ReadError, VolumeError
+from bigdecon.errors import ConstantImageError, ReadError, VolumeError
 from bigdecon.volume import Box, Stack
 
 __all__ = ["IntensityStats", "Scaling", "measure_intensity"]
@@ -57,7 +57,7 @@ class IntensityStats:
     mean, std : over all voxels looked at
     minimum, maximum : extremes of the voxels looked at
     background : camera offset, see `measure_intensity`
-    sampled : part of the voxels that was looked at, in (0, 1]
+    sampled : part of the voxels that was looked at, in (0, 1]; 0 where the values are assumed
     unread : what could not be read and was left out, as a sentence; "" if all could
     """
 
@@ -101,7 +101,11 @@ class _Part:
 
 
 def measure_intensity(
-    stacks: Sequence[Stack], *, sample_voxels: int = SAMPLE_VOXELS, name: str = "the volume"
+    stacks: Sequence[Stack],
+    *,
+    sample_voxels: int = SAMPLE_VOXELS,
+    search: bool = True,
+    name: str = "the volume",
 ) -> IntensityStats:
     """Measure the brightness of a channel over all its time points.
 
@@ -112,12 +116,15 @@ def measure_intensity(
     ----------
     stacks : one channel at every time point
     sample_voxels : read at most about this many voxels, in chunks spread evenly over the volume
+    search : where the sample holds one value only, read on until others are found, to the end if need be
     name : what to call the volume in messages
 
     Raises
     ------
+    ConstantImageError
+        if all voxels that were looked at have one value
     VolumeError
-        if a voxel is NaN or infinite (it says where), or all voxels have one value
+        if a voxel is NaN or infinite (it says where)
     ReadError
         if nothing can be read; parts that cannot are left out
     """
@@ -129,14 +136,14 @@ def measure_intensity(
     parts = [look for look in looked if not isinstance(look, ReadError)]
     if not parts:
         raise failed[0]
-    if len({value for part in parts for value in (part.minimum, part.maximum)}) == 1:
+    if search and len({value for part in parts for value in (part.minimum, part.maximum)}) == 1:
         parts += _find_others(stacks, parts[0].minimum, sample_voxels, name)
     count = sum(part.count for part in parts)
     mean = sum(part.count * part.mean for part in parts) / count
     squares = sum(part.squares + part.count * (part.mean - mean) ** 2 for part in parts)
     low, high = min(part.minimum for part in parts), max(part.maximum for part in parts)
     if low == high:
-        raise VolumeError(
+        raise ConstantImageError(
             f"every voxel of {name} has the value {low:g}; there is nothing to restore in a constant image."
         )
     background = float(np.percentile(np.concatenate([part.local_means for part in parts]), 1))

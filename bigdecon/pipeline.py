@@ -30,11 +30,13 @@ from bigdecon.io.writing import (
 )
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bigdecon.object_path import ObjectPath
+from bigdecon.obstacles import refuse_too_little_memory
 from bigdecon.places import Place
 from bigdecon.planning import RunPlan, prepare
 from bigdecon.regions import able_workers, restore_regions, write_coarser_levels
 from bigdecon.ssi_config import Training
 from bigdecon.worker_tasks import train_on_worker
+from bigdecon.workforce import workers_planned
 
 __all__ = ["RunResult", "run"]
 
@@ -108,6 +110,7 @@ def run(
             return RunResult(plan, "planned")
         if plan.state == "finished":
             return RunResult(plan, "found finished", models=_model_paths(plan))
+        refuse_too_little_memory(plan, workers_planned(config, plan.device, remote))
         connection = remote or stack.enter_context(_connect(config, plan.device))
         if connection.dashboard_link:
             listener(Message(f"Dask dashboard: {connection.dashboard_link}"))

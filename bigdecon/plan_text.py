@@ -36,10 +36,18 @@ def _describe_input(plan: RunPlan) -> list[tuple[str, str]]:
         lines += [("", sentence) for sentence in psf.corrections]
     for channel, stats in zip(volume.channels, plan.stats, strict=True):
         label = f"background {channel.name}".strip()
-        part = "" if stats.sampled == 1 else f" (of {stats.sampled:.1%} of the voxels)"
+        part = _part_looked_at(stats.sampled)
         brightness = f"mean {stats.mean:.4g}, maximum {stats.maximum:.4g}"
         lines.append((label, f"{stats.background:.4g}, {brightness}{part}"))
     return lines
+
+
+def _part_looked_at(part: float) -> str:
+    if part == 0:
+        return " (assumed)"
+    if part < 0.001:
+        return " (of less than 0.1% of the voxels)"
+    return "" if part == 1 else f" (of {part:.1%} of the voxels)"
 
 
 def _describe_work(plan: RunPlan) -> list[tuple[str, str]]:

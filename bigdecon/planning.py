@@ -7,7 +7,7 @@ is found here; the result, a `RunPlan`, is what `bigdecon run` prints first and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -42,13 +42,14 @@ from bigdecon.ssi_config import Training
 from bigdecon.training_settings import training_settings
 from bigdecon.volume import Box, Stack, Volume
 
-__all__ = ["RunPlan", "default_output", "prepare"]
+__all__ = ["Measurer", "RunPlan", "default_output", "prepare"]
 
 LEAST_RANGE = 8
 """Data units that an image must span to be stored as whole numbers."""
 ENDINGS = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif")
 
 OutputState = Literal["new", "continue", "finished"]
+Measurer = Callable[..., IntensityStats]
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,9 @@ def _warnings_of_sizes(config: RunConfig, volume: Volume, psfs: Sequence[PSF]) -
     return found
 
 
-def prepare(config: RunConfig, device: str, tuner: Tuner = tune_channel) -> RunPlan:
+def prepare(
+    config: RunConfig, device: str, tuner: Tuner = tune_channel, measure: Measurer = measure_intensity
+) -> RunPlan:
     """Check everything that can be checked, and decide everything that can be decided.
 
     Parameters
@@ -168,6 +171,7 @@ def prepare(config: RunConfig, device: str, tuner: Tuner = tune_channel) -> RunP
     config : what was asked for
     device : torch device of the workers
     tuner : chooses what is "auto" in classical methods; only reads
+    measure : finds out how bright a channel is, as `measure_intensity` does
 
     Raises
     ------
@@ -199,7 +203,7 @@ def prepare(config: RunConfig, device: str, tuner: Tuner = tune_channel) -> RunP
     mark = fingerprint(config.as_dict(), records, identity, chosen)
     earlier = find_earlier_run(config, output, mark, records, identity, mask.digest if mask else None)
     stats = measured_before(earlier) or tuple(
-        _measure(volume, channel, config.background) for channel in range(volume.n_channels)
+        _measure(volume, channel, config.background, measure) for channel in range(volume.n_channels)
     )
     _check_range(config, stats)
     tuned: tuple[Tuned, ...] = ()
@@ -303,11 +307,11 @@ def _check_range(config: RunConfig, stats: Sequence[IntensityStats]) -> None:
         )
 
 
-def _measure(volume: Volume, channel: int, background: float | Auto) -> IntensityStats:
+def _measure(volume: Volume, channel: int, background: float | Auto, measure: Measurer) -> IntensityStats:
     """Measure the brightness of a channel; a background that was given replaces the measured one."""
     stacks = [volume.stack(timepoint=t, channel=channel) for t in range(volume.n_timepoints)]
     many = volume.n_channels > 1
-    stats = measure_intensity(stacks, name=f"channel {channel} of {volume.name}" if many else volume.name)
+    stats = measure(stacks, name=f"channel {channel} of {volume.name}" if many else volume.name)
     return stats if background == "auto" else replace(stats, background=background)
 
 

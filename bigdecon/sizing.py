@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from dask.utils import parse_bytes
 from distributed.system import MEMORY_LIMIT
 
@@ -15,9 +16,21 @@ from bigdecon.deconvolution.classical import ClassicalMethod
 from bigdecon.deconvolution.network import DEFAULT_HALO, NetworkNeeds, inference_bytes_per_voxel
 from bigdecon.deconvolution.tiling import BlockGrid
 from bigdecon.errors import OptionError
+from bigdecon.learning.patches import POOL_VOXELS
+from bigdecon.learning.precision import has_fast_bfloat16
 from bigdecon.ssi_config import Training
 
-__all__ = ["REGION_VOXELS", "block_side", "choose_tile", "cut_volume", "memory_of_block"]
+__all__ = [
+    "PROGRAM_BYTES",
+    "REGION_VOXELS",
+    "block_side",
+    "choose_tile",
+    "cut_volume",
+    "memory_of_block",
+    "memory_of_pool",
+    "memory_of_step",
+    "worker_memory",
+]
 
 BLOCK_SIDE = {2: 512, 3: 128}
 REGION_VOXELS = 2**25
@@ -28,6 +41,15 @@ PASS_LIMIT = 2**32
 """A network pass on a CPU takes no more than this: machines that have it choose the same tiles."""
 MEMORY_SHARE = 0.5
 """Part of a worker's memory that a network pass may fill; the rest is for blocks read and written."""
+
+
+PROGRAM_BYTES = {"cpu": 350 * 2**20, "cuda": 3 * 2**30}
+"""What a worker holds before it has any work: 325 MiB with PyTorch's CPU build; with CUDA an allowance."""
+TRAINING_FIELDS = {2: 34, 3: 28}
+"""Fields of all features that one pass of a training step keeps for the way back: on a CPU, with 16 to 48
+channels and patches of 48³ to 64³ or 256², 27 to 28 in 3D and 31 to 34 in 2D, in either precision."""
+SSI_TRAINING_FIELDS = 45
+"""The same for SSI: 27 to 40 in 3D (96³, 64³), 45 in 2D."""
 
 
 def block_side(tiling: TilingConfig, ndim: int) -> int:
@@ -74,7 +96,7 @@ def choose_tile(config: RunConfig, grid: BlockGrid, network: Training, device: s
             f"give a multiple of {needs.alignment}, at least {_least_tile(needs)}."
         )
     if tile is None and device == "cpu":
-        memory = min(PASS_LIMIT, MEMORY_SHARE * _worker_memory(config))
+        memory = min(PASS_LIMIT, MEMORY_SHARE * worker_memory(config))
         tile = _largest_tile(grid, needs, inference_bytes_per_voxel(network.network), memory)
     return tile
 
@@ -100,6 +122,37 @@ def memory_of_block(
     return max(by_network, classical)
 
 
+def memory_of_pool(n_voxels: int, itemsize: int) -> int:
+    """Give the size of the pool from which patches are drawn, in bytes.
+
+    Parameters
+    ----------
+    n_voxels : of one channel at all time points
+    itemsize : of one of its voxels, in bytes
+    """
+    return min(n_voxels, POOL_VOXELS) * itemsize
+
+
+def memory_of_step(training: Training, device: str = "cpu") -> int:
+    """Estimate what one training step takes, in bytes: it keeps activations for the way back.
+
+    Parameters
+    ----------
+    training : how the network is trained
+    device : where a step is done; half precision counts where it would be used
+    """
+    shape = training.network
+    if isinstance(training, TrainingConfig):
+        passes = training.loss.needs_masked_pass + training.loss.needs_unmasked_pass
+        fields = passes * TRAINING_FIELDS[shape.ndim]
+        quick = device != "cpu" or has_fast_bfloat16(torch.device("cpu"))
+        half = training.mixed_precision and quick
+    else:
+        fields, half = SSI_TRAINING_FIELDS, False
+    patch = training.batch * math.prod(training.patch_shape)
+    return patch * fields * shape.channels * (2 if half else 4)
+
+
 def _least_tile(needs: NetworkNeeds) -> int:
     """Smallest extent of a tile, in voxels, that still advances between two margins."""
     return -(-2 * (needs.halo[0] + needs.alignment) // needs.alignment) * needs.alignment
@@ -117,7 +170,14 @@ def _largest_tile(grid: BlockGrid, needs: NetworkNeeds, per_voxel: int, memory: 
     return None if tile >= whole else tile
 
 
-def _worker_memory(config: RunConfig) -> int:
+def worker_memory(config: RunConfig) -> int:
+    """Memory of one worker process, in bytes, as far as it is known before the workers are.
+
+    Raises
+    ------
+    OptionError
+        if the limit that was asked for is not understood
+    """
     if config.memory_limit and config.memory_limit != "auto":
         try:
             # 0 means no limit, as it does for the workers.

@@ -56,3 +56,26 @@ def test_the_page_is_the_one_that_the_kept_results_give(tmp_path: Path) -> None:
     page = tmp_path / "evidence.md"
     call("evidence.py", "--output", page, store=BENCHMARKS / "results" / "trials.jsonl")
     assert page.read_text() == (ROOT / "docs" / "evidence.md").read_text()
+
+
+@pytest.mark.slow
+def test_engines_cost_little_write_the_same_bytes_and_leave_the_scheduler_small(tmp_path: Path) -> None:
+    """In small; the script itself fails where the bytes differ or the memory grows."""
+    result, plot = tmp_path / "engines.json", tmp_path / "memory.png"
+    command = [sys.executable, str(BENCHMARKS / "engine_overhead.py"), "--quick"]
+    subprocess.run([*command, "--output", result, "--plot", plot], check=True, cwd=tmp_path)
+    found = json.loads(result.read_text())
+    assert found["identical_bytes"]
+    assert all(cost["scheduler_seconds_per_block"] > 0 for cost in found["engines"].values())
+    assert plot.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_a_large_volume_is_planned_within_the_limits(tmp_path: Path) -> None:
+    """The script itself fails where a plan takes too much time or memory."""
+    result = tmp_path / "plans.json"
+    command = [sys.executable, str(BENCHMARKS / "plan_scale.py"), "--side", "3000"]
+    subprocess.run([*command, "--output", result], check=True, cwd=tmp_path)
+    found = json.loads(result.read_text())
+    assert found["voxels"] == 3000**3
+    assert all(23**3 <= plan["blocks"] <= 24**3 for plan in found["plans"])

@@ -168,7 +168,7 @@ def test_tiles_fit_the_memory_of_a_worker(config, limit):
 
 
 def test_workers_share_the_memory(config):
-    alone, shared = (sizing._worker_memory(replace(config, workers=n)) for n in (None, 2))
+    alone, shared = (sizing.worker_memory(replace(config, workers=n)) for n in (None, 2))
     assert shared == alone // 2
 
 

@@ -33,7 +33,7 @@ from bigdecon.deconvolution.wiener import Wiener
 from bigdecon.errors import OptionError
 from bigdecon.volume import Stack
 
-__all__ = ["Setting", "Trial", "Tuned", "Tuning", "tune", "tune_channel"]
+__all__ = ["Setting", "Trial", "Tuned", "Tuning", "costliest", "tune", "tune_channel"]
 
 COUNTS = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 56)
 """Numbers of accelerated iterations that are compared."""
@@ -137,6 +137,40 @@ def tune_channel(
             f"give {names} a number."
         )
     return tune(tuning, samples, psf, on_trial)
+
+
+def costliest(stacks: Sequence[Stack], psf: NDArray[np.floating], tuning: Tuning) -> Tuned:
+    """Take of everything that `tune_channel` compares what costs most, without looking at the image.
+
+    A plan made with it is an upper bound. The background is left as guessed: it costs nothing.
+
+    Parameters
+    ----------
+    stacks : one channel at every time point; not read
+    psf : [z,] y, x
+    tuning : what would be chosen
+    """
+    settings = tuning.settings
+    if "sieve" in tuning.wanted:
+        settings = replace(settings, sieve=max(SIEVES))
+    if "iterations" in tuning.wanted:
+        settings = replace(settings, iterations=max(COUNTS if settings.accelerate else PLAIN_COUNTS))
+    if "regularization" in tuning.wanted and tuning.method in FILTERS:
+        settings = _weakest(tuning.method, psf, settings)
+    return Tuned(settings, ())
+
+
+def _weakest(method: str, psf: NDArray[np.floating], settings: ClassicalSettings) -> ClassicalSettings:
+    """Find the weakest regularization whose filter can be computed: the weaker, the further it reaches."""
+    usable = replace(settings, regularization=REGULARIZATIONS[-1])
+    for weight in REGULARIZATIONS[::-1]:
+        weaker = replace(settings, regularization=weight)
+        try:
+            _ = classical_method(method, psf, weaker).halo
+        except OptionError:
+            break
+        usable = weaker
+    return usable
 
 
 def tune(

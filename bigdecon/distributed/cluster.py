@@ -35,7 +35,7 @@ from bigdecon.distributed.devices import choose_gpus
 from bigdecon.distributed.surroundings import environment_kept, quiet_logging, sigint_blocked
 from bigdecon.errors import ClusterError, OptionError
 
-__all__ = ["Connection", "connect"]
+__all__ = ["Connection", "WorkerLayout", "connect", "plan_workers"]
 
 LOOPBACK = "127.0.0.1"
 SCHEMES = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
@@ -114,7 +114,7 @@ def connect(
         if isinstance(cluster, Client):
             client, owned = cluster, False
         elif cluster == "local":
-            layout = _plan_workers(workers, threads, memory_limit, device, gpus)
+            layout = plan_workers(workers, threads, memory_limit, device, gpus)
             client, owned = stack.enter_context(_local(layout, dashboard_address)), True
         else:
             client, owned = stack.enter_context(_existing(_find_scheduler(cluster))), False
@@ -124,21 +124,29 @@ def connect(
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """The workers to start: for each the GPUs that it sees ("" for none, None for no restriction)."""
+class WorkerLayout:
+    """The workers to start on this machine.
+
+    Attributes
+    ----------
+    gpus : for each worker the GPUs that it sees, "" for none
+    threads : tasks that each runs at once
+    memory_bytes : of each; 0 for no limit
+    """
 
     gpus: tuple[str, ...]
     threads: int
     memory_bytes: int
 
 
-def _plan_workers(
+def plan_workers(
     workers: int | None,
     threads: int | None,
     memory_limit: str | None,
     device: str,
     gpus: Sequence[str] | None,
-) -> _Layout:
+) -> WorkerLayout:
+    """Work out which workers `connect("local")` would start; see there for the parameters."""
     for name, number in (("workers", workers), ("threads", threads)):
         if number is not None and number < 1:
             raise OptionError(f"--{name} is {number}; it must be at least 1.")
@@ -148,7 +156,7 @@ def _plan_workers(
     each = threads or (min(share, GPU_THREADS) if devices else share)
     # More workers than GPUs take turns: the user asked for it.
     seen = tuple(devices[index % len(devices)] if devices else "" for index in range(count))
-    return _Layout(seen, each, _parse_memory(memory_limit, count))
+    return WorkerLayout(seen, each, _parse_memory(memory_limit, count))
 
 
 def _cores() -> int:
@@ -172,7 +180,7 @@ def _parse_memory(text: str | None, workers: int) -> int:
 
 
 @contextmanager
-def _local(layout: _Layout, dashboard_address: str) -> Iterator[Client]:
+def _local(layout: WorkerLayout, dashboard_address: str) -> Iterator[Client]:
     """Start a cluster on this machine, and end all of it afterwards."""
     dashboard = _dashboard_place(dashboard_address)
     with ExitStack() as stack:
@@ -192,7 +200,7 @@ def _local(layout: _Layout, dashboard_address: str) -> Iterator[Client]:
             raise
 
 
-def _start(layout: _Layout, dashboard: str | None, folder: str) -> SpecCluster:
+def _start(layout: WorkerLayout, dashboard: str | None, folder: str) -> SpecCluster:
     scheduler = {
         "cls": Scheduler,
         "options": {
@@ -215,7 +223,7 @@ def _start(layout: _Layout, dashboard: str | None, folder: str) -> SpecCluster:
         raise ClusterError(f"the workers on this machine could not be started ({error}).") from error
 
 
-def _worker_options(gpu: str, layout: _Layout, folder: str) -> dict[str, Any]:
+def _worker_options(gpu: str, layout: WorkerLayout, folder: str) -> dict[str, Any]:
     return {
         "host": LOOPBACK,
         "nthreads": layout.threads,

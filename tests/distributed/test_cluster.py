@@ -207,7 +207,7 @@ def test_options_that_cannot_be_are_refused_before_anything_starts(options, mess
     ],
 )
 def test_workers_share_out_the_gpus(workers, device, expected):
-    layout = cluster_module._plan_workers(workers, None, None, device, ("a", "b"))
+    layout = cluster_module.plan_workers(workers, None, None, device, ("a", "b"))
     assert layout.gpus == expected
     assert layout.threads >= 1
     assert layout.memory_bytes > 0

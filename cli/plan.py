@@ -1,0 +1,59 @@
+"""`bigdecon plan`: what a run would take, and what of it would not fit."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+from bigdecon_cli.options import run_config, run_options
+
+if TYPE_CHECKING:
+    from bigdecon.forecast import Forecast
+
+
+@click.command()
+@click.argument("input_path", metavar="INPUT")
+@run_options
+@click.option(
+    "--calibrate/--no-calibrate",
+    default=True,
+    show_default=True,
+    help="Time the method on a few blocks, some seconds long; without, the plan has no times.",
+)
+@click.option("--dry-run", is_flag=True, help="Of bigdecon run; a plan is dry in any case.")
+@click.option("--quiet", is_flag=True, help="Print only what may not fit.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with numbers.")
+def command(input_path: str, *, calibrate: bool, quiet: bool, as_json: bool, **settings: Any) -> None:
+    """Tell what a run would take: time, memory, disk and files.
+
+    Takes the options of bigdecon run, so put plan in the place of run. Nothing is written; what may not fit
+    is told with the remedy. An image that holds no voxels yet can be planned for as well.
+
+    \b
+    Examples:
+      bigdecon plan volume.ome.zarr --psf psf.tif
+      bigdecon plan volume.ome.zarr --psf psf.tif --method richardson-lucy --workers 4 --json
+    """  # noqa: D301
+    from bigdecon_cli.display import choose_display
+
+    from bigdecon.forecast import forecast
+
+    config = run_config(input_path, settings)
+    with choose_display(quiet=quiet or as_json, as_json=False) as display:
+        found = forecast(config, calibrate_seconds=8.0 if calibrate else None, on_event=display)
+    _show(found, quiet=quiet, as_json=as_json)
+
+
+def _show(found: Forecast, *, quiet: bool, as_json: bool) -> None:
+    from bigdecon.plan_report import describe_forecast, forecast_numbers
+
+    if as_json:
+        click.echo(json.dumps({"event": "Forecast", **forecast_numbers(found)}))
+        return
+    if not quiet:
+        for heading, text in describe_forecast(found):
+            click.echo(f"{heading:>12}  {text}")
+    for obstacle in found.obstacles:
+        label = "Does not fit" if obstacle.certain else "May not fit"
+        click.echo(f"{label}: {obstacle.sentence}")
