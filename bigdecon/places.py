@@ -16,7 +16,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -240,16 +240,22 @@ def names(folder: Place, *, attempts: int = PATIENT) -> list[str]:
 
 def _s3_names(fs: Any, folder: ObjectPath) -> set[str]:
     """List one level of a prefix. The file system's own `ls` goes on to the parent where it finds nothing."""
+    return {key.rstrip("/") for key, _ in _s3_listing(fs, folder, "/")}
+
+
+def _s3_listing(fs: Any, folder: ObjectPath, delimiter: str) -> Iterator[tuple[str, str]]:
+    """Give the names below a prefix, relative to it, and their ETags; by pages of a thousand."""
     bucket, _, prefix = f"{folder.key}/".partition("/")
-    found: set[str] = set()
     token: dict[str, str] = {}
     while True:
-        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter="/", **token)
-        keys = [one["Key"] for one in page.get("Contents", ())]
-        keys += [one["Prefix"] for one in page.get("CommonPrefixes", ())]
-        found.update(key.removeprefix(prefix).rstrip("/") for key in keys if key != prefix)
+        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter=delimiter, **token)
+        for one in page.get("Contents", ()):
+            if one["Key"] != prefix:
+                yield one["Key"].removeprefix(prefix), one.get("ETag", "")
+        for one in page.get("CommonPrefixes", ()):
+            yield one["Prefix"].removeprefix(prefix), ""
         if not page.get("IsTruncated"):
-            return found
+            return
         token = {"ContinuationToken": page["NextContinuationToken"]}
 
 
@@ -266,14 +272,29 @@ def files_below(folder: Place) -> Sequence[Place]:
     return [folder / name for name in file_names(folder)]
 
 
-def file_names(folder: ObjectPath) -> list[str]:
-    """List the names of all objects below a prefix, relative to it: a listing by pages, and nothing else."""
+def file_names(folder: ObjectPath) -> dict[str, str]:
+    """List all objects below a prefix: a listing by pages, and nothing else.
+
+    Returns
+    -------
+    dict
+        by the name relative to the prefix, in order, what changes with the object's content (its ETag);
+        empty where the store does not tell that
+
+    Raises
+    ------
+    OSError
+        if it cannot be listed
+    """
     try:
-        found = ask(folder.url, lambda fs: fs.find(folder.url))
+        if _is_s3(folder):
+            found = ask(folder.url, lambda fs: dict(_s3_listing(fs, folder, "")))
+        else:
+            paths = ask(folder.url, lambda fs: fs.find(folder.url))
+            found = {str(path).partition(f"{folder.key}/")[2]: "" for path in paths}
     except FileNotFoundError:
-        return []
-    relative = (str(path).partition(f"{folder.key}/")[2] for path in found)
-    return sorted(name for name in relative if name and not name.endswith("/"))
+        return {}
+    return {name: found[name] for name in sorted(found) if name and not name.endswith("/")}
 
 
 def make_folder(folder: Place) -> None:

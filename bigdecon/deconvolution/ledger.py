@@ -8,7 +8,8 @@
 A region is entered after its shards are on disk, by writing a temporary file beside the final name
 and renaming it. An entry is therefore whole or absent; entering a region twice (a task that ran
 twice) replaces an object by an equal one. No file is ever appended to or locked, so local disks,
-NFS, Lustre and file views of object stores all serve.
+NFS, Lustre and object stores all serve. In an object store an entry is one put, and the whole ledger is
+one listing in pages with many small reads at a time, most of them spared by ledger_summary.py.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 
 from bigdecon import places
 from bigdecon.deconvolution.lease import Lease
+from bigdecon.deconvolution.ledger_summary import read_entries
 from bigdecon.durable import TEMPORARY
 from bigdecon.errors import OutputError, WriteError
 from bigdecon.object_path import ObjectPath
@@ -226,8 +228,8 @@ class Ledger:
             with ThreadPoolExecutor(READERS, thread_name_prefix="ledger") as pool:
                 entries = list(chain.from_iterable(pool.map(_load_shelf, _shelves(self.folder))))
         else:
-            paths = _objects(self.folder)
-            entries = [_parse(path, data) for path, data in zip(paths, places.read_many(paths), strict=True)]
+            contents = read_entries(self.folder, _objects(self.folder))
+            entries = [_parse(self.folder / name, data) for name, data in contents.items()]
         ignored = tuple(entry for entry in entries if isinstance(entry, Ignored))
         whole = dict(entry for entry in entries if not isinstance(entry, Ignored))
         finished = {key: record for key, record in whole.items() if not record.faults}
@@ -265,13 +267,13 @@ def _shelves(folder: Path) -> list[Path]:
         raise _unreadable(folder, error) from error
 
 
-def _objects(folder: ObjectPath) -> list[ObjectPath]:
-    """List the entries in an object store, by pages."""
+def _objects(folder: ObjectPath) -> dict[str, str]:
+    """List the entries in an object store, by pages; their names and ETags."""
     try:
         found = places.file_names(folder)
     except OSError as error:
         raise _unreadable(folder, error) from error
-    return [folder / name for name in found if name[2:3] == "/"]
+    return {name: stamp for name, stamp in found.items() if name[2:3] == "/"}
 
 
 def _unreadable(place: Place, error: OSError) -> OutputError:
