@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.slurm import slurm_node  # noqa: F401  (a fixture for whoever asks)
+
 THREADS = "2"
 
 

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-PROGRAMS = ("sbatch", "scancel", "squeue", "slurmctld", "slurmd", "munged")
+import pytest
+
+PROGRAMS = ("sbatch", "scancel", "squeue", "slurmctld", "slurmd", "munged", "setpriv")
 
 CONFIGURATION = """
 ClusterName=test
@@ -43,7 +45,8 @@ KillWait=5
 MinJobAge=2
 DefMemPerCPU=600
 SchedulerParameters=sched_min_interval=100000,bf_interval=1
-NodeName={host} NodeAddr=127.0.0.1 CPUs=6 RealMemory=6000 State=UNKNOWN
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs=6 RealMemory=6000 Gres=gpu:2 State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=60 State=UP
 """
 
@@ -67,6 +70,9 @@ def slurm(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("state", "spool"):
         (folder / name).mkdir()
+    # Two devices that are everywhere pass for GPUs
+    lines = [f"Name=gpu Flags=nvidia_gpu_env File={device}\n" for device in ("/dev/null", "/dev/zero")]
+    (folder / "gres.conf").write_text("".join(lines))
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o400)
@@ -89,6 +95,17 @@ def slurm(folder: Path) -> Iterator[Path]:
         yield configuration
 
 
+@pytest.fixture(scope="session")
+def slurm_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One SLURM for all tests that ask for it; gives its configuration, for SLURM_CONF."""
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    with slurm(tmp_path_factory.mktemp("slurm")) as configuration, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(configuration))
+        yield configuration
+
+
 def jobs(configuration: Path) -> dict[str, str]:
     """Give the state of every job in the queue, by number."""
     lines = _query(["squeue", "-h", "-o", "%A %T"], configuration).splitlines()
@@ -107,8 +124,9 @@ def _cancel_all(configuration: Path) -> None:
 
 
 def _start(stack: ExitStack, command: list[str], folder: Path) -> None:
-    log = stack.enter_context(open(folder / f"{command[0]}.out", "wb"))
-    process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    command = ["setpriv", "--pdeathsig", "TERM", *command]  # not to outlive a test that is killed
+    with open(folder / f"{command[3]}.out", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     stack.callback(_stop, process)
 
 

@@ -47,6 +47,25 @@ FRUITLESS_JOBS = 5
 ALIVE = frozenset({"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED", "STOPPED", "SIGNALING"})
 
 
+HOPELESS = frozenset(
+    {
+        "AccountNotAllowed",
+        "AssocMaxCpuPerJobLimit",
+        "AssocMaxMemPerJob",
+        "AssocMaxWallDurationPerJobLimit",
+        "BadConstraints",
+        "InvalidAccount",
+        "InvalidQOS",
+        "PartitionNodeLimit",
+        "PartitionTimeLimit",
+        "QOSMaxCpuPerJobLimit",
+        "QOSMaxMemoryPerJob",
+        "QOSMaxWallDurationPerJobLimit",
+    }
+)
+"""Reasons, in SLURM's words, for which a job that was taken will wait for ever."""
+
+
 class BatchJob(Protocol):
     """A job as dask-jobqueue has it."""
 
@@ -163,10 +182,11 @@ class JobKeeper:
     async def _look(self) -> None:
         """Compare what there is with what is wanted."""
         self._note_workers()
-        states = await _states()
-        if states is None:  # the controller does not answer; the jobs go on without it
+        queue = await _queue()
+        if queue is None:  # the controller does not answer; the jobs go on without it
             return
-        gone = [kept for kept in self._kept if states.get(kept.number) not in ALIVE]
+        self._refuse_hopeless(queue)
+        gone = [kept for kept in self._kept if kept.number not in queue]
         self._kept = [kept for kept in self._kept if kept not in gone]
         for kept in gone:
             self._mourn(kept)
@@ -180,6 +200,15 @@ class JobKeeper:
             self._say(f"Submitted to SLURM: {numbers}.")
         elif missing < 0 and time.monotonic() > self._busy_until + IDLE_SECONDS:
             await self._give_back(staying[missing:])
+
+    def _refuse_hopeless(self, queue: dict[str, str]) -> None:
+        for kept in self._kept:
+            reason = queue.get(kept.number)
+            if reason in HOPELESS:
+                raise ClusterError(
+                    f"SLURM took job {kept.number} but will never start it, for the reason {reason}; ask for "
+                    "what the partition allows (--walltime, --mem, --account, --partition)."
+                )
 
     def _note_workers(self) -> None:
         workers = list(self._scheduler.workers.values())
@@ -267,13 +296,17 @@ class _Fruit(SchedulerPlugin):
             self._notice()
 
 
-async def _states() -> dict[str, str] | None:
-    """Ask SLURM for the state of this user's jobs, by number; None if it does not answer."""
+async def _queue() -> dict[str, str] | None:
+    """Ask SLURM for this user's jobs that are not over; None if it does not answer.
+
+    Gives, by the job's number, the reason for which it waits, or whatever SLURM has to say of it.
+    """
     try:
-        answer = await _call("squeue", "--noheader", f"--user={os.getuid()}", "--format=%A %T")
+        answer = await _call("squeue", "--noheader", f"--user={os.getuid()}", "--format=%A|%T|%r")
     except (OSError, RuntimeError):
         return None
-    return dict(line.split(maxsplit=1) for line in answer.splitlines() if " " in line)
+    lines = [line.strip().split("|") for line in answer.splitlines()]
+    return {line[0]: line[2] for line in lines if len(line) == 3 and line[1] in ALIVE}
 
 
 async def _call(*command: str) -> str:

@@ -7,8 +7,10 @@ Our own workers are started with it. Any other can be, too, so that it leaves be
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -31,8 +33,22 @@ async def dask_setup(worker: Worker) -> None:
     """Keep a local worker's messages off the terminal, and have it leave before its job ends."""
     if os.environ.get(QUIET):
         silence_dask()
+    else:
+        _speak(str(worker.name))
     if os.environ.get(SHIELDED) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end = job_end()
     if end is not None:
         await worker.plugin_add(LeaveInTime(end), name=LeaveInTime.name)
+
+
+def _speak(name: str) -> None:
+    """Say what we say where Dask says its own: in the job's log, which several workers may share."""
+    logger = logging.getLogger("bigdecon")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(
+            logging.Formatter(f"%(asctime)s {name} - %(name)s - %(levelname)s - %(message)s")
+        )
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)

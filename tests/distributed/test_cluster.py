@@ -158,7 +158,7 @@ def test_an_address_where_nobody_answers_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("kubernetes", "'kubernetes' is not understood; give local, slurm, slurm"),
+        ("kubernetes", "'kubernetes' is not understood; give local, slurm"),
         ("missing.json", "missing.json cannot be used .No such file"),
         ("tcp://nonsense:port", "no Dask scheduler answers at tcp://nonsense:port"),
     ],
