@@ -132,6 +132,7 @@ class JobKeeper:
         self._futile = self._fruitless = 0
         self._has_work = False
         self._busy_until = time.monotonic()
+        self._stopping = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._fruit = _Fruit(self._bear_fruit)
 
@@ -152,10 +153,10 @@ class JobKeeper:
 
     async def stop(self) -> None:
         """Cancel all jobs."""
+        # Not cancelled: a job that is just being submitted would be forgotten.
+        self._stopping.set()
         if self._watch is not None:
-            self._watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watch
+            await self._watch
         kept, self._kept = self._kept, []
         numbers = [one.number for one in kept if one.job.job_id is not None]
         if numbers:
@@ -171,13 +172,17 @@ class JobKeeper:
 
     async def _keep_watch(self) -> None:
         try:
-            while True:
-                await asyncio.sleep(LOOK_SECONDS)
+            while not await self._told_to_stop(LOOK_SECONDS):
                 await self._look()
         except ClusterError as error:
             self.failure = error
             # Whoever waits for a result wakes up by that; `slurm_cluster` tells them why.
             asyncio.get_running_loop().create_task(self._scheduler.close(reason="no more jobs"))
+
+    async def _told_to_stop(self, seconds: float) -> bool:
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        return self._stopping.is_set()
 
     async def _look(self) -> None:
         """Compare what there is with what is wanted."""
@@ -230,6 +235,8 @@ class JobKeeper:
 
     async def _submit(self, count: int) -> None:
         for _ in range(count):
+            if self._stopping.is_set():
+                return
             name = f"job{self._numbers}"
             self._numbers += 1
             job = self._make_job(name)

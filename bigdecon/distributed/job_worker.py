@@ -41,7 +41,6 @@ __all__ = ["main", "plan_job"]
 
 DEATH_SECONDS = 60.0
 UNREGISTER_SECONDS = 5.0
-LOG_FORMAT = "%(asctime)s NAME - %(name)s - %(levelname)s - %(message)s"
 
 logger = logging.getLogger("bigdecon.job")
 
@@ -71,7 +70,9 @@ class _Request:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the workers until the scheduler, the job or a signal ends them; returns the exit code."""
     request = _Request(**vars(_parser().parse_args(arguments)))
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format=LOG_FORMAT.replace("NAME", "all"))
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stdout, format="%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+    )
     try:
         layout = plan_job(
             request.nworkers,
@@ -163,7 +164,6 @@ async def _run(request: _Request, layout: Layout) -> None:
 
 
 def _nanny(request: _Request, layout: Layout, index: int, folder: Path) -> Nanny:
-    name = f"{request.name}-{index}"
     options = worker_options(layout, index, folder)
     security = Security(
         **{
@@ -179,12 +179,11 @@ def _nanny(request: _Request, layout: Layout, index: int, folder: Path) -> Nanny
     return Nanny(
         request.scheduler,
         scheduler_file=request.scheduler_file,
-        name=name,
+        name=f"{request.name}-{index}",
         host=get_ip_interface(request.interface) if request.interface else None,
         protocol=request.protocol,
         security=security,
         death_timeout=request.death_timeout,
-        config={"distributed.admin.log-format": LOG_FORMAT.replace("NAME", name)},
         **options,
     )
 

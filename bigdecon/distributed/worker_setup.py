@@ -43,12 +43,13 @@ async def dask_setup(worker: Worker) -> None:
 
 
 def _speak(name: str) -> None:
-    """Say what we say where Dask says its own: in the job's log, which several workers may share."""
-    logger = logging.getLogger("bigdecon")
-    if not logger.handlers:
+    """Say whose each line is: several workers may share the log of a job."""
+    form = logging.Formatter(f"%(asctime)s - {name} - %(name)s - %(levelname)s - %(message)s")
+    for handler in logging.getLogger("distributed").handlers:
+        handler.setFormatter(form)
+    ours = logging.getLogger("bigdecon")
+    if not ours.handlers:
         handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(
-            logging.Formatter(f"%(asctime)s {name} - %(name)s - %(levelname)s - %(message)s")
-        )
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        handler.setFormatter(form)
+        ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
