@@ -14,6 +14,7 @@ dask-jobqueue writes the script of a job, submits and cancels it; `job_replaceme
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import shutil
 import sys
@@ -35,6 +36,7 @@ from bigdecon.cluster_settings import SlurmSettings, parse_walltime
 from bigdecon.distributed.job_replacement import JobKeeper
 from bigdecon.distributed.surroundings import sigint_blocked
 from bigdecon.distributed.transport_security import Certificates, temporary_certificates
+from bigdecon.distributed.walltime import JOB_END
 from bigdecon.distributed.workers import GPU_THREADS, check_counts, memory_bytes
 from bigdecon.errors import ClusterError, OptionError
 
@@ -45,6 +47,8 @@ CLIENT_SECONDS = 30.0
 PLACEHOLDER = "SCHEDULER:PORT"
 DEFAULT_LOGS = "bigdecon-logs"
 DEFAULT_WALLTIME = "4:00:00"
+FOREIGN = ("SLURM_", "SLURMD_", "CUDA_VISIBLE_DEVICES", JOB_END)
+OURS = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,9 @@ class _Job(SLURMJob):
             shebang="#!/usr/bin/env bash",
         )
         self._command_template = command
+        # A run that is itself a job must not pass on what SLURM told it about its own allocation.
+        strange = sorted(name for name in os.environ if name.startswith(FOREIGN) and name not in OURS)
+        self.submit_command = shlex.join(["env", *(f"--unset={name}" for name in strange), "sbatch"])
 
 
 def _make_job(shape: JobShape, scheduler: str | None, certificates: Certificates | None, name: str) -> _Job:
