@@ -78,7 +78,8 @@ def test_scripts_give_a_result_and_all_the_same(slurm_node, folder):
         script = fit(find_script(part))
         assert "Result: " in (said := submit(script, folder, slurm_node)), said
         results.append(read_voxels(output))
-        assert "was finished by an earlier run" in submit(script, folder, slurm_node)
+        if len(results) == 1:
+            assert "was finished by an earlier run" in submit(script, folder, slurm_node)
         output.rename(folder / f"result-{len(results)}")
     assert results[0]
     assert all(one == results[0] for one in results)

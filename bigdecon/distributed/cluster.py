@@ -23,6 +23,7 @@ from distributed import Client
 
 from bigdecon.cluster_settings import SlurmSettings
 from bigdecon.distributed.allocation import allocated_cores, allocated_memory
+from bigdecon.distributed.devices import choose_gpus
 from bigdecon.distributed.local_cluster import local_cluster
 from bigdecon.distributed.surroundings import quiet_logging
 from bigdecon.distributed.transport_security import client_security
@@ -32,7 +33,7 @@ from bigdecon.errors import ClusterError, OptionError
 if TYPE_CHECKING:
     from bigdecon.distributed.slurm import JobShape
 
-__all__ = ["Connection", "connect", "slurm_job_script"]
+__all__ = ["Connection", "connect", "slurm_device", "slurm_job_script"]
 
 LOOPBACK = "127.0.0.1"
 SCHEMES = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
@@ -153,6 +154,24 @@ def slurm_job_script(
     from bigdecon.distributed.slurm import job_script
 
     return job_script(_shape(workers, threads, gpus, memory_limit, device, interface, tls, slurm))
+
+
+def slurm_device(device: str = "auto", gpus: int | None = None, slurm: SlurmSettings | None = None) -> str:
+    """Say on what the workers of jobs will compute, before there are any: "cuda" if the jobs ask for GPUs.
+
+    Parameters are those of `connect`.
+
+    Raises
+    ------
+    OptionError
+        if the device is unknown
+    """
+    from bigdecon.distributed.slurm import JobShape
+
+    choose_gpus(device, tuple("0123456789"))  # refuses what is no device; which GPUs, SLURM says
+    if device != "auto":
+        return "cuda" if device.startswith("cuda") else device
+    return "cuda" if JobShape(slurm or SlurmSettings(), gpus=gpus).n_gpus else "cpu"
 
 
 def _shape(

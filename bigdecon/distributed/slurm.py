@@ -83,7 +83,12 @@ class JobShape:
     @property
     def n_workers(self) -> int:
         """Worker processes in a job, as far as they are known beforehand."""
-        return self.workers or self.gpus or _count_gpus(self.settings.gres) or 1
+        return self.workers or self.n_gpus or 1
+
+    @property
+    def n_gpus(self) -> int:
+        """GPUs that a job asks for."""
+        return self.gpus or _count_gpus(self.settings.gres)
 
     @property
     def n_threads(self) -> int:

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from bigdecon.cluster_settings import SlurmSettings
-from bigdecon.distributed.cluster import connect, slurm_job_script
+from bigdecon.distributed.cluster import connect, slurm_device, slurm_job_script
 from bigdecon.distributed.slurm import JobShape
 from bigdecon.errors import ClusterError, OptionError
 
@@ -69,6 +69,20 @@ def test_memory_follows_from_the_workers_limit_and_tls_can_be_left_out():
 )
 def test_workers_in_a_job_follow_from_its_gpus(gres, gpus):
     assert JobShape(SlurmSettings(gres=gres)).n_workers == gpus
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "gres", "expected"),
+    [
+        ("auto", None, None, "cpu"),
+        ("auto", 1, None, "cuda"),
+        ("auto", None, "gpu:a100:2", "cuda"),
+        ("cpu", None, "gpu:2", "cpu"),
+        ("cuda:0", None, None, "cuda"),
+    ],
+)
+def test_the_device_is_known_before_there_are_workers(device, gpus, gres, expected):
+    assert slurm_device(device, gpus, SlurmSettings(gres=gres)) == expected
 
 
 @pytest.mark.parametrize(
