@@ -27,18 +27,20 @@ from typing import Any
 
 import dask
 import psutil
-from dask_jobqueue.slurm import SLURMJob
 from distributed import Client, Scheduler, Security, SpecCluster
 from distributed.core import Status
 from distributed.utils import get_ip
 
 from bigdecon.cluster_settings import SlurmSettings, parse_walltime
 from bigdecon.distributed.job_replacement import JobKeeper
-from bigdecon.distributed.surroundings import sigint_blocked
+from bigdecon.distributed.surroundings import sigint_blocked, sigint_kept
 from bigdecon.distributed.transport_security import Certificates, temporary_certificates
 from bigdecon.distributed.walltime import JOB_END
 from bigdecon.distributed.workers import GPU_THREADS, check_counts, memory_bytes
 from bigdecon.errors import ClusterError, OptionError
+
+with sigint_kept():
+    from dask_jobqueue.slurm import SLURMJob
 
 __all__ = ["JobShape", "job_script", "slurm_cluster"]
 

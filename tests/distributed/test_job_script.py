@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 
@@ -97,6 +98,16 @@ def test_the_device_is_known_before_there_are_workers(device, gpus, gres, expect
 def test_numbers_that_cannot_be(options, message):
     with pytest.raises(OptionError, match=message):
         slurm_job_script(**options)
+
+
+def test_ctrl_c_means_what_it_meant_before():
+    code = """
+import signal
+before = signal.getsignal(signal.SIGINT)
+import bigdecon.distributed.slurm
+assert signal.getsignal(signal.SIGINT) is before
+"""
+    assert subprocess.run([sys.executable, "-W", "error", "-c", code]).returncode == 0
 
 
 def test_without_slurm_a_sentence_says_what_is_missing(monkeypatch, tmp_path):
