@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -194,3 +196,33 @@ def test_a_folder_with_spaces_and_percent_signs_holds_the_logs(tmp_path):
     with connect("slurm", slurm=settings(tmp_path, log_directory=str(odd)), **OPTIONS) as connection:
         did = run_all(connection, 2, 0)
     assert (odd / f"bigdecon-{did[0]}.out").exists()
+
+
+CLIENT = """
+import sys, time
+from bigdecon.cluster_settings import SlurmSettings
+from bigdecon.distributed.cluster import connect
+if __name__ == "__main__":
+    settings = SlurmSettings(walltime="10", mem="900M", log_directory="logs")
+    try:
+        with connect("slurm", threads=1, interface="lo", dashboard_address="none", slurm=settings) as opened:
+            opened.client.submit(time.sleep, 100)
+            print("ready", flush=True)
+            time.sleep(100)
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_job_outlives_its_client(slurm_node, tmp_path, number):
+    (tmp_path / "client.py").write_text(CLIENT)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "client.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        rest, _ = process.communicate(timeout=20)
+    assert (process.returncode, rest) == (130 if number == signal.SIGINT else -number, "")
+    wait_until(lambda: not jobs(slurm_node), 60)
