@@ -103,6 +103,8 @@ def connect(
     ------
     ClusterError
         if no scheduler answers, it has no workers, or SLURM runs no jobs for us
+    SchedulerLostError
+        if SLURM's jobs later end again and again, or the job around this process is about to end
     OptionError
         if a number, the memory limit, the device, the interface or the dashboard's address cannot be
     """

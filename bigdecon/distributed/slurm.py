@@ -37,7 +37,7 @@ from bigdecon.distributed.surroundings import sigint_blocked, sigint_kept
 from bigdecon.distributed.transport_security import Certificates, temporary_certificates
 from bigdecon.distributed.walltime import JOB_END
 from bigdecon.distributed.workers import GPU_THREADS, check_counts, memory_bytes
-from bigdecon.errors import ClusterError, OptionError
+from bigdecon.errors import ClusterError, OptionError, SchedulerLostError
 
 with sigint_kept():
     from dask_jobqueue.slurm import SLURMJob
@@ -238,7 +238,9 @@ def slurm_cluster(
     Raises
     ------
     ClusterError
-        if jobs cannot be submitted, or end again and again before they have done anything
+        if jobs cannot be submitted, or end again and again before a worker has joined
+    SchedulerLostError
+        if they do so later
     """
     for program in ("sbatch", "squeue", "scancel"):
         if shutil.which(program) is None:
@@ -264,16 +266,20 @@ def slurm_cluster(
             say=say,
         )
         stack.callback(cluster.sync, keeper.stop)
+        at_work = False
         try:
             cluster.sync(keeper.start)
             client = stack.enter_context(Client(cluster, timeout=CLIENT_SECONDS, set_as_default=False))
             _wait_for_a_worker(scheduler, keeper)
+            at_work = True
             yield client
         except Exception as error:
             # The keeper ended the scheduler because it gave up: that is the reason, whatever came of it.
-            if keeper.failure is not None and error is not keeper.failure:
-                raise keeper.failure from error
-            raise
+            if keeper.failure is None or error is keeper.failure:
+                raise
+            if at_work:  # another exit code: something may have been written by now
+                raise SchedulerLostError(f"{keeper.failure}") from error
+            raise keeper.failure from error
 
 
 def _wait_for_a_worker(scheduler: Scheduler, keeper: JobKeeper) -> None:

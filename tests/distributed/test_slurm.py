@@ -20,7 +20,7 @@ from bigdecon.cluster_settings import SlurmSettings
 from bigdecon.distributed import job_worker
 from bigdecon.distributed.cluster import connect
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
-from bigdecon.errors import ClusterError
+from bigdecon.errors import ClusterError, SchedulerLostError
 from tests.slurm import jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm_node")]
@@ -123,7 +123,7 @@ def test_jobs_that_die_later_end_what_waits_for_them(slurm_node, tmp_path):
         f'[ -e "{tmp_path}/once" ] && echo the scratch disk is full && exit 1; touch "{tmp_path}/once"'
     )
     with (
-        pytest.raises(ClusterError, match=r"3 jobs in a row ended .*the scratch disk is full"),
+        pytest.raises(SchedulerLostError, match=r"3 jobs in a row ended .*the scratch disk is full"),
         connect("slurm", slurm=settings(tmp_path, prologue=(first_only,)), **OPTIONS) as connection,
     ):
         lose_the_job(connection, slurm_node)
