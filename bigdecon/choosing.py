@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -22,12 +22,12 @@ __all__ = ["make_tuner"]
 SIGN_OF_LIFE_SECONDS = 10
 
 
-def make_tuner(remote: Connection | None, device: str, listener: Listener) -> Tuner:
-    """Say how settings are chosen: here, or on a worker of a cluster that is there already.
+def make_tuner(choosers: Callable[[], Connection] | None, device: str, listener: Listener) -> Tuner:
+    """Say how settings are chosen: here, or on a worker of another cluster.
 
     Parameters
     ----------
-    remote : that cluster; None where workers are yet to be started
+    choosers : calls the workers who do it; None does it here
     device : torch device of the workers
     listener : is told that it begins, and how many settings have been tried
     """
@@ -37,13 +37,15 @@ def make_tuner(remote: Connection | None, device: str, listener: Listener) -> Tu
             wanted = ", ".join(tuning.wanted)
             how = "voxels are hidden in parts of the image and predicted from the rest"
             listener(Message(f"Choosing {wanted}: {how}. It takes a minute or two."))
-        if remote is None:
+        if choosers is None or not tuning.wanted:
             return tune_channel(stacks, psf, tuning, _SignOfLife(listener))
+        remote = choosers()
         found: dict[str, Tuned] = {}
         workers = gpu_workers(remote.client) if device != "cpu" else ()
         work = Call(_tune_on_worker, (stacks, psf, tuning))
         task = Task("tune", lambda: work, "tune", workers=workers)
-        run_tasks(remote.client, [task], in_flight=1, on_done=found.__setitem__)
+        patience = remote.patience_seconds
+        run_tasks(remote.client, [task], in_flight=1, on_done=found.__setitem__, patience_seconds=patience)
         return found["tune"]
 
     return tune

@@ -5,9 +5,10 @@ Nothing here imports torch, dask or zarr: the command line reads this module to 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, get_args
 
+from bigdecon.cluster_settings import SlurmSettings
 from bigdecon.errors import OptionError
 
 __all__ = [
@@ -296,6 +297,10 @@ class RunConfig:
     threads: int | None = None
     memory_limit: str | None = None
     dashboard_address: str = "127.0.0.1:8787"
+    gpus: int | None = None
+    interface: str | None = None
+    tls: bool = True
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
 
     def as_dict(self) -> dict[str, Any]:
         """Give plain JSON types, for provenance."""

@@ -24,7 +24,7 @@ from bigdecon.config import RunConfig
 from bigdecon.deconvolution.ledger import Ledger
 from bigdecon.deconvolution.tuning import Tuned, Tuning, costliest
 from bigdecon.distributed.cluster import Connection, connect
-from bigdecon.distributed.devices import choose_device, gpu_workers
+from bigdecon.distributed.devices import gpu_workers
 from bigdecon.distributed.progress import Listener, Message
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import ConstantImageError, RunError
@@ -34,14 +34,12 @@ from bigdecon.obstacles import Obstacle, find_obstacles
 from bigdecon.places import Place
 from bigdecon.planning import RunPlan, prepare
 from bigdecon.volume import Stack
-from bigdecon.workforce import WorkersPlanned, workers_planned
+from bigdecon.workforce import OWN_CLUSTERS, WorkersPlanned, device_planned, workers_planned
 
 __all__ = ["Forecast", "forecast"]
 
 LOOK_AT_VOXELS = 2**24
 """Voxels read to learn how bright a channel is: fewer than a run reads, for an estimate."""
-RUNNING_CLUSTERS = ("local", "slurm")
-"""Values of --cluster that name no scheduler which is there already."""
 BLOCKS_ASKED = 512
 """So many blocks, spread over the volume, tell how much of it a mask leaves."""
 
@@ -126,7 +124,7 @@ def forecast(
     listener = on_event or (lambda event: None)
     assumed = _Assumptions()
     with _running_cluster(config) as remote:
-        device = choose_device(config.device, remote.client if remote else None)
+        device = device_planned(config, remote)
         plan = prepare(config, device, assumed.tune, assumed.measure)
         for sentence in plan.warnings:
             listener(Message(sentence, "warning"))
@@ -144,7 +142,7 @@ def forecast(
 
 def _running_cluster(config: RunConfig) -> AbstractContextManager[Connection | None]:
     """Connect to a scheduler that is there; workers that are yet to be started are not started for a plan."""
-    return nullcontext() if config.cluster in RUNNING_CLUSTERS else connect(config.cluster)
+    return nullcontext() if config.cluster in OWN_CLUSTERS else connect(config.cluster)
 
 
 def _calibrate(

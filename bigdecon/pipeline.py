@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import uuid4
@@ -15,8 +15,7 @@ from bigdecon.choosing import make_tuner
 from bigdecon.config import CLASSICAL, RunConfig
 from bigdecon.deconvolution.lease import Lease
 from bigdecon.deconvolution.ledger import Fault
-from bigdecon.distributed.cluster import Connection, connect
-from bigdecon.distributed.devices import choose_device
+from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.progress import Listener, Message, stage, subscribe
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import RunError
@@ -36,7 +35,7 @@ from bigdecon.planning import RunPlan, prepare
 from bigdecon.regions import able_workers, restore_regions, write_coarser_levels
 from bigdecon.ssi_config import Training
 from bigdecon.worker_tasks import train_on_worker
-from bigdecon.workforce import workers_planned
+from bigdecon.workforce import Workforce, workers_planned
 
 __all__ = ["RunResult", "run"]
 
@@ -99,9 +98,8 @@ def run(
     started = time.monotonic()
     listener = on_event or (lambda event: None)
     with ExitStack() as stack:
-        remote = stack.enter_context(_connect(config)) if config.cluster != "local" else None
-        device = choose_device(config.device, remote.client if remote else None)
-        plan = prepare(config, device, make_tuner(remote, device, listener))
+        workforce = Workforce(config, stack, listener)
+        plan = prepare(config, workforce.device, make_tuner(workforce.choosers, workforce.device, listener))
         if on_plan:
             on_plan(plan)
         for sentence in plan.warnings:
@@ -110,10 +108,8 @@ def run(
             return RunResult(plan, "planned")
         if plan.state == "finished":
             return RunResult(plan, "found finished", models=_model_paths(plan))
-        refuse_too_little_memory(plan, workers_planned(config, plan.device, remote))
-        connection = remote or stack.enter_context(_connect(config, plan.device))
-        if connection.dashboard_link:
-            listener(Message(f"Dask dashboard: {connection.dashboard_link}"))
+        refuse_too_little_memory(plan, workers_planned(config, plan.device, workforce.running))
+        connection = workforce.call()
         lease = _open_output(plan, stack)
         models = _train(plan, connection, listener)
         walked = restore_regions(plan, connection, models, listener, lease)
@@ -128,17 +124,6 @@ def run(
             models,
             time.monotonic() - started,
         )
-
-
-def _connect(config: RunConfig, device: str = "auto") -> AbstractContextManager[Connection]:
-    return connect(
-        config.cluster,
-        workers=config.workers,
-        threads=config.threads,
-        memory_limit=config.memory_limit,
-        dashboard_address=config.dashboard_address,
-        device="cpu" if device == "cpu" else config.device,
-    )
 
 
 def _open_output(plan: RunPlan, stack: ExitStack) -> Lease:
@@ -214,7 +199,10 @@ def _train_channel(
     with stage(name, training.steps, listener), subscribe(connection.client, listener, run_id):
         workers = able_workers(plan, connection)
         task = Task(channel, lambda: work, name.replace(" ", "-"), TRAINING_REMEDY, workers)
-        run_tasks(connection.client, [task], in_flight=1, on_done=trained.__setitem__)
+        patience = connection.patience_seconds
+        run_tasks(
+            connection.client, [task], in_flight=1, on_done=trained.__setitem__, patience_seconds=patience
+        )
     return trained[channel]
 
 

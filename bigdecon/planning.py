@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -29,7 +28,7 @@ from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.io.identity import InputIdentity, input_identity
 from bigdecon.io.layout import OutputLayout, plan_output
 from bigdecon.io.mask import Mask, open_mask
-from bigdecon.io.output_folder import BOOKKEEPING
+from bigdecon.io.output_folder import BOOKKEEPING, default_output
 from bigdecon.io.provenance import PSFRecord, RunRecord, fingerprint
 from bigdecon.io.stores import output_place
 from bigdecon.learning.checkpoint import Checkpoint
@@ -46,7 +45,6 @@ __all__ = ["Measurer", "RunPlan", "default_output", "prepare"]
 
 LEAST_RANGE = 8
 """Data units that an image must span to be stored as whole numbers."""
-ENDINGS = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif")
 
 OutputState = Literal["new", "continue", "finished"]
 Measurer = Callable[..., IntensityStats]
@@ -242,19 +240,6 @@ def prepare(
         bytes_per_worker=memory_of_block(grid, methods, network, tile),
         mask=mask,
     )
-
-
-def default_output(location: str) -> Path:
-    """Name the result: NAME.deconvolved.ome.zarr beside a local input, in this folder for a URL."""
-    location = location.removeprefix("file://")
-    remote = "://" in location
-    name = PurePosixPath(location.rstrip("/")).name if remote else Path(location).resolve().name
-    for ending in ENDINGS:
-        if name.lower().endswith(ending):
-            name = name[: -len(ending)]
-            break
-    folder = Path() if remote else Path(location).resolve().parent
-    return folder / f"{name}.deconvolved.ome.zarr"
 
 
 def _check_options(config: RunConfig) -> None:

@@ -119,7 +119,9 @@ class _Walk:
             counter.advance(key.voxels)
 
         missing = (task(key, scan.faulty.get(key)) for key in keys if key not in scan.finished)
-        run_tasks(self.connection.client, missing, in_flight=in_flight, on_done=done)
+        patience = self.connection.patience_seconds
+        client = self.connection.client
+        run_tasks(client, missing, in_flight=in_flight, on_done=done, patience_seconds=patience)
 
 
 def restore_regions(

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from bigdecon.cluster_settings import SlurmSettings, parse_jobs
 from bigdecon.config import ENGINES, LOSS_PRESETS, METHODS, PRESETS, RunConfig, TilingConfig
 from bigdecon.errors import OptionError
 
@@ -27,6 +28,12 @@ OWNERS = {
 """The methods that know an option."""
 TILING = ("block", "halo", "tile", "engine")
 """Options that make up the TilingConfig."""
+SLURM = {
+    **{name: name for name in ("partition", "account", "walltime", "gres", "mem", "jobs", "prologue")},
+    "job_directive": "directives",
+    "log_directory": "log_directory",
+}
+"""Options that make up the SlurmSettings, and their names there."""
 
 
 class VoxelSize(click.Option):
@@ -65,6 +72,7 @@ def run_options(command: Any) -> Any:
         _tiling_options,
         _output_options,
         _cluster_options,
+        _slurm_options,
     )
     for group in reversed(groups):
         command = group(command)
@@ -89,7 +97,8 @@ def run_config(input_path: str, settings: Mapping[str, Any]) -> RunConfig:
     for name in ("psf", "channel"):
         chosen[name] = tuple(chosen[name])
     _refuse_idle_options(chosen["method"], chosen["model"])
-    return RunConfig(input=input_path, tiling=tiling, **chosen)
+    slurm = _slurm_settings(chosen)
+    return RunConfig(input=input_path, tiling=tiling, slurm=slurm, **chosen)
 
 
 def _input_options(command: Any) -> Any:
@@ -200,15 +209,53 @@ def _output_options(command: Any) -> Any:
 def _cluster_options(command: Any) -> Any:
     options = [
         click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
-        click.option("--cluster", default="local", show_default=True, metavar="local|tcp://HOST:PORT|FILE",
-                     help="A Dask cluster of its own, or a running scheduler's address or file."),
-        click.option("--workers", type=int, help="Worker processes; default one a GPU, else one."),
+        click.option("--cluster", default="local", show_default=True, metavar="local|slurm|tcp://HOST:PORT|FILE",
+                     help="Workers here, in jobs of SLURM, or a running scheduler's address or file."),
+        click.option("--workers", type=int, help="Worker processes (of a job); default one a GPU, else one."),
+        click.option("--gpus", type=int, help="GPUs to use (in a job); default all, or those of --gres."),
         click.option("--threads", type=int, help="CPU threads of a worker; default all."),
         click.option("--memory-limit", metavar="SIZE", help="Of a worker, as 4GiB; default the machine's."),
         click.option("--dashboard-address", default="127.0.0.1:8787", show_default=True,
                      help="Of the Dask dashboard; none switches it off."),
     ]  # fmt: skip
     return _apply(options, command)
+
+
+def _slurm_options(command: Any) -> Any:
+    options = [
+        click.option("--partition", metavar="NAME", help="SLURM: partition of the jobs."),
+        click.option("--account", metavar="NAME", help="SLURM: account they are booked on."),
+        click.option("--walltime", metavar="TIME", help="SLURM: a job's time limit [default: 4:00:00]."),
+        click.option("--gres", metavar="GRES", help="SLURM: generic resources of a job, as gpu:2."),
+        click.option("--mem", metavar="SIZE", help="SLURM: memory of a job, as 64G."),
+        click.option("--jobs", metavar="MIN:MAX",
+                     help="SLURM: jobs kept alive, at least and at most [default: 1:1]."),
+        click.option("--job-directive", multiple=True, metavar="TEXT",
+                     help="SLURM: another option of sbatch, as --constraint=a100; repeatable."),
+        click.option("--prologue", multiple=True, metavar="LINE",
+                     help="SLURM: shell line before the workers start, as 'module load cuda'; repeatable."),
+        click.option("--log-directory", metavar="DIR",
+                     help="SLURM: where jobs write their logs [default: NAME.logs beside the result]."),
+        click.option("--interface", metavar="NAME",
+                     help="SLURM: network interface of scheduler and workers, as ib0."),
+        click.option("--tls/--no-tls", default=True, show_default=True,
+                     help="SLURM: encrypt, and accept only this run's own workers."),
+    ]  # fmt: skip
+    return _apply(options, command)
+
+
+def _slurm_settings(chosen: dict[str, Any]) -> SlurmSettings:
+    """Take the options of SLURM's jobs out of those chosen, and refuse them for another cluster."""
+    context = click.get_current_context()
+    for name in (*SLURM, "interface", "tls"):
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and chosen["cluster"] != "slurm":
+            flag = "--no-tls" if name == "tls" else "--" + name.replace("_", "-")
+            raise OptionError(f"{flag} belongs to --cluster slurm, not to {chosen['cluster']}.")
+    values = {field: chosen.pop(name) for name, field in SLURM.items()}
+    values["jobs"] = parse_jobs(values["jobs"]) if values["jobs"] else (1, 1)
+    values["directives"], values["prologue"] = tuple(values["directives"]), tuple(values["prologue"])
+    return SlurmSettings(**values)
 
 
 def _refuse_idle_options(method: str, model: str | None) -> None:

@@ -47,13 +47,18 @@ def _run(config: RunConfig, *, quiet: bool, as_json: bool) -> None:
 
     from bigdecon.pipeline import run
     from bigdecon.plan_text import describe_plan
+    from bigdecon.workforce import job_script
 
     def show_plan(plan: RunPlan) -> None:
+        script = job_script(config) if config.dry_run else ""
         if as_json:
-            click.echo(json.dumps({"event": "Plan", "plan": describe_plan(plan)}))
+            job = {"job_script": script} if script else {}
+            click.echo(json.dumps({"event": "Plan", "plan": describe_plan(plan), **job}))
         elif not quiet:
             for heading, text in describe_plan(plan):
                 click.echo(f"{heading:>12}  {text}")
+            if script:
+                click.echo(f"\nThe script of each job, for sbatch:\n\n{script}")
 
     with choose_display(quiet=quiet, as_json=as_json) as display:
         try:

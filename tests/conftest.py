@@ -15,6 +15,7 @@ import pytest
 
 from bigdecon.places import Place, as_place
 from tests.servers import object_store
+from tests.slurm import slurm_node  # noqa: F401  (a fixture for whoever asks)
 
 THREADS = "2"
 

@@ -16,11 +16,12 @@ from bigdecon.classical_settings import what_to_tune
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution.tuning import Trial, Tuned
 from bigdecon.errors import OptionError
+from bigdecon.io.output_folder import default_output
 from bigdecon.io.writing import write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.pipeline import _create_output
 from bigdecon.plan_text import describe_plan
-from bigdecon.planning import default_output, prepare
+from bigdecon.planning import prepare
 from bigdecon.run_inputs import parse_roi
 from bigdecon.volume import Volume
 

@@ -1,59 +1,45 @@
-"""Cluster: find a Dask cluster, or start one on this machine, and give it back in order.
+"""Cluster: find a Dask cluster, or start one, and give it back in order.
 
-`connect("local")` starts one worker process per GPU, or a single one with all threads; scheduler and
-nannies live in this process, so that nothing survives it:
-
-    this process ── scheduler (loopback only) ── dashboard (loopback only)
-        ├── nanny 0 ── worker process 0, sees GPU 0 only
-        └── nanny 1 ── worker process 1, sees GPU 1 only
-
-Ctrl-C is for this process alone: workers are started with SIGINT blocked, and are told to end by their
-nanny. They also end by themselves when this process dies, whatever kills it.
+connect("local")            workers on this machine            local_cluster
+connect("slurm")            workers in jobs, replaced by us    slurm, job_replacement
+connect("tcp://..." | FILE) somebody else's scheduler          here
 """
 
 from __future__ import annotations
 
 import json
-import logging
+import math
 import os
-import signal
 import socket
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import dask
-from dask.utils import parse_bytes
-from distributed import Client, Nanny, Scheduler, SpecCluster
-from distributed.system import MEMORY_LIMIT
+from distributed import Client
 
+from bigdecon.cluster_settings import SlurmSettings
+from bigdecon.distributed.allocation import allocated_cores, allocated_memory
 from bigdecon.distributed.devices import choose_gpus
-from bigdecon.distributed.surroundings import environment_kept, quiet_logging, sigint_blocked
+from bigdecon.distributed.local_cluster import local_cluster
+from bigdecon.distributed.surroundings import quiet_logging
+from bigdecon.distributed.transport_security import client_security
+from bigdecon.distributed.workers import Layout, plan_workers
 from bigdecon.errors import ClusterError, OptionError
 
-__all__ = ["Connection", "WorkerLayout", "connect", "plan_workers"]
+if TYPE_CHECKING:
+    from bigdecon.distributed.slurm import JobShape
+
+__all__ = ["Connection", "connect", "plan_local_workers", "slurm_device", "slurm_job_script"]
 
 LOOPBACK = "127.0.0.1"
 SCHEMES = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
 SCHEDULER_SECONDS = 10.0
 WORKERS_SECONDS = 30.0
-START_SECONDS = 120.0
-GPU_THREADS = 4
-"""Threads beside one GPU: one computes while the others read and write."""
-
-SETTINGS = {
-    # Results stay on the workers for moments only. To spill them to disk would fill somebody's /tmp.
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": 0.85,
-    "distributed.worker.memory.terminate": 0.95,
-    # One heap for all threads: large pieces of memory that one task frees serve the next (learning/heap.py).
-    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": "1",
-}
+PATIENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -64,9 +50,10 @@ class Connection:
     ----------
     client : to submit work with
     dashboard_link : where a browser finds Dask's dashboard; "" if there is none
-    n_workers : worker processes when the connection was made
+    n_workers : worker processes when the connection was made; on SLURM, those of the most jobs at a time
     threads_per_worker : tasks that the smallest worker runs at once
     owns_cluster : whether the cluster ends with the connection
+    patience_seconds : how long the cluster may be without workers; on SLURM, jobs may wait for ever
     """
 
     client: Client
@@ -74,6 +61,7 @@ class Connection:
     n_workers: int
     threads_per_worker: int
     owns_cluster: bool
+    patience_seconds: float = PATIENCE_SECONDS
 
 
 @contextmanager
@@ -85,171 +73,149 @@ def connect(
     memory_limit: str | None = None,
     dashboard_address: str = "127.0.0.1:8787",
     device: str = "auto",
-    gpus: Sequence[str] | None = None,
+    gpus: int | Sequence[str] | None = None,
+    interface: str | None = None,
+    tls: bool = True,
+    slurm: SlurmSettings | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[Connection]:
     """Use a cluster for the length of a `with` block.
 
     Parameters
     ----------
-    cluster : "local"; the address of a scheduler, as "tcp://host:8786"; the path of a scheduler file;
-        or a `distributed.Client` that is open already. All but "local" leave the cluster running
+    cluster : "local"; "slurm"; the address of a scheduler, as "tcp://host:8786"; the path of a scheduler
+        file; or a `distributed.Client` that is open already. The last three leave the cluster running
         afterwards and take no notice of the other parameters.
-    workers : worker processes; one per GPU, or one, by default
+    workers : worker processes, on SLURM of a job; one per GPU, or one, by default
     threads : tasks a worker runs at once; the cores of this process are shared out by default,
-        at most 4 to a worker with a GPU
+        at most 4 to a worker with a GPU; on SLURM 4
     memory_limit : of one worker, as "4GiB"; None or "auto" shares out the machine's (or job's) memory
     dashboard_address : host and port; another port is taken if this one is in use; "none" for no dashboard
     device : "auto", "cpu", "cuda" or "cuda:1" (the second of the visible GPUs); "mps" is like "cpu" here
-    gpus : what to use as `visible_gpus`; found out by default
+    gpus : how many to use, on SLURM in a job; or what to use as `visible_gpus`; found out by default
+    interface : network interface for SLURM, as "ib0"; the one that leads outwards by default
+    tls : whether the processes of a cluster on SLURM encrypt what they send, and accept nobody without
+        this run's certificate
+    slurm : what is asked of SLURM
+    say : gets sentences on SLURM's jobs, from another thread
 
     Raises
     ------
     ClusterError
-        if no scheduler answers, or it has no workers
+        if no scheduler answers, it has no workers, or SLURM runs no jobs for us
+    SchedulerLostError
+        if SLURM's jobs later end again and again, or the job around this process is about to end
     OptionError
-        if a number, the memory limit, the device or the dashboard's address cannot be
+        if a number, the memory limit, the device, the interface or the dashboard's address cannot be
     """
     with ExitStack() as stack:
         stack.enter_context(quiet_logging())
+        dashboard = _dashboard_place(dashboard_address)
+        owned, most, patience = False, None, PATIENCE_SECONDS
         if isinstance(cluster, Client):
-            client, owned = cluster, False
+            client = cluster
         elif cluster == "local":
-            layout = plan_workers(workers, threads, memory_limit, device, gpus)
-            client, owned = stack.enter_context(_local(layout, dashboard_address)), True
+            layout = plan_local_workers(workers, threads, memory_limit, device, gpus)
+            stack.enter_context(dask.config.set(_proxied_link()))
+            client, owned = stack.enter_context(local_cluster(layout, dashboard)), True
+        elif cluster == "slurm":
+            from bigdecon.distributed.slurm import slurm_cluster  # loads dask-jobqueue
+
+            shape = _shape(workers, threads, gpus, memory_limit, device, interface, tls, slurm)
+            stack.enter_context(dask.config.set(_proxied_link()))
+            client = stack.enter_context(slurm_cluster(shape, dashboard=dashboard, say=say or _keep_quiet))
+            owned, most, patience = True, shape.settings.jobs[1] * shape.n_workers, math.inf
         else:
-            client, owned = stack.enter_context(_existing(_find_scheduler(cluster))), False
+            client = stack.enter_context(_existing(_find_scheduler(cluster)))
         # Dask gives the link of its health pages where there is no dashboard
-        link = "" if owned and _dashboard_place(dashboard_address) is None else client.dashboard_link
-        yield _describe(client, link or "", owned)
+        link = "" if owned and dashboard is None else client.dashboard_link
+        yield _describe(client, link or "", owned, most, patience)
 
 
-@dataclass(frozen=True)
-class WorkerLayout:
-    """The workers to start on this machine.
+def slurm_job_script(
+    *,
+    workers: int | None = None,
+    threads: int | None = None,
+    memory_limit: str | None = None,
+    device: str = "auto",
+    gpus: int | None = None,
+    interface: str | None = None,
+    tls: bool = True,
+    slurm: SlurmSettings | None = None,
+) -> str:
+    """Write the script of the jobs that `connect("slurm", ...)` would submit, and submit nothing.
 
-    Attributes
-    ----------
-    gpus : for each worker the GPUs that it sees, "" for none
-    threads : tasks that each runs at once
-    memory_bytes : of each; 0 for no limit
+    Parameters are those of `connect`. The scheduler's address and the certificates, which are not there
+    yet, are named in capitals.
+
+    Raises
+    ------
+    OptionError
+        if one of them cannot be
     """
+    from bigdecon.distributed.slurm import job_script
 
-    gpus: tuple[str, ...]
-    threads: int
-    memory_bytes: int
+    return job_script(_shape(workers, threads, gpus, memory_limit, device, interface, tls, slurm))
 
 
-def plan_workers(
+def slurm_device(device: str = "auto", gpus: int | None = None, slurm: SlurmSettings | None = None) -> str:
+    """Say on what the workers of jobs will compute, before there are any: "cuda" if the jobs ask for GPUs.
+
+    Parameters are those of `connect`.
+
+    Raises
+    ------
+    OptionError
+        if the device is unknown
+    """
+    from bigdecon.distributed.slurm import JobShape
+
+    choose_gpus(device, tuple("0123456789"))  # refuses what is no device; which GPUs, SLURM says
+    if device != "auto":
+        return "cuda" if device.startswith("cuda") else device
+    return "cuda" if JobShape(slurm or SlurmSettings(), gpus=gpus).n_gpus else "cpu"
+
+
+def _shape(
+    workers: int | None,
+    threads: int | None,
+    gpus: int | Sequence[str] | None,
+    memory_limit: str | None,
+    device: str,
+    interface: str | None,
+    tls: bool,
+    settings: SlurmSettings | None,
+) -> JobShape:
+    from bigdecon.distributed.slurm import JobShape
+
+    if gpus is not None and not isinstance(gpus, int):
+        raise OptionError("on SLURM, GPUs are asked for by their number; SLURM says which.")
+    return JobShape(settings or SlurmSettings(), workers, threads, gpus, memory_limit, device, interface, tls)
+
+
+def _keep_quiet(sentence: str) -> None:
+    """Say nothing."""
+
+
+def plan_local_workers(
     workers: int | None,
     threads: int | None,
     memory_limit: str | None,
     device: str,
-    gpus: Sequence[str] | None,
-) -> WorkerLayout:
-    """Work out which workers `connect("local")` would start; see there for the parameters."""
-    for name, number in (("workers", workers), ("threads", threads)):
-        if number is not None and number < 1:
-            raise OptionError(f"--{name} is {number}; it must be at least 1.")
-    devices = choose_gpus(device, gpus)
-    count = workers or max(1, len(devices))
-    share = max(1, _cores() // count)
-    each = threads or (min(share, GPU_THREADS) if devices else share)
-    # More workers than GPUs take turns: the user asked for it.
-    seen = tuple(devices[index % len(devices)] if devices else "" for index in range(count))
-    return WorkerLayout(seen, each, _parse_memory(memory_limit, count))
-
-
-def _cores() -> int:
-    """Count the cores that this process may use, which a batch system may have limited."""
-    from dask.system import CPU_COUNT  # knows the affinity, and the quota of a container
-
-    return max(1, int(CPU_COUNT))
-
-
-def _parse_memory(text: str | None, workers: int) -> int:
-    """Give the bytes for one worker; 0 means no limit."""
-    if text is None or text.strip().lower() == "auto":
-        return int(MEMORY_LIMIT) // workers
-    try:
-        limit = int(parse_bytes(text))
-    except (ValueError, KeyError):
-        limit = -1
-    if limit < 0:
-        raise OptionError(f"the memory limit {text!r} is not understood; give a size such as 4GiB, or auto.")
-    return limit
-
-
-@contextmanager
-def _local(layout: WorkerLayout, dashboard_address: str) -> Iterator[Client]:
-    """Start a cluster on this machine, and end all of it afterwards."""
-    dashboard = _dashboard_place(dashboard_address)
-    with ExitStack() as stack:
-        folder = stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="bigdecon-", ignore_cleanup_errors=True)
-        )
-        stack.enter_context(dask.config.set(SETTINGS | _proxied_link() | {"temporary-directory": folder}))
-        stack.enter_context(environment_kept())  # after the settings, which add names to keep
-        with sigint_blocked(), environment_kept():
-            cluster = _start(layout, dashboard, folder)
-        stack.callback(_end, cluster)
-        client = stack.enter_context(Client(cluster, timeout=SCHEDULER_SECONDS, set_as_default=False))
-        try:
-            yield client
-        except BaseException:
-            _abandon(cluster)
-            raise
-
-
-def _start(layout: WorkerLayout, dashboard: str | None, folder: str) -> SpecCluster:
-    scheduler = {
-        "cls": Scheduler,
-        "options": {
-            "host": LOOPBACK,
-            "port": 0,
-            "dashboard": dashboard is not None,
-            # Dask serves its health pages even without a dashboard; unless told otherwise, to everybody
-            "dashboard_address": dashboard or f"{LOOPBACK}:0",
-        },
-    }
-    workers = {
-        index: {"cls": Nanny, "options": _worker_options(gpu, layout, folder)}
-        for index, gpu in enumerate(layout.gpus)
-    }
-    try:
-        return SpecCluster(
-            workers=workers, scheduler=scheduler, name="bigdecon", silence_logs=logging.CRITICAL + 1
-        )
-    except (OSError, RuntimeError, TimeoutError) as error:
-        raise ClusterError(f"the workers on this machine could not be started ({error}).") from error
-
-
-def _worker_options(gpu: str, layout: WorkerLayout, folder: str) -> dict[str, Any]:
-    return {
-        "host": LOOPBACK,
-        "nthreads": layout.threads,
-        "memory_limit": layout.memory_bytes,
-        "local_directory": folder,
-        "dashboard_address": f"{LOOPBACK}:0",
-        "env": {"CUDA_VISIBLE_DEVICES": gpu},
-        "death_timeout": START_SECONDS,
-        "silence_logs": logging.CRITICAL + 1,
-        "preload": ["bigdecon.distributed.worker_setup"],
-    }
-
-
-def _abandon(cluster: SpecCluster) -> None:
-    """End the workers in the middle of what they do: after an error or Ctrl-C nobody waits for it."""
-    for nanny in cluster.workers.values():
-        nanny.close_gracefully("abandoned")  # only says that the worker is not to be started again
-        if nanny.pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(nanny.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-
-
-def _end(cluster: SpecCluster) -> None:
-    """Stop workers and scheduler; a second Ctrl-C has to wait for it."""
-    with sigint_blocked(), suppress(TimeoutError, OSError):
-        cluster.close(timeout=20)
+    gpus: int | Sequence[str] | None,
+) -> Layout:
+    """Share out this machine, or what a batch system or container gave this process of it."""
+    names, count = (None, gpus) if gpus is None or isinstance(gpus, int) else (gpus, None)
+    return plan_workers(
+        workers,
+        threads,
+        memory_limit,
+        device=device,
+        gpus=names,
+        gpu_count=count,
+        cores=allocated_cores(),
+        memory=allocated_memory(),
+    )
 
 
 def _dashboard_place(address: str) -> str | None:
@@ -285,8 +251,9 @@ def _proxied_link() -> dict[str, str]:
 @contextmanager
 def _existing(address: str) -> Iterator[Client]:
     """Connect to a scheduler that somebody else runs."""
+    security = client_security(address)
     try:
-        client = Client(address, timeout=SCHEDULER_SECONDS, set_as_default=False)
+        client = Client(address, timeout=SCHEDULER_SECONDS, set_as_default=False, security=security)
     except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
         raise ClusterError(
             f"no Dask scheduler answers at {address} (waited {SCHEDULER_SECONDS:.0f} s); check the address, "
@@ -324,16 +291,11 @@ def _find_scheduler(cluster: str) -> str:
     """Turn what the user gave into an address."""
     if cluster.startswith(SCHEMES):
         return cluster
-    if cluster == "slurm":
-        raise ClusterError(
-            "--cluster slurm is not available yet; start a scheduler and workers within your jobs "
-            "and give the scheduler's address or file."
-        )
     path = Path(cluster).expanduser()
     if path.exists() or path.suffix == ".json" or len(path.parts) > 1:
         return _read_scheduler_file(path)
     raise ClusterError(
-        f"the cluster {cluster!r} is not understood; give local, the address of a scheduler "
+        f"the cluster {cluster!r} is not understood; give local, slurm, the address of a scheduler "
         "such as tcp://host:8786, or the path of a scheduler file."
     )
 
@@ -351,6 +313,9 @@ def _read_scheduler_file(path: Path) -> str:
     )
 
 
-def _describe(client: Client, link: str, owned: bool) -> Connection:
+def _describe(
+    client: Client, link: str, owned: bool, most: int | None, patience_seconds: float
+) -> Connection:
     threads = client.nthreads()
-    return Connection(client, link, len(threads), min(threads.values(), default=1), owned)
+    least = min(threads.values(), default=1)
+    return Connection(client, link, most or len(threads), least, owned, patience_seconds)

@@ -57,21 +57,24 @@ def choose_device(device: str, client: Client | None = None) -> str:
     )
 
 
-def choose_gpus(device: str, gpus: Sequence[str] | None = None) -> tuple[str, ...]:
+def choose_gpus(device: str, gpus: Sequence[str] | None = None, count: int | None = None) -> tuple[str, ...]:
     """Choose which of this machine's GPUs to use, in the notation of CUDA_VISIBLE_DEVICES; none for a CPU.
 
     Parameters
     ----------
     device : "auto", "cpu", "cuda", "cuda:1" (the second of the visible GPUs) or "mps"
     gpus : the visible GPUs; found out by default
+    count : how many of them to use; all by default
 
     Raises
     ------
     OptionError
-        if the device is unknown, or not there
+        if the device is unknown, or not there, or there are fewer than `count`
     """
     kind, number = _parse(device)
     if kind in ("cpu", "mps"):
+        if count:
+            raise OptionError(f"--gpus is {count}, but the device {device!r} is none; leave out one of them.")
         return ()
     found = visible_gpus() if gpus is None else tuple(gpus)
     if kind == "cuda" and not found:
@@ -82,7 +85,10 @@ def choose_gpus(device: str, gpus: Sequence[str] | None = None) -> tuple[str, ..
         raise OptionError(
             f"the device {device!r} was asked for, but the {len(found)} visible GPUs count from cuda:0."
         )
-    return found if number is None else (found[number],)
+    chosen = found if number is None else (found[number],)
+    if count is not None and count > len(chosen):
+        raise OptionError(f"--gpus is {count}, but {len(chosen)} NVIDIA GPUs can be used here; give fewer.")
+    return chosen[:count]
 
 
 def _parse(device: str) -> tuple[str, int | None]:

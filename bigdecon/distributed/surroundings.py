@@ -12,7 +12,7 @@ from multiprocessing import resource_tracker
 
 import dask
 
-__all__ = ["environment_kept", "quiet_logging", "sigint_blocked", "silence_dask"]
+__all__ = ["environment_kept", "quiet_logging", "sigint_blocked", "sigint_kept", "silence_dask"]
 
 NOISY = ("distributed", "tornado", "bokeh")
 
@@ -33,6 +33,18 @@ def sigint_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def sigint_kept() -> Iterator[None]:
+    """Undo what an import does to the handling of Ctrl-C, as that of dask-jobqueue, which would exit."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        # Only the main thread may set it, and only there can it have been changed.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _start_resource_tracker() -> None:

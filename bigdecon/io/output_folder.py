@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +21,7 @@ __all__ = [
     "FORMAT",
     "INCOMPLETE",
     "check_output_path",
+    "default_output",
     "is_incomplete",
     "is_own_output",
     "is_taken",
@@ -35,6 +36,7 @@ INCOMPLETE = "incomplete"
 """Entry beside the format: the metadata are being written, in an object store, or were when that stopped."""
 LEASE = "lease.json"
 """Name of the guard against two writers; in an object store it is there before the output."""
+ENDINGS = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif")
 METADATA_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 
 
@@ -246,3 +248,16 @@ def remove_output(path: PlaceLike) -> None:
             root.rmdir()
     except OSError as error:
         raise OutputError(f"{root} cannot be removed ({error.strerror or error}).") from error
+
+
+def default_output(location: str) -> Path:
+    """Name the result: NAME.deconvolved.ome.zarr beside a local input, in this folder for a URL."""
+    location = location.removeprefix("file://")
+    remote = "://" in location
+    name = PurePosixPath(location.rstrip("/")).name if remote else Path(location).resolve().name
+    for ending in ENDINGS:
+        if name.lower().endswith(ending):
+            name = name[: -len(ending)]
+            break
+    folder = Path() if remote else Path(location).resolve().parent
+    return folder / f"{name}.deconvolved.ome.zarr"

@@ -48,14 +48,18 @@ IRRELEVANT_SETTINGS = frozenset(
         "cluster",
         "dashboard_address",
         "dry_run",
+        "gpus",
         "input",
+        "interface",
         "mask",
         "max_failed",
         "memory_limit",
         "output",
         "overwrite",
         "psf",
+        "slurm",
         "threads",
+        "tls",
         "workers",
     }
 )

@@ -158,8 +158,7 @@ def test_an_address_where_nobody_answers_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("slurm", "not available yet"),
-        ("kubernetes", "'kubernetes' is not understood; give local"),
+        ("kubernetes", "'kubernetes' is not understood; give local, slurm"),
         ("missing.json", "missing.json cannot be used .No such file"),
         ("tcp://nonsense:port", "no Dask scheduler answers at tcp://nonsense:port"),
     ],
@@ -188,6 +187,8 @@ def test_a_damaged_scheduler_file_is_refused(tmp_path, content):
         ({"dashboard_address": "127.0.0.1:99999"}, "dashboard's address"),
         ({"device": "tpu"}, "device 'tpu'"),
         ({"device": "cuda", "gpus": ()}, "no NVIDIA GPU is visible"),
+        ({"gpus": 0}, "--gpus is 0"),
+        ({"device": "cpu", "gpus": 1}, "device 'cpu' is none"),
         ({"device": "cuda:2", "gpus": ("0", "1")}, "the 2 visible GPUs count from cuda:0"),
     ],
 )
@@ -207,7 +208,7 @@ def test_options_that_cannot_be_are_refused_before_anything_starts(options, mess
     ],
 )
 def test_workers_share_out_the_gpus(workers, device, expected):
-    layout = cluster_module.plan_workers(workers, None, None, device, ("a", "b"))
+    layout = cluster_module.plan_local_workers(workers, None, None, device, ("a", "b"))
     assert layout.gpus == expected
     assert layout.threads >= 1
     assert layout.memory_bytes > 0
