@@ -31,6 +31,7 @@ from bigdecon.errors import ConstantImageError, RunError
 from bigdecon.estimating import Estimate, Room, estimate
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.obstacles import Obstacle, find_obstacles
+from bigdecon.places import Place
 from bigdecon.planning import RunPlan, prepare
 from bigdecon.volume import Stack
 from bigdecon.workforce import WorkersPlanned, workers_planned
@@ -164,8 +165,10 @@ def _calibrate(
         return None
 
 
-def _room_at(output: Path) -> Room:
+def _room_at(output: Place) -> Room:
     """Find out what is free where the output goes: in its folder, or the next one above that exists."""
+    if not isinstance(output, Path):
+        return Room(None, None)  # An object store does not tell.
     folder = output.absolute()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
