@@ -11,9 +11,11 @@ from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution.tuning import COUNTS, REGULARIZATIONS, SIEVES
 from bigdecon.distributed.cluster import connect
 from bigdecon.errors import ConstantImageError, PSFError
-from bigdecon.forecast import forecast
+from bigdecon.estimating import Room
+from bigdecon.forecast import _room_at, forecast
 from bigdecon.io.layout import plan_output
 from bigdecon.io.writing import create_ome_zarr
+from bigdecon.object_path import ObjectPath
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.pipeline import run
 from bigdecon.plan_report import describe_forecast, duration
@@ -142,3 +144,7 @@ def test_on_a_cluster_that_is_there_its_workers_count_and_calibrate(config):
 )
 def test_durations_are_told_as_a_person_would(seconds, text):
     assert duration(seconds) == text
+
+
+def test_an_object_store_does_not_tell_what_is_free():
+    assert _room_at(ObjectPath("s3://bucket/out.ome.zarr")) == Room(None, None)
