@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from bigdecon import places, servers
 from bigdecon.object_path import ObjectPath
@@ -172,6 +173,29 @@ def test_pauses_grow_and_are_drawn_at_random(monkeypatch):
         for i, pause in enumerate(pauses):
             longest = min(0.2 * 2**i, servers.LONGEST_PAUSE_S)
             assert longest / 2 <= pause <= longest
+
+
+def test_a_server_that_falls_silent_is_asked_again(proxy, s3, monkeypatch):
+    place = as_place(f"{s3}/a")
+    places.write(place, b"content")
+    monkeypatch.setattr(servers, "SILENCE_TIMEOUT_S", 0.1)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "another connection")
+    slow = iter(["slow", "slow"])
+    proxy.rule = lambda method, path: next(slow, "none")
+    assert places.read(place) == b"content"
+    assert proxy.done[-3:] == ["slow", "slow", "none"]
+
+
+def test_credentials_that_expire_are_looked_up_again(s3):
+    before = servers.connection(s3)
+
+    def request(fs):
+        if fs is before:
+            answer = ClientError({"Error": {"Code": "ExpiredToken"}}, "PutObject")
+            raise PermissionError("The provided token has expired.") from answer
+        return "renewed"
+
+    assert servers.ask(s3, request) == "renewed"
 
 
 FORKED = """

@@ -18,6 +18,7 @@ from bigdecon import places
 from bigdecon.errors import OutputError, WriteError
 from bigdecon.io.identity import InputIdentity, input_identity
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
+from bigdecon.object_path import ObjectPath
 from bigdecon.places import PlaceLike, as_place
 from bigdecon.servers import ServerFailure
 
@@ -252,10 +253,14 @@ def write_run(path: PlaceLike, record: RunRecord) -> None:
 
 
 def is_unfinished(folder: PlaceLike) -> bool:
-    """Whether a folder is a result of bigdecon that is not complete yet."""
-    if not is_own_output(folder):
-        return False
-    record = read_run(as_place(folder) / BOOKKEEPING / "run.json")
+    """Whether a folder is an incomplete result of bigdecon; False where a server does not tell."""
+    place = as_place(folder)
+    try:
+        record = read_run(place / BOOKKEEPING / "run.json") if is_own_output(place) else None
+    except OutputError:
+        if isinstance(place, ObjectPath):
+            return False
+        raise
     return record is not None and not record.finished
 
 

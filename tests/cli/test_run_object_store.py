@@ -93,7 +93,6 @@ def test_killed_in_deconvolution_behind_a_server_that_fails(tmp_path, s3, proxy)
     same(tmp_path / "local", output, levels=(0, 1))
     events = finish(start(tmp_path, str(output), *ITERATED))
     assert events[-1]["state"] == "found finished"
-    assert "differed in" in refused(start(tmp_path, str(output), *ITERATED, "--iterations", "3"))
 
 
 def test_an_outage_ends_in_a_sentence_and_loses_nothing(tmp_path, s3, proxy):
@@ -113,17 +112,3 @@ def test_an_outage_ends_in_a_sentence_and_loses_nothing(tmp_path, s3, proxy):
     finish(start(tmp_path, str(output), *ITERATED, "--overwrite"))
     for level, voxels in enumerate(disturbed):
         np.testing.assert_array_equal(np.asarray(open_volume(output, level=level)), voxels)
-
-
-def test_what_cannot_be_written_is_refused_before_any_work(tmp_path, s3, proxy, monkeypatch):
-    write_case(tmp_path, (60, 70))
-    told = refused(start(tmp_path, "s3://no-such-bucket/out.ome.zarr", *ITERATED))
-    assert "there is no bucket 'no-such-bucket'" in told
-    proxy.rule = lambda method, path: "403" if method == "PUT" else "none"
-    assert "access is denied" in refused(start(tmp_path, f"{s3}/out.ome.zarr", *ITERATED))
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    assert "no credentials were found" in refused(start(tmp_path, f"{s3}/out.ome.zarr", *ITERATED))
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    assert "no server answers" in refused(start(tmp_path, f"{s3}/out.ome.zarr", *ITERATED))
-    assert "web server" in refused(start(tmp_path, "http://127.0.0.1:9/out.ome.zarr", *ITERATED))
