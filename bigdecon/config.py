@@ -268,6 +268,7 @@ class RunConfig:
     channel: tuple[str, ...] = ()
     timepoint: int | None = None
     roi: str | None = None
+    follow_links: bool = False
     method: Method = "siamese"
     preset: Preset = "auto"
     loss: str | None = None

@@ -28,6 +28,7 @@ from uuid import uuid4
 from bigdecon.durable import TEMPORARY, write_durably
 from bigdecon.object_path import ObjectPath
 from bigdecon.servers import PATIENT, ask, is_url
+from bigdecon.untrusted import read_regular
 
 __all__ = [
     "TEMPORARY",
@@ -79,19 +80,25 @@ def as_place(path: PlaceLike) -> Place:
     return ObjectPath(text) if is_url(text) else Path(text)
 
 
-def read(place: Place, *, attempts: int = PATIENT) -> bytes:
-    """Read an object.
+def read(place: Place, *, attempts: int = PATIENT, limit: int = ONE_PUT) -> bytes:
+    """Read an object of at most `limit` bytes; a pipe or a device in place of a file is never waited for.
 
     Raises
     ------
     FileNotFoundError
         if there is none
     OSError
-        if it cannot be read
+        if it cannot be read, or is larger
     """
-    if isinstance(place, Path):
-        return place.read_bytes()
-    return bytes(ask(place.url, lambda fs: fs.cat_file(place.url), attempts=attempts))
+    if not isinstance(place, Path):
+        data = bytes(ask(place.url, lambda fs: fs.cat_file(place.url), attempts=attempts))
+        if len(data) > limit:
+            raise OSError(errno.EFBIG, f"it has {len(data)} bytes, and at most {limit} are read")
+        return data
+    try:
+        return read_regular(place, limit)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error)) from error
 
 
 def read_many(places: Sequence[Place]) -> list[bytes | OSError]:

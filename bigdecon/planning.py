@@ -39,6 +39,7 @@ from bigdecon.run_inputs import load_models, load_psfs, open_input, psf_of
 from bigdecon.sizing import REGION_VOXELS, block_side, choose_tile, cut_volume, memory_of_block
 from bigdecon.ssi_config import Training
 from bigdecon.training_settings import training_settings
+from bigdecon.untrusted import reason
 from bigdecon.volume import Box, Stack, Volume
 
 __all__ = ["Measurer", "RunPlan", "default_output", "prepare"]
@@ -326,7 +327,13 @@ def _tune(
 ) -> tuple[Tuned, ...]:
     """Choose the settings of a classical method for every channel, or take up those of an interrupted run."""
     if earlier:
-        return tuned_from_record(earlier.provenance["configuration"]["chosen"]["tuned"])
+        try:
+            return tuned_from_record(earlier.provenance["configuration"]["chosen"]["tuned"])
+        except (AttributeError, KeyError, TypeError) as error:
+            raise OutputError(
+                f"run.json of the output is damaged: what was chosen cannot be read ({reason(error)}); "
+                "--overwrite starts anew."
+            ) from error
     times = range(volume.n_timepoints)
     return tuple(
         tuner(

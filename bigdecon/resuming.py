@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise, product
@@ -20,6 +21,9 @@ from bigdecon.places import Place
 from bigdecon.volume import Box, Volume
 
 __all__ = ["WorkRecord", "check_files", "find_earlier_run", "measured_before"]
+
+MAX_REGIONS = 2**24
+"""Regions of a stack in run.json: those of an image of a thousand million million voxels."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,12 @@ class WorkRecord:
             grid = content["grid"]
             shape, halo = (tuple(int(n) for n in grid[name]) for name in ("shape", "halo"))
             cuts = tuple(tuple(int(n) for n in axis) for axis in grid["cuts"])
-            regions = product(*([slice(*pair) for pair in pairwise(axis)] for axis in content["faces"]))
+            faces = [[int(n) for n in axis] for axis in content["faces"]]
+            if math.prod(len(axis) for axis in faces) > MAX_REGIONS:
+                raise ValueError(f"more than {MAX_REGIONS} regions")
+            regions = product(*([slice(*pair) for pair in pairwise(axis)] for axis in faces))
             return cls(layout_from_json(content["layout"]), BlockGrid(shape, cuts, halo), tuple(regions))
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise OutputError(
                 f"run.json is damaged: it does not tell how the work was cut up ({error}); "
                 "--overwrite starts anew."

@@ -45,11 +45,11 @@ def open_input(config: RunConfig) -> Volume:
     """Open the image, and choose of it what was asked for."""
     chosen = [int(c) if c.isdecimal() else c for c in config.channel]
     selection = (config.level, chosen or None, config.timepoint)
-    volume = _open_selected(config.input, *selection, None)
+    volume = _open_selected(config.input, *selection, None, config.follow_links)
     if config.voxel_size:
         # An image without z leaves the first of three values aside.
         size = config.voxel_size[-len(volume.spatial_axes) :]
-        volume = _open_selected(config.input, *selection, size)
+        volume = _open_selected(config.input, *selection, size, config.follow_links)
     largest = max(volume.voxel_size_um or (0.0,))
     if largest > LARGEST_VOXEL_UM:
         raise VolumeError(
@@ -65,8 +65,16 @@ def _open_selected(
     channel: list[int | str] | None,
     timepoint: int | None,
     voxel_size_um: tuple[float, ...] | None,
+    follow_links: bool,
 ) -> Volume:
-    return open_volume(path, level=level, channel=channel, timepoint=timepoint, voxel_size_um=voxel_size_um)
+    return open_volume(
+        path,
+        level=level,
+        channel=channel,
+        timepoint=timepoint,
+        voxel_size_um=voxel_size_um,
+        follow_links=follow_links,
+    )
 
 
 def load_psfs(config: RunConfig, volume: Volume) -> tuple[PSF, ...]:

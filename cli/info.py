@@ -16,8 +16,9 @@ BYTES_PER_STEP = 1024
 
 @click.command("info", short_help="Show what bigdecon sees in an image file.")
 @click.argument("volume")
+@click.option("--follow-links", is_flag=True, help="Links inside a Zarr store may lead out of it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-def command(volume: str, as_json: bool) -> None:
+def command(volume: str, follow_links: bool, as_json: bool) -> None:
     """Show what bigdecon sees in VOLUME: format, axes, levels, voxel size, channels.
 
     VOLUME is an OME-Zarr, plain Zarr, TIFF, OME-TIFF or ImageJ TIFF image: a local path, or an
@@ -31,7 +32,7 @@ def command(volume: str, as_json: bool) -> None:
     from bigdecon.io.provenance import is_unfinished
     from bigdecon.io.reading import inspect_volume
 
-    summary = inspect_volume(volume)
+    summary = inspect_volume(volume, follow_links=follow_links)
     if as_json:
         click.echo(json.dumps(summary.as_dict()))
         return

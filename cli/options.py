@@ -125,6 +125,11 @@ def _input_options(command: Any) -> Any:
             metavar="VALUE",
             help="Leave blocks as they are whose brightest voxel, halo included, is below this.",
         ),
+        click.option(
+            "--follow-links",
+            is_flag=True,
+            help="Links inside a Zarr store may lead out of it, to parts on other disks.",
+        ),
     ]
     return _apply(options, command)
 

@@ -27,6 +27,7 @@ from bigdecon import places
 from bigdecon.errors import OutputError
 from bigdecon.places import Place, PlaceLike, as_place
 from bigdecon.servers import QUICK
+from bigdecon.untrusted import MAX_DOCUMENT_BYTES, parse_json
 
 __all__ = ["Holder", "Lease", "find_holder"]
 
@@ -221,7 +222,7 @@ def _encode(holder: Holder) -> bytes:
 def _read(path: Place) -> Holder | None:
     """Read a lease; None if it is missing or damaged."""
     try:
-        values = json.loads(places.read(path, attempts=QUICK))
+        values = parse_json(places.read(path, attempts=QUICK, limit=MAX_DOCUMENT_BYTES))
         return Holder(
             id=str(values["id"]),
             host=str(values["host"]),
@@ -231,7 +232,7 @@ def _read(path: Place) -> Holder | None:
             renewed=float(values["renewed"]),
             version=int(values["version"]),
         )
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (ArithmeticError, FileNotFoundError, KeyError, TypeError, ValueError):
         return None
 
 

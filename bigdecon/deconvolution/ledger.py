@@ -33,6 +33,7 @@ from bigdecon.errors import OutputError, WriteError
 from bigdecon.object_path import ObjectPath
 from bigdecon.places import Place
 from bigdecon.servers import ServerFailure
+from bigdecon.untrusted import is_whole, parse_json, shown
 from bigdecon.volume import Box
 
 __all__ = ["Extent", "Fault", "Ignored", "Lease", "Ledger", "LedgerScan", "RegionKey", "RegionRecord"]
@@ -300,28 +301,49 @@ def _encode(key: RegionKey, record: RegionRecord) -> bytes:
 
 
 def _decode(entry: dict[str, Any]) -> tuple[RegionKey, RegionRecord]:
+    """Read an entry; whoever wrote it, what comes back is of the types that it has here.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        if it is damaged
+    """
     region = entry["region"]
-    key = RegionKey(
-        int(region["level"]),
-        int(region["timepoint"]),
-        int(region["channel"]),
-        tuple(region["start"]),
-        tuple(region["stop"]),
-    )
-    digests = {Extent(tuple(start), tuple(stop)): str(digest) for start, stop, digest in entry["digests"]}
-    faults = tuple(
-        Fault(Extent(tuple(start), tuple(stop)), str(reason))
-        for start, stop, reason in entry.get("faults", ())
-    )
-    return key, RegionRecord(
-        digests,
-        int(entry["clipped"]),
-        float(entry["minimum"]),
-        float(entry["maximum"]),
-        float(entry["seconds"]),
-        faults,
-        int(entry.get("skipped", 0)),
-    )
+    level, timepoint, channel = (_whole(region[name]) for name in ("level", "timepoint", "channel"))
+    key = RegionKey(level, timepoint, channel, *_extent(region["start"], region["stop"]))
+    digests = {_extent(start, stop): _text(digest) for start, stop, digest in entry["digests"]}
+    clipped, skipped = _whole(entry["clipped"]), _whole(entry.get("skipped", 0))
+    minimum, maximum, seconds = (_real(entry[name]) for name in ("minimum", "maximum", "seconds"))
+    faults = tuple(Fault(_extent(start, stop), _text(why)) for start, stop, why in entry.get("faults", ()))
+    return key, RegionRecord(digests, clipped, minimum, maximum, seconds, faults, skipped)
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or not is_whole(value):
+        raise ValueError(f"{shown(value)} is no count")
+    return value
+
+
+def _real(value: object) -> float:
+    """Take a number; statistics may be NaN or infinite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{shown(value)} is no number")
+    return float(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)} is no text")
+    return value
+
+
+def _extent(start: object, stop: object) -> Extent:
+    if not isinstance(start, list) or not isinstance(stop, list) or len(start) != len(stop):
+        raise ValueError(f"{shown(start)} to {shown(stop)} is no box")
+    box = Extent(tuple(map(_whole, start)), tuple(map(_whole, stop)))
+    if not all(first < last for first, last in zip(*box, strict=True)):
+        raise ValueError(f"the box from {shown(start)} to {shown(stop)} is empty")
+    return box
 
 
 def _load_shelf(shelf: Path) -> list[tuple[RegionKey, RegionRecord] | Ignored]:
@@ -347,12 +369,12 @@ def _parse(path: Place, data: bytes | OSError) -> tuple[RegionKey, RegionRecord]
     if isinstance(data, OSError):
         return Ignored(path, f"cannot be read: {data.strerror or data}")
     try:
-        entry = json.loads(data)
+        entry = parse_json(data)
         if not isinstance(entry, dict) or entry.get("format") != FORMAT:
             return Ignored(path, "not an entry of a bigdecon ledger")
         _check_version(path, entry.get("version"))
         key, record = _decode(entry)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         return Ignored(path, "torn or damaged")
     if path.name != f"{key.name}.json":
         return Ignored(path, f"holds the entry of another region, {key.name}")
@@ -360,7 +382,7 @@ def _parse(path: Place, data: bytes | OSError) -> tuple[RegionKey, RegionRecord]
 
 
 def _check_version(path: Place, version: object) -> None:
-    if not isinstance(version, int):
+    if not is_whole(version):
         raise ValueError("an entry without a version is damaged")
     if version not in READABLE:
         raise OutputError(

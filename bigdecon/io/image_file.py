@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from bigdecon.volume import Channel, Source
+from bigdecon.errors import VolumeError
+from bigdecon.volume import Channel, Crop, Source, Take
 
-__all__ = ["ImageFile", "ImageInfo", "LevelInfo"]
+__all__ = ["ImageFile", "ImageInfo", "LevelInfo", "check_planes", "decoded_chunk_bytes"]
+
+MAX_CHANNELS = 2**16
+"""A hundred times the bands of a hyperspectral camera; every channel gets a name and a plan of its own."""
+MAX_STACKS = 2**24
+"""Channels times time points: a camera of 1000 images a second records four hours."""
 
 
 @dataclass(frozen=True)
@@ -64,3 +72,31 @@ class ImageFile(Protocol):
 
     def source(self, level: int) -> Source:
         """Describe the array of one level, for reading."""
+
+
+def check_planes(address: str, axes: str, shape: Sequence[int]) -> None:
+    """Refuse more channels or time points than anything could list.
+
+    Raises
+    ------
+    VolumeError
+        if there are too many
+    """
+    extent = dict(zip(axes, shape, strict=True))
+    channels, times = extent.get("c", 1), extent.get("t", 1)
+    if channels > MAX_CHANNELS or channels * times > MAX_STACKS:
+        raise VolumeError(
+            f"{address} has {channels} channels and {times} time points; at most {MAX_CHANNELS} channels and "
+            f"{MAX_STACKS} of both together are read: check its axes {axes} and its shape."
+        )
+
+
+def decoded_chunk_bytes(source: Source) -> int:
+    """Give the memory that the smallest readable unit of a source takes once it is decoded, in bytes.
+
+    A worker that reads even one voxel holds at least this much, whatever the size of its block: a plan
+    compares it with the worker's memory. Crops and selections still read whole chunks of their source.
+    """
+    while isinstance(source, Crop | Take):
+        source = source.source
+    return math.prod(source.chunks) * source.dtype.itemsize

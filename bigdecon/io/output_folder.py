@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from bigdecon.io.stores import output_place
 from bigdecon.object_path import ObjectPath
 from bigdecon.places import TEMPORARY, Place, PlaceLike, as_place
 from bigdecon.servers import QUICK, ServerFailure
+from bigdecon.untrusted import MAX_DOCUMENT_BYTES, parse_json
 
 __all__ = [
     "BOOKKEEPING",
@@ -50,10 +50,12 @@ def _attributes(root: Place) -> dict[str, Any]:
     """
     for name in ("zarr.json", ".zattrs"):
         try:
-            parsed = json.loads(places.read(root / name, attempts=QUICK))
+            parsed = parse_json(places.read(root / name, attempts=QUICK, limit=MAX_DOCUMENT_BYTES))
         except ServerFailure as error:
             raise _out_of_reach(root, error) from error
         except (OSError, ValueError):
+            continue
+        if not isinstance(parsed, dict):
             continue
         found = parsed.get("attributes", {}) if name == "zarr.json" else parsed
         return found if isinstance(found, dict) else {}
@@ -203,8 +205,11 @@ def _level_names(root: Place) -> list[str]:
     """Give the paths of the levels that the root attributes list, first folder only."""
     attributes = _attributes(root)
     ome = attributes.get("ome", attributes)
-    paths = [d["path"] for m in ome.get("multiscales", []) for d in m.get("datasets", [])]
-    return [str(p) for p in paths if str(p).isdigit()]
+    try:
+        paths = [d["path"] for m in ome.get("multiscales", []) for d in m.get("datasets", [])]
+    except (AttributeError, KeyError, TypeError):
+        return []
+    return [p for p in paths if isinstance(p, str) and p.isdecimal()]
 
 
 def _check_nothing_unknown(root: Place) -> None:

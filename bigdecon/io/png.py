@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import numpy as np
 
 from bigdecon.errors import VolumeError
 from bigdecon.io.stores import is_url
+from bigdecon.untrusted import check_regular
 from bigdecon.volume import Volume
 
 __all__ = ["is_png", "read_png"]
@@ -30,10 +32,16 @@ def read_png(path: str | os.PathLike[str]) -> Volume:
     if is_url(location):
         raise VolumeError(f"{location} is a PNG on a server; download it first.")
     import matplotlib.image
+    from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
     try:
-        with open(location, "rb") as file:
+        check_regular(location)
+        # Pillow warns from 89 megapixels on, and refuses twice as many.
+        with open(location, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DecompressionBombWarning)
             data = matplotlib.image.imread(file, format="png")
+    except DecompressionBombError as error:
+        raise VolumeError(f"{location} cannot be read: it has too many pixels for a picture.") from error
     except (OSError, SyntaxError, ValueError) as error:  # a SyntaxError is Pillow's word for damaged chunks
         cause = getattr(error, "strerror", None) or "no PNG picture, or a damaged one"
         raise VolumeError(f"{location} cannot be read: {cause}.") from error

@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 
 from bigdecon import places
+from bigdecon.described import from_json
 from bigdecon.errors import OutputError, WriteError
+from bigdecon.intensity import IntensityStats
 from bigdecon.io.identity import InputIdentity, input_identity
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
 from bigdecon.object_path import ObjectPath
 from bigdecon.places import PlaceLike, as_place
 from bigdecon.servers import ServerFailure
+from bigdecon.untrusted import MAX_DOCUMENT_BYTES, is_whole, parse_json, reason, shown
 
 __all__ = [
     "RUN_FORMAT",
@@ -49,6 +52,7 @@ IRRELEVANT_SETTINGS = frozenset(
         "cluster",
         "dashboard_address",
         "dry_run",
+        "follow_links",
         "gpus",
         "input",
         "interface",
@@ -274,23 +278,45 @@ def read_run(path: PlaceLike) -> RunRecord | None:
     """
     target = as_place(path)
     try:
-        content = json.loads(places.read(target))
-        version = int(content["format"])
+        content = parse_json(places.read(target, limit=MAX_DOCUMENT_BYTES))
+        version = content["format"] if isinstance(content, dict) else None
+        if not isinstance(version, int) or not is_whole(version):
+            raise ValueError(f"its format is {shown(version)}")
     except FileNotFoundError:
         return None
     except (ServerFailure, PermissionError) as error:
         raise OutputError(f"{target} cannot be read: {error.strerror}; try again later.") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(
-            f"{target} is damaged ({type(error).__name__}: {error}); --overwrite starts anew."
-        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise OutputError(f"{target} is damaged ({reason(error)}); --overwrite starts anew.") from error
     if version > RUN_FORMAT:
         raise OutputError(
             f"{target} has format {version}, written by a newer bigdecon; this one reads up to {RUN_FORMAT}: "
             "update bigdecon or choose another output."
         )
     try:
-        work = content.get("work")
-        return RunRecord(str(content["fingerprint"]), content["provenance"], bool(content["finished"]), work)
-    except KeyError as error:
-        raise OutputError(f"{target} lacks the entry {error}; --overwrite starts anew.") from error
+        return _checked_record(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputError(f"{target} is damaged ({reason(error)}); --overwrite starts anew.") from error
+
+
+def _checked_record(content: Mapping[str, Any]) -> RunRecord:
+    """Check what a later run compares itself with; the rest is for people."""
+    mark, provenance, finished = content["fingerprint"], content["provenance"], content["finished"]
+    if not isinstance(mark, str) or not isinstance(finished, bool) or not isinstance(provenance, dict):
+        raise ValueError("fingerprint, provenance and finished are not a text, an object and a truth value")
+    for name, kind in (("configuration", dict), ("psfs", list), ("input", dict)):
+        if not isinstance(provenance[name], kind):
+            raise ValueError(f"its entry {name} is {shown(provenance[name])}")
+    for psf in provenance["psfs"]:
+        if not isinstance(psf["sha256"], str):
+            raise ValueError(f"the hash of a PSF is {shown(psf['sha256'])}")
+    for name in ("digest", "shape"):
+        provenance["input"][name]
+    chosen, work = provenance["configuration"].get("chosen", {}), content.get("work")
+    if not isinstance(chosen, dict) or not isinstance(work, dict | None):
+        raise ValueError(f"its entries chosen and work are {shown(chosen)} and {shown(work)}")
+    for stats in chosen.get("stats", ()):
+        from_json(IntensityStats, stats)
+    if chosen.get("tile") is not None and not is_whole(chosen["tile"], 1):
+        raise ValueError(f"its tile is {shown(chosen['tile'])}")
+    return RunRecord(mark, provenance, finished, work)

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +35,7 @@ def open_volume(
     channel: ChannelChoice | None = None,
     timepoint: int | None = None,
     voxel_size_um: Sequence[float] | None = None,
+    follow_links: bool = False,
 ) -> Volume:
     """Open an OME-Zarr, plain Zarr, TIFF, OME-TIFF or ImageJ TIFF image lazily.
 
@@ -45,13 +47,15 @@ def open_volume(
     timepoint : which time point to keep, from 0; all by default. The axis stays.
     voxel_size_um : size along the spatial axes (z, y, x or y, x), in micrometres, at this level;
         goes before what the file says
+    follow_links : whether links inside a local Zarr store may lead out of it; the store itself may always
+        be reached by one
 
     Raises
     ------
     VolumeError
         if there is no readable image, or no such level, channel or time point
     """
-    image = open_image(path)
+    image = open_image(path, follow_links=follow_links)
     info = image.info
     if not 0 <= level < len(info.levels):
         raise VolumeError(
@@ -78,7 +82,7 @@ def open_volume(
     return _select(volume, channel, timepoint)
 
 
-def open_image(path: str | os.PathLike[str]) -> ImageFile:
+def open_image(path: str | os.PathLike[str], *, follow_links: bool = False) -> ImageFile:
     """Find out what kind of image lies at a path or URL and read its metadata.
 
     Raises
@@ -93,9 +97,9 @@ def open_image(path: str | os.PathLike[str]) -> ImageFile:
     if not os.path.exists(location):
         raise VolumeError(f"there is no file or folder {location}.")
     if os.path.isdir(location):
-        return open_zarr_image(location)
+        return open_zarr_image(location, follow_links=follow_links)
     if os.path.basename(location) in ("zarr.json", ".zattrs", ".zgroup", ".zarray"):
-        return open_zarr_image(os.path.dirname(location))
+        return open_zarr_image(os.path.dirname(location), follow_links=follow_links)
     return open_tiff_image(location)
 
 
@@ -211,15 +215,15 @@ class VolumeSummary:
         return asdict(self)
 
 
-def inspect_volume(path: str | os.PathLike[str]) -> VolumeSummary:
-    """Read an image's metadata, and no voxels.
+def inspect_volume(path: str | os.PathLike[str], *, follow_links: bool = False) -> VolumeSummary:
+    """Read an image's metadata, and no voxels; parameters as for `open_volume`.
 
     Raises
     ------
     VolumeError
         if there is no readable image
     """
-    image = open_image(path)
+    image = open_image(path, follow_links=follow_links)
     info = image.info
     sources = [image.source(i) for i in range(len(info.levels))]
     levels = tuple(
@@ -244,8 +248,19 @@ def inspect_volume(path: str | os.PathLike[str]) -> VolumeSummary:
         time_unit=info.time_unit,
         stored_bytes=_stored_bytes(info.location),
         voxel_bytes=math.prod(sources[0].shape) * sources[0].dtype.itemsize,
-        notes=info.notes,
+        notes=(*info.notes, *_oddities(levels)),
     )
+
+
+def _oddities(levels: Sequence[LevelSummary]) -> list[str]:
+    """Say what is strange about a pyramid; each level can be read all the same."""
+    found = []
+    for index, (finer, coarser) in enumerate(pairwise(levels)):
+        if any(c > f for f, c in zip(finer.shape, coarser.shape, strict=True)):
+            found.append(f"Level {index + 1} is larger than level {index}.")
+        if finer.dtype != coarser.dtype:
+            found.append(f"Level {index + 1} holds {coarser.dtype}, level {index} {finer.dtype}.")
+    return found
 
 
 def _stored_bytes(location: str) -> int | None:
@@ -255,9 +270,13 @@ def _stored_bytes(location: str) -> int | None:
     root = Path(location)
     if root.is_file():
         return root.stat().st_size
-    total = 0
-    for count, file in enumerate(root.rglob("*")):
+    total, count = 0, 0
+    for folder, _, names in os.walk(root):
+        count += len(names)
         if count > FILES_TO_COUNT:
             return None
-        total += file.stat().st_size if file.is_file() else 0
+        try:
+            total += sum(os.stat(os.path.join(folder, name)).st_size for name in names)
+        except OSError:  # a link to nothing, or a part that may not be looked at
+            return None
     return total

@@ -18,6 +18,7 @@ from bigdecon.errors import OutputError, VolumeError
 from bigdecon.object_path import ObjectPath
 from bigdecon.places import Place, PlaceLike, as_place, resolve
 from bigdecon.servers import QUICK, ask_async, is_url
+from bigdecon.untrusted import read_regular
 
 __all__ = [
     "RemoteStore",
@@ -268,6 +269,6 @@ def read_key(store: Store, key: str) -> bytes | None:
     if not isinstance(store, LocalStore):
         raise TypeError(f"a {type(store).__name__} cannot be read here")
     try:
-        return (store.root / key).read_bytes()
+        return read_regular(store.root / key)
     except (FileNotFoundError, NotADirectoryError):
         return None

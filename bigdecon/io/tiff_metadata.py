@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigdecon.io.ome_metadata import TIME_UNITS, UM_PER_UNIT, clean_color
+from bigdecon.untrusted import clean_text
 from bigdecon.volume import Channel
 
 __all__ = ["TiffMetadata", "read_tiff_metadata"]
@@ -89,13 +90,13 @@ def _from_imagej(metadata: dict[str, Any], page: Any) -> TiffMetadata:
     luts = metadata.get("LUTs") or []
     colors = ["".join(f"{int(value):02X}" for value in lut[:, -1]) for lut in luts if len(lut) == 3]
     n_channels = int(metadata.get("channels", 1))
-    labels = [str(label) for label in metadata.get("Labels") or []]
+    labels = [clean_text(str(label)) for label in metadata.get("Labels") or []]
     names = labels if len(labels) == n_channels else [f"channel {i}" for i in range(n_channels)]
     channels = tuple(
         Channel(n, clean_color(colors[i] if i < len(colors) else "")) for i, n in enumerate(names)
     )
     interval = _positive(metadata.get("finterval"))
-    time_unit = str(metadata.get("tunit") or "second")
+    time_unit = clean_text(str(metadata.get("tunit") or "second"))
     return TiffMetadata((z, y, x), channels, interval, TIME_UNITS.get(time_unit, time_unit))
 
 
@@ -109,7 +110,7 @@ def _from_ome(xml: str) -> TiffMetadata:
     pixels = images[0].find("{*}Pixels") if images else None
     if pixels is None:
         return TiffMetadata()
-    unit = pixels.get("TimeIncrementUnit", "s")
+    unit = clean_text(pixels.get("TimeIncrementUnit", "s"))
     return TiffMetadata(
         size_um=(_ome_size(pixels, "Z"), _ome_size(pixels, "Y"), _ome_size(pixels, "X")),
         channels=tuple(_ome_channel(c, i) for i, c in enumerate(pixels.findall("{*}Channel"))),
@@ -132,4 +133,4 @@ def _ome_channel(element: ElementTree.Element, index: int) -> Channel:
         digits = "FFFFFF" if color is None else f"{int(color) & 0xFFFFFFFF:08X}"[:6]
     except ValueError:
         digits = "FFFFFF"
-    return Channel(element.get("Name") or f"channel {index}", digits)
+    return Channel(clean_text(element.get("Name") or "") or f"channel {index}", digits)

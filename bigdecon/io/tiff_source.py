@@ -16,10 +16,13 @@ import tifffile
 from numpy.typing import NDArray
 
 from bigdecon.errors import ReadError, VolumeError
-from bigdecon.io.image_file import ImageInfo, LevelInfo
+from bigdecon.io.image_file import ImageInfo, LevelInfo, check_planes
 from bigdecon.io.remote_file import RemoteFile
 from bigdecon.io.stores import is_url
+from bigdecon.io.tiff_limits import SegmentLimits, check_extent
 from bigdecon.io.tiff_metadata import TiffMetadata, read_tiff_metadata
+from bigdecon.tiff_safety import check_ome_xml, check_pages, open_quietly
+from bigdecon.untrusted import check_regular, reason
 from bigdecon.volume import Box
 
 __all__ = ["TiffImage", "TiffSource", "open_tiff_image"]
@@ -85,9 +88,8 @@ class TiffSource:
             read_plane(self._plane_number(index), rows, columns, out)
         except Exception as error:
             plane = ", ".join(f"{axis}={i}" for axis, i in zip(self.axes, index, strict=False)) or "0"
-            cause = " ".join(str(error).split()).rstrip(".")
             raise ReadError(
-                f"plane {plane} of {self.location} cannot be read ({type(error).__name__}: {cause}): "
+                f"plane {plane} of {self.location} cannot be read ({reason(error)}): "
                 "the file is damaged or out of reach; with a sound copy the same command continues."
             ) from error
 
@@ -159,9 +161,11 @@ class _PackedPages:
             if not self.stays_open:
                 tiff.close()
         self.keyframe = self.series.keyframe
+        self.limits = SegmentLimits.of(self.keyframe)
 
     def read_plane(self, number: int, rows: range, columns: range, out: NDArray[Any]) -> None:
         for segment, data in self._raw_segments(number, rows, columns):
+            self.limits.check(data)
             decoded, (_, _, y, x, _), (_, height, width, _) = self.keyframe.decode(data, segment)
             if decoded is None:
                 continue
@@ -182,7 +186,8 @@ class _PackedPages:
             try:
                 offsets, counts = page.dataoffsets, page.databytecounts
                 chosen = [i for i in self._segments_in(rows, columns) if i < len(offsets) and counts[i]]
-                return [(i, _read_exactly(handle, offsets[i], counts[i])) for i in chosen]
+                largest = self.limits.largest_stored
+                return [(i, _read_exactly(handle, offsets[i], counts[i], largest)) for i in chosen]
             finally:
                 if not self.stays_open:
                     handle.close()
@@ -201,7 +206,9 @@ class _PackedPages:
         ]
 
 
-def _read_exactly(handle: Any, offset: int, count: int) -> bytes:
+def _read_exactly(handle: Any, offset: int, count: int, largest: int) -> bytes:
+    if count > largest:
+        raise ValueError(f"a strip or tile claims {count} bytes, and at most {largest} are expected")
     handle.seek(offset)
     data: bytes = handle.read(count)
     if len(data) != count:
@@ -227,21 +234,34 @@ def _parse(location: str) -> Any:
         if it is missing, unreadable or no TIFF
     """
     try:
-        handle = _open_binary(location) if is_url(location) else location
-        tiff = tifffile.TiffFile(handle)
-        if _is_loose_stack(tiff):
-            tiff.close()
-            tiff = tifffile.TiffFile(handle, is_shaped=False)
-        return tiff
+        return _parse_checked(location)
     except (OSError, ReadError) as error:
-        cause = " ".join(str(error).split()).rstrip(".")
-        raise VolumeError(f"{location} cannot be opened ({type(error).__name__}: {cause}).") from error
+        raise VolumeError(f"{location} cannot be opened ({reason(error)}).") from error
     except Exception as error:
-        cause = " ".join(str(error).split()).rstrip(".")
         raise VolumeError(
-            f"{location} is not an image that can be read here ({cause}); "
+            f"{location} is not an image that can be read here ({reason(error)}); "
             "give an OME-Zarr folder, a TIFF or an OME-TIFF."
         ) from error
+
+
+def _parse_checked(location: str) -> Any:
+    remote = is_url(location)
+    if not remote:
+        check_regular(location)
+    with open_quietly():
+        handle = _open_binary(location) if remote else location
+        tiff = tifffile.TiffFile(handle)
+        try:
+            check_pages(tiff)
+            check_ome_xml(tiff.ome_metadata, None if remote else os.path.dirname(location))
+            loose = _is_loose_stack(tiff)
+        except BaseException:
+            tiff.close()
+            raise
+        if loose:
+            tiff.close()
+            tiff = tifffile.TiffFile(handle, is_shaped=False)
+    return tiff
 
 
 def _is_loose_stack(tiff: Any) -> bool:
@@ -276,7 +296,7 @@ def open_tiff_image(location: str) -> TiffImage:
     VolumeError
         if it is missing, no TIFF, in colour, or has axes that make no image
     """
-    with _parse(location) as tiff:
+    with _parse(location) as tiff, open_quietly():
         try:
             series = tiff.series[0]
             metadata = read_tiff_metadata(tiff, series)
@@ -286,14 +306,9 @@ def open_tiff_image(location: str) -> TiffImage:
         except VolumeError:
             raise
         except Exception as error:
-            raise VolumeError(
-                f"{location} is damaged or no image ({type(error).__name__}: {error})."
-            ) from error
-        notes = (
-            (f"The file holds {len(tiff.series)} images; the first is taken.",)
-            if len(tiff.series) > 1
-            else ()
-        )
+            raise VolumeError(f"{location} is damaged or no image ({reason(error)}).") from error
+        n_images = len(tiff.series)
+        notes = (f"The file holds {n_images} images; the first is taken.",) if n_images > 1 else ()
         kind = {"ome": "OME-TIFF", "imagej": "ImageJ TIFF"}.get(series.kind, "TIFF")
     return TiffImage(_info(location, kind, metadata, sources, notes), sources)
 
@@ -337,6 +352,8 @@ def _describe(location: str, series: Any, level: int) -> TiffSource:
             f"{location} holds values of type {dtype}; an image holds integers or real numbers."
         )
     page = series.keyframe
+    check_planes(location, axes, shape)
+    check_extent(location, shape, dtype, page, None if series.dataoffset is None else int(series.dataoffset))
     plain = None
     if series.dataoffset is not None:
         plain = PlainData(int(series.dataoffset), dtype.newbyteorder(page.parent.byteorder))
@@ -358,7 +375,7 @@ def _try_to_decode(location: str, page: Any) -> None:
         page.decode(None, 0)
     except Exception as error:
         raise VolumeError(
-            f"{location} is compressed in a way that cannot be read here ({error}); "
+            f"{location} is compressed in a way that cannot be read here ({reason(error)}); "
             "install the package imagecodecs, or save the image uncompressed or as OME-Zarr."
         ) from error
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from bigdecon.errors import ReadError, VolumeError
-from bigdecon.io.stores import open_store
+from bigdecon.io.zarr_array import open_bounded
+from bigdecon.untrusted import reason
 from bigdecon.volume import Box
 
 __all__ = ["ZarrSource", "open_zarr_source"]
+
+MAX_CHUNKS_PER_READ = 2**20
+"""More chunks than that in one read would take gigabytes for their bookkeeping alone: a block of 1024
+voxels a side has 2**15 chunks of 32."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class ZarrSource:
     dtype : native-endian type of the values
     chunks : inner chunks, the unit of reading
     shards : stored files, where the array is sharded
+    follow_links : whether links may lead out of a local store
     """
 
     location: str
@@ -44,6 +49,7 @@ class ZarrSource:
     dtype: np.dtype[Any]
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None = None
+    follow_links: bool = False
 
     @property
     def address(self) -> str:
@@ -58,6 +64,13 @@ class ZarrSource:
         ReadError
             if a chunk cannot be read or decoded; the message says which one
         """
+        n_chunks = math.prod(len(r) for r in _chunk_ranges(self, selection))
+        if n_chunks > MAX_CHUNKS_PER_READ:
+            raise ReadError(
+                f"{self.address} is cut into chunks of only {self.chunks} voxels, {n_chunks} of them in one "
+                f"part of the image (at most {MAX_CHUNKS_PER_READ} are read at once); "
+                "copy the image into larger chunks."
+            )
         try:
             data = _opened(self, os.getpid())[selection]
             return np.ascontiguousarray(data, dtype=self.dtype)
@@ -75,56 +88,37 @@ class ZarrSource:
 @lru_cache(maxsize=256)
 def _opened(source: ZarrSource, pid: int) -> Any:
     """Open a source's array, once a process: `pid` keeps a forked child off its parent's connections."""
-    return _open_array(source.location, source.array_path, source.zarr_format)
+    where = (source.location, source.array_path, source.zarr_format)
+    return open_bounded(*where, follow_links=source.follow_links).array
 
 
-def _open_array(location: str, array_path: str, zarr_format: int) -> Any:
-    return zarr.open_array(
-        open_store(location), path=array_path, mode="r", zarr_format=2 if zarr_format == 2 else 3
-    )
-
-
-def open_zarr_source(location: str, array_path: str, zarr_format: int) -> ZarrSource:
+def open_zarr_source(
+    location: str, array_path: str, zarr_format: int, *, follow_links: bool = False
+) -> ZarrSource:
     """Read an array's metadata and describe it.
 
     Raises
     ------
     VolumeError
-        if the array is missing, cannot be understood, or holds no real numbers
+        if the array is missing, cannot be understood, would not be safe to read, or holds no real numbers
     """
-    address = f"{location}/{array_path}".rstrip("/")
     try:
-        array = _open_array(location, array_path, zarr_format)
+        found = open_bounded(location, array_path, zarr_format, follow_links=follow_links).description
     except Exception as error:
-        raise VolumeError(f"the Zarr array {address} cannot be opened: {_one_line(error)}.") from error
-    dtype = np.dtype(array.dtype)
-    if dtype.kind not in "uif":
-        raise VolumeError(
-            f"the Zarr array {address} holds values of type {dtype}; an image holds integers or real numbers."
-        )
+        address = f"{location}/{array_path}".rstrip("/")
+        raise VolumeError(f"the Zarr array {address} cannot be opened: {reason(error)}.") from error
     return ZarrSource(
-        location,
-        array_path,
-        zarr_format,
-        tuple(array.shape),
-        dtype.newbyteorder("="),
-        tuple(array.chunks),
-        None if array.shards is None else tuple(array.shards),
+        location, array_path, zarr_format, found.shape, found.dtype, found.chunks, found.shards, follow_links
     )
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _chunks_in(source: ZarrSource, selection: Box) -> Iterator[tuple[int, ...]]:
-    """Give the index of every chunk that a selection touches."""
+def _chunk_ranges(source: ZarrSource, selection: Box) -> list[range]:
+    """Give the positions, in chunks along every axis, that a selection touches."""
     ranges = []
     for part, size, chunk in zip(selection, source.shape, source.chunks, strict=True):
         start, stop, _ = part.indices(size)
         ranges.append(range(start // chunk, -(-stop // chunk)))
-    return itertools.product(*ranges)
+    return ranges
 
 
 def _describe_failure(source: ZarrSource, selection: Box, error: BaseException) -> str:
@@ -132,19 +126,19 @@ def _describe_failure(source: ZarrSource, selection: Box, error: BaseException) 
     try:
         array = _opened(source, os.getpid())
     except Exception as again:
-        return f"the Zarr array {source.address} cannot be opened any more: {_one_line(again)}."
-    for index in _chunks_in(source, selection):
+        return f"the Zarr array {source.address} cannot be opened any more: {reason(again)}."
+    for index in itertools.product(*_chunk_ranges(source, selection)):
         box = tuple(slice(i * c, (i + 1) * c) for i, c in zip(index, source.chunks, strict=True))
         try:
             array[box]
         except Exception as cause:
             name = f"{source.address}/{source.chunk_file(index)}"
             return (
-                f"chunk {index} of {source.address} cannot be read ({_one_line(cause)}): "
+                f"chunk {index} of {source.address} cannot be read ({reason(cause)}): "
                 f"{name} is damaged or out of reach; with a sound copy the same command continues."
             )
     box_text = ",".join(f"{part.start}:{part.stop}" for part in selection)
     return (
-        f"the voxels {box_text} of {source.address} could not be read ({_one_line(error)}); "
+        f"the voxels {box_text} of {source.address} could not be read ({reason(error)}); "
         "a second attempt succeeded, so the same command may well continue."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -16,12 +17,14 @@ from torch import Tensor
 
 from bigdecon import places
 from bigdecon.config import LossWeights, Method, NetworkConfig, TrainingConfig
+from bigdecon.described import checked_fields, from_json
 from bigdecon.errors import ModelError, OptionError, WriteError
 from bigdecon.intensity import IntensityStats, Scaling
 from bigdecon.learning.networks import Network, build_network
 from bigdecon.optics.psf import PSF
 from bigdecon.places import Place, PlaceLike, as_place
 from bigdecon.ssi_config import SSIConfig, SSINetworkConfig, Training
+from bigdecon.untrusted import MAX_DOCUMENT_BYTES, parse_json, reason, shown
 
 __all__ = [
     "Checkpoint",
@@ -36,6 +39,13 @@ __all__ = [
 FORMAT_VERSION = 2
 """Version 1, which is still read, knew no other method than siamese."""
 PSF_TOLERANCE = 0.05
+MAX_MODEL_BYTES = 2**32
+"""4 GiB: three hundred times the weights of the published network."""
+MAX_CHANNELS = 4096
+MAX_DEPTH = 12
+"""A network twelve levels deep looks at cubes of 2048 voxels at its coarsest."""
+REQUIRED = ("psf_sha256", "voxel_size_um", "seconds", "device", "stopped_by", "precision")
+"""What every version has written."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +159,11 @@ def load_checkpoint(path: PlaceLike) -> Checkpoint:
     """
     target = as_place(path).with_suffix(".safetensors")
     try:
-        described = json.loads(places.read(target.with_suffix(".json")))
-        tensors = load(places.read(target))
+        described = parse_json(places.read(target.with_suffix(".json"), limit=MAX_DOCUMENT_BYTES))
+        tensors = load(places.read(target, limit=MAX_MODEL_BYTES))
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
-            f"the model {target} cannot be read ({error}); "
+            f"the model {target} cannot be read ({reason(error)}); "
             "it needs a .safetensors file with its .json beside it."
         ) from error
     if not isinstance(described, dict):
@@ -161,13 +171,15 @@ def load_checkpoint(path: PlaceLike) -> Checkpoint:
     version = described.get("format_version")
     if described.get("format") != "bigdecon-model" or version not in (1, FORMAT_VERSION):
         raise ModelError(
-            f"the model {target} has format {described.get('format')!r}, "
-            f"version {version!r}; this bigdecon reads bigdecon-model, versions 1 to {FORMAT_VERSION}."
+            f"the model {target} has format {shown(described.get('format'))}, "
+            f"version {shown(version)}; this bigdecon reads bigdecon-model, versions 1 to {FORMAT_VERSION}."
         )
     try:
         return _assemble(described, tensors)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OptionError) as error:
-        raise ModelError(f"the model {target} is incomplete: {error}.") from error
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"the model {target} is incomplete: {reason(error)}.") from error
+    except OptionError as error:
+        raise ModelError(f"the model {target} is incomplete: {str(error).rstrip('.')}.") from error
 
 
 def check_fit(checkpoint: Checkpoint, psf: PSF, voxel_size_um: tuple[float, ...] | None) -> None:
@@ -217,34 +229,69 @@ def write_atomically(path: Place, data: bytes) -> None:
 
 def _assemble(described: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
     method = described["method"] if described["format_version"] > 1 else "siamese"
-    size = described["voxel_size_um"]
-    checkpoint = Checkpoint(
-        weights={name.removeprefix("network."): t.numpy() for name, t in tensors.items() if name != "psf"},
-        config=_read_config(method, described["config"]),
-        stats=IntensityStats(**described["stats"]),
-        psf=tensors["psf"].numpy(),
-        psf_sha256=described["psf_sha256"],
-        voxel_size_um=None if size is None else tuple(size),
-        curve=tuple(CurvePoint(**point) for point in described["curve"]),
-        seconds=described["seconds"],
-        device=described["device"],
-        stopped_by=described["stopped_by"],
-        training_precision=described.get("training_precision", "float32"),
-        precision=described["precision"],
+    config = _read_config(method, described["config"])
+    weights = {name.removeprefix("network."): t for name, t in tensors.items() if name != "psf"}
+    _check_weights(config, weights)
+    plain = {name: described[name] for name in REQUIRED}
+    plain["training_precision"] = described.get("training_precision", "float32")
+    return Checkpoint(
+        weights={name: tensor.numpy() for name, tensor in weights.items()},
+        config=config,
+        stats=_read_stats(described["stats"]),
+        psf=_checked_psf(tensors["psf"]),
+        curve=_read_curve(described["curve"]),
+        **checked_fields(Checkpoint, plain),
     )
-    checkpoint.network()
-    return checkpoint
 
 
-def _read_config(method: str, settings: dict[str, Any]) -> Training:
-    network, patch = settings["network"], tuple(settings["patch_shape"])
+def _read_stats(values: object) -> IntensityStats:
+    stats = from_json(IntensityStats, values)
+    if not (stats.std > 0 and stats.minimum <= stats.maximum and 0 < stats.sampled <= 1):
+        raise ValueError(f"the brightness of its training data cannot be {stats}")
+    return stats
+
+
+def _read_curve(values: object) -> tuple[CurvePoint, ...]:
+    if not isinstance(values, list):
+        raise ValueError(f"its training curve is {shown(values)} instead of a list")
+    return tuple(from_json(CurvePoint, point) for point in values)
+
+
+def _check_weights(config: Training, weights: Mapping[str, Tensor]) -> None:
+    """Compare weights with the network that the settings describe, without memory for that network."""
+    shape = config.network
+    if not (shape.ndim in (2, 3) and 1 <= shape.channels <= MAX_CHANNELS and 1 <= shape.depth <= MAX_DEPTH):
+        raise ValueError(
+            f"a network of {shape.ndim} dimensions, {shape.channels} channels and {shape.depth} levels is "
+            f"not read; it has 2 or 3 dimensions, up to {MAX_CHANNELS} channels and {MAX_DEPTH} levels"
+        )
+    with torch.device("meta"):
+        expected = {name: t.shape for name, t in build_network(shape).state_dict().items()}
+    if {name: t.shape for name, t in weights.items()} != expected:
+        raise ValueError("its weights are not those of the network that its .json describes")
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"its weights {name} hold NaN or infinity")
+
+
+def _checked_psf(tensor: Tensor) -> NDArray[np.float32]:
+    if tensor.ndim not in (2, 3) or tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
+        raise ValueError("its PSF is no image of finite numbers in two or three dimensions")
+    array: NDArray[np.float32] = tensor.numpy()
+    return array
+
+
+def _read_config(method: object, settings: object) -> Training:
+    if method not in (SSIConfig.method, TrainingConfig.method):
+        raise ValueError(f"the method {shown(method)} is unknown")
+    if not isinstance(settings, dict):
+        raise ValueError(f"its settings are {shown(settings)} instead of an object")
     if method == SSIConfig.method:
-        return SSIConfig(**{**settings, "network": SSINetworkConfig(**network), "patch_shape": patch})
-    if method != TrainingConfig.method:
-        raise ValueError(f"the method {method!r} is unknown")
-    loss = LossWeights(**settings["loss"])
-    shape = NetworkConfig(**network)
-    return TrainingConfig(**{**settings, "network": shape, "loss": loss, "patch_shape": patch})
+        ssi_shape = from_json(SSINetworkConfig, settings["network"])
+        return from_json(SSIConfig, {**settings, "network": ssi_shape})
+    loss = from_json(LossWeights, settings["loss"])
+    shape = from_json(NetworkConfig, settings["network"])
+    return from_json(TrainingConfig, {**settings, "network": shape, "loss": loss})
 
 
 def _psf_difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:

@@ -14,8 +14,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from bigdecon import places
+from bigdecon.described import from_json
 from bigdecon.learning.checkpoint import CurvePoint, write_atomically
 from bigdecon.places import Place
+from bigdecon.untrusted import is_number, is_whole, parse_json
 
 __all__ = ["TrainingState", "load_state", "save_state"]
 
@@ -62,32 +64,48 @@ def load_state(path: Place, network: nn.Module, optimizer: torch.optim.Optimizer
     """Bring network and optimiser to a saved state; None, and nothing changed, where none fits."""
     try:
         data = places.read(path)
-        described = json.loads(_metadata(data)["state"])
+        described = parse_json(_metadata(data)["state"].encode())
         tensors = load(data)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        if described["format_version"] != VERSION:
+            return None
+        state = _read_progress(described, _named(tensors, "best."))
+        moments = _moments(tensors)
+    except (OSError, SafetensorError, AttributeError, ValueError, KeyError, TypeError):
         return None
-    if described.get("format_version") != VERSION:
-        return None
-    weights, best = _named(tensors, "network."), _named(tensors, "best.")
+    weights = _named(tensors, "network.")
     if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in network.state_dict().items()}:
         return None
     network.load_state_dict(weights)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    _match_layouts(optimizer)
+    return state
+
+
+def _read_progress(described: Mapping[str, Any], best: Mapping[str, Tensor]) -> TrainingState:
+    step, half, seconds = described["step"], described["half"], described["seconds"]
+    watch = described.get("watch", [])
+    if not (is_whole(step) and isinstance(half, bool) and is_number(seconds) and isinstance(watch, list)):
+        raise ValueError("the progress of a training consists of other values")
+    if not all(isinstance(value, int | float) for value in watch):
+        raise ValueError("the course of a validation consists of numbers")
+    curve = tuple(from_json(CurvePoint, point) for point in described["curve"])
+    return TrainingState(step, half, float(seconds), curve, tuple(watch), best)
+
+
+def _moments(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Sort what an optimiser remembers by the index of the weight."""
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, item = name.split(".", 2)
             moments.setdefault(int(index), {})[item] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    _match_layouts(optimizer)
-    curve = tuple(CurvePoint(**point) for point in described["curve"])
-    watch = tuple(described.get("watch", ()))
-    return TrainingState(described["step"], described["half"], described["seconds"], curve, watch, best)
+    return moments
 
 
 def _metadata(data: bytes) -> dict[str, str]:
     """Read the texts in the head of a safetensors file, which its library reads from local files only."""
-    head: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    head: dict[str, Any] = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
     metadata: dict[str, str] = head["__metadata__"]
     return metadata
 

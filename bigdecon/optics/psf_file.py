@@ -6,6 +6,7 @@ Only the file is dealt with here; what is wrong with the numbers in it is found 
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,15 @@ import tifffile
 from numpy.typing import NDArray
 
 from bigdecon.errors import PSFError
+from bigdecon.tiff_safety import check_ome_xml, check_pages, open_quietly
+from bigdecon.untrusted import reason
 
 __all__ = ["UNITS_UM", "read_psf_file", "write_psf_file"]
+
+MAX_PSF_BYTES = 2**32
+"""4 GiB: a PSF of 1024 voxels a side as float32. It is held in memory several times over."""
+MAX_RATIO = 2000
+"""Of an image to its file; deflate, the densest packing in use, reaches 1032."""
 
 Sizes = tuple[float, ...]
 
@@ -40,16 +48,41 @@ def read_psf_file(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Sizes | N
         raise PSFError(f"there is no PSF file {path}; give a TIFF, OME-TIFF or .npy file.")
     try:
         if Path(path).suffix.lower() == ".npy":
-            return np.squeeze(np.load(path, allow_pickle=False)), None
-        with tifffile.TiffFile(path) as tif:
-            array, axes = tif.series[0].asarray(), tif.series[0].axes
+            return _read_npy(path), None
+        with open_quietly(), tifffile.TiffFile(path) as tif:
+            check_pages(tif)
+            check_ome_xml(tif.ome_metadata, str(Path(path).parent))
+            series = tif.series[0]
+            _check_size(series.shape, np.dtype(series.dtype), tif.filehandle.size)
+            array, axes = series.asarray(), series.axes
             size = _voxel_size_in_file(tif)
     except Exception as error:  # broken files make the decoders raise anything
-        raise PSFError(f"{path} cannot be read as a TIFF or .npy image: {error}.") from error
+        raise PSFError(f"{path} cannot be read as a TIFF or .npy image: {reason(error)}.") from error
     if "S" in axes:
         raise PSFError(f"{path} is a colour image (axes {axes}); a PSF must be a grey-value image.")
     array = np.squeeze(array)
     return array, None if size is None or len(size) < array.ndim else size[-array.ndim :]
+
+
+def _read_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Read a .npy file; mapping it first finds out whether it holds what its heading claims."""
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    _check_size(mapped.shape, mapped.dtype, Path(path).stat().st_size)
+    return np.squeeze(np.array(mapped))
+
+
+def _check_size(shape: tuple[int, ...], dtype: np.dtype[Any], stored: int) -> None:
+    """Refuse what is no image of numbers, is far larger than a PSF, or unpacks to far more than it should."""
+    if dtype.kind not in "uif":
+        raise ValueError(f"it holds values of type {dtype}; a PSF holds integers or real numbers")
+    size = math.prod(shape) * dtype.itemsize
+    if size > MAX_PSF_BYTES:
+        raise ValueError(
+            f"its shape {shape} takes {size / 2**30:.3g} GiB, and a PSF has at most "
+            f"{MAX_PSF_BYTES >> 30} GiB; cut it to the part that holds light"
+        )
+    if size > max(stored * MAX_RATIO, 2**20):
+        raise ValueError(f"its shape {shape} takes {size} bytes, but the file has only {stored}")
 
 
 def write_psf_file(
@@ -96,7 +129,8 @@ def _voxel_size_in_file(tif: tifffile.TiffFile) -> Sizes | None:
 
 
 def _ome_voxel_size(xml: str) -> Sizes | None:
-    pixels = next(e for e in ElementTree.fromstring(xml).iter() if e.tag.endswith("Pixels"))
+    elements = ElementTree.fromstring(xml).iter()
+    pixels = next((e for e in elements if str(e.tag).endswith("Pixels")), ElementTree.Element("Pixels"))
     sizes = []
     for axis in "ZYX":
         value, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")

@@ -103,6 +103,53 @@ def test_damaged_entries_are_listed_and_never_crash(place, content):
     assert not ledger.finished(key(0))
 
 
+WRONG = {
+    "level is a text": {"region": {"level": "0"}},
+    "level is true": {"region": {"level": False}},
+    "level negative": {"region": {"level": -1}},
+    "start of texts": {"region": {"start": ["0", "0", "512"]}},
+    "start of floats": {"region": {"start": [0.0, 0.0, 512.0]}},
+    "start longer": {"region": {"start": [0, 0, 512, 0]}},
+    "start is a text": {"region": {"start": "000"}},
+    "empty box": {"region": {"stop": [0, 0, 512]}},
+    "digests are numbers": {"digests": [1]},
+    "digests of lists": {"digests": [[[[0]], [[1]], "a"]]},
+    "a digest is a number": {"digests": [[[0], [1], 5]]},
+    "clipped negative": {"clipped": -1},
+    "clipped is a float": {"clipped": 0.5},
+    "minimum is a text": {"minimum": "0"},
+    "maximum is null": {"maximum": None},
+    "maximum too large": {"maximum": 10**400},
+    "faults are numbers": {"faults": [1]},
+    "skipped is a text": {"skipped": "1"},
+    "version is true": {"version": True},
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_an_entry_of_other_types_is_ignored(tmp_path, case):
+    ledger = Ledger(tmp_path)
+    ledger.mark(key(0), RECORD)
+    path = entry_place(ledger, key(0))
+    content = json.loads(path.read_text())
+    for name, value in WRONG[case].items():
+        content[name] = content[name] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(content))
+    scan = ledger.scan()
+    assert (scan.finished, scan.faulty) == ({}, {})
+    assert [ignored.reason for ignored in scan.ignored] == ["torn or damaged"]
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_in_place_of_an_entry_is_not_waited_for(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.mark(key(0), RECORD)
+    path = entry_place(ledger, key(0))
+    path.unlink()
+    os.mkfifo(path)
+    assert len(ledger.scan().ignored) == 1
+
+
 def test_an_entry_under_another_name_is_ignored(place):
     ledger = Ledger(place)
     ledger.mark(key(0), RECORD)

@@ -8,6 +8,7 @@ import tifffile
 
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.errors import OutputError
+from bigdecon.io.output_folder import is_own_output
 from bigdecon.io.provenance import (
     CurvePoint,
     Provenance,
@@ -142,3 +143,53 @@ def test_newer_and_damaged_records_are_refused_by_name(tmp_path):
     path.write_text("{")
     with pytest.raises(OutputError, match=r"run\.json is damaged"):
         read_run(path)
+
+
+INPUT = {"digest": "", "shape": []}
+TEXT_STATS = {"chosen": {"stats": [dict.fromkeys(("mean", "std", "minimum", "maximum", "background"), "1")]}}
+ODD_STATS = {"chosen": {"stats": [{"x": 1}]}}
+DAMAGED = {
+    "format is true": {"format": True},
+    "format is a text": {"format": "1"},
+    "mark is a number": {"fingerprint": 5},
+    "provenance is a list": {"provenance": [1]},
+    "finished is a text": {"finished": "no"},
+    "work is a list": {"work": [1]},
+    "no configuration": {"provenance": {"psfs": [], "input": INPUT}},
+    "PSFs are numbers": {"provenance": {"configuration": {}, "psfs": [1], "input": INPUT}},
+    "input is empty": {"provenance": {"configuration": {}, "psfs": [], "input": {}}},
+    "chosen is a list": {"provenance": {"configuration": {"chosen": [1]}, "psfs": [], "input": INPUT}},
+    "stats of texts": {"provenance": {"configuration": TEXT_STATS, "psfs": [], "input": INPUT}},
+    "stats of other names": {"provenance": {"configuration": ODD_STATS, "psfs": [], "input": INPUT}},
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_record_of_other_types_is_refused(tmp_path, case):
+    path = tmp_path / "run.json"
+    write_run(path, record())
+    path.write_text(json.dumps(json.loads(path.read_text()) | DAMAGED[case]))
+    with pytest.raises(OutputError, match=r"run\.json is damaged .*--overwrite") as caught:
+        read_run(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.timeout(30)
+def test_a_record_that_is_no_document_is_refused(tmp_path):
+    path = tmp_path / "run.json"
+    for content in (b"\xff\xfe\x00", b"[" * 10**5, b'{"format": 1, "format": 1}'):
+        path.write_bytes(content)
+        with pytest.raises(OutputError, match=r"run\.json is damaged"):
+            read_run(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OutputError, match="no regular file"):
+        read_run(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[1]", b"7", b"[" * 10**5, b'{"attributes": [1]}', b'{"attributes": {"bigdecon": 1}}']
+)
+def test_odd_attributes_are_no_mark_of_ours(tmp_path, content):
+    (tmp_path / "zarr.json").write_bytes(content)
+    assert not is_own_output(tmp_path)

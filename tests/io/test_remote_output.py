@@ -35,7 +35,8 @@ from bigdecon.places import as_place
 from bigdecon.volume import Volume
 from tests.servers import FaultyProxy
 
-RECORD = RunRecord("f" * 64, {"by": "test"})
+PROVENANCE = {"configuration": {}, "psfs": [], "input": {"digest": "", "shape": []}}
+RECORD = RunRecord("f" * 64, PROVENANCE)
 CHUNK = re.compile(r"/0/(c/)?\d+/\d+")
 
 
@@ -199,7 +200,7 @@ def test_a_removal_that_is_cut_off_anywhere_can_be_repeated(proxy, s3, monkeypat
     path = as_place(f"{s3}/a")
     for n in itertools.count(1):
         write_ome_zarr(volume, path, dtype="uint16")
-        write_run(path / BOOKKEEPING / "run.json", RunRecord("f" * 64, {}, finished=True))
+        write_run(path / BOOKKEEPING / "run.json", RunRecord("f" * 64, PROVENANCE, finished=True))
         proxy.rule = rule = failing_from(n)
         try:
             remove_output(path)

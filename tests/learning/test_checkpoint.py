@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load, save
 
 from bigdecon.config import LossWeights, NetworkConfig, TrainingConfig
 from bigdecon.errors import ModelError
@@ -257,3 +259,107 @@ def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def described(path: Path) -> Any:
+    return json.loads(path.with_suffix(".json").read_text())
+
+
+HOSTILE = {
+    "a million channels": ({"config": {"network": {"channels": 10**6}}}, "1000000 channels"),
+    "channels without end": ({"config": {"network": {"channels": 10**30}}}, "channels is"),
+    "levels without end": ({"config": {"network": {"depth": 10**9}}}, "levels"),
+    "levels are true": ({"config": {"network": {"depth": True}}}, "depth is True"),
+    "dimensions": ({"config": {"network": {"ndim": 7}}}, "7 dimensions"),
+    "skip": ({"config": {"network": {"skip": "eval"}}}, "skip is 'eval'"),
+    "a setting that is none": ({"config": {"__class__": "os.system"}}, "no setting '__class__'"),
+    "steps are a text": ({"config": {"steps": "10"}}, "steps is '10'"),
+    "patch of texts": ({"config": {"patch_shape": ["64", 64]}}, "patch_shape is '64'"),
+    "rate is NaN": ({"config": {"learning_rate": float("nan")}}, "learning_rate is nan"),
+    "loss weight is a list": ({"config": {"loss": {"rec": [1]}}}, r"rec is \[1\]"),
+    "brightness is NaN": ({"stats": {"mean": float("nan")}}, "mean is nan"),
+    "no spread": ({"stats": {"std": 0}}, "brightness"),
+    "curve is an object": ({"curve": {"step": 1}}, "curve is"),
+    "curve of texts": ({"curve": [{"step": "1", "loss": 1, "held_out_error": None}]}, "step is '1'"),
+    "voxel size of texts": ({"voxel_size_um": ["a", "b"]}, "voxel_size_um is 'a'"),
+    "seconds infinite": ({"seconds": float("inf")}, "seconds is inf"),
+    "precision is a number": ({"precision": 3}, "precision is 3"),
+    "settings are a list": ({"config": [1]}, "settings are"),
+    "version is true": ({"format_version": "2"}, "version '2'"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_description_is_refused_without_memory(tmp_path: Path, case: str) -> None:
+    changes, message = HOSTILE[case]
+    path = save_checkpoint(checkpoint(), tmp_path / "model")
+    content = described(path)
+    for key, value in changes.items():
+        merge(content, key, value)
+    path.with_suffix(".json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=message) as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def merge(content: Any, key: str, value: Any) -> None:
+    if isinstance(value, dict) and isinstance(content.get(key), dict):
+        for inner, item in value.items():
+            merge(content[key], inner, item)
+    else:
+        content[key] = value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    made = checkpoint()
+    made.weights["leave.bias"][0] = value
+    with pytest.raises(ModelError, match=r"leave\.bias hold NaN or infinity"):
+        load_checkpoint(save_checkpoint(made, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("psf", [np.zeros(5, "f4"), np.full((3, 3), np.nan, "f4"), np.zeros((3, 3), "i4")])
+def test_a_psf_that_is_no_image_is_refused(tmp_path: Path, psf: NDArray[Any]) -> None:
+    path = save_checkpoint(checkpoint(), tmp_path / "model")
+    tensors = load(path.read_bytes())
+    path.write_bytes(save(tensors | {"psf": torch.from_numpy(psf)}))
+    with pytest.raises(ModelError, match="its PSF is no image"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("length", [0, 7, 2**20, 2**40, 2**63, 2**64 - 1])
+def test_a_heading_that_lies_about_its_length_is_refused(tmp_path: Path, length: int) -> None:
+    path = save_checkpoint(checkpoint(), tmp_path / "model")
+    path.write_bytes(length.to_bytes(8, "little") + path.read_bytes()[8:])
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+@pytest.mark.timeout(30)
+def test_a_pipe_in_place_of_a_model_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = save_checkpoint(checkpoint(), tmp_path / "model").with_suffix(suffix)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ModelError, match="no regular file"):
+        load_checkpoint(path)
+
+
+def test_a_pickle_in_place_of_weights_is_never_unpickled(tmp_path: Path) -> None:
+    path = save_checkpoint(checkpoint(), tmp_path / "model")
+    path.write_bytes(pickle.dumps(Trap(str(tmp_path / "sprung"))))
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_checkpoint(path)
+    assert not (tmp_path / "sprung").exists()
+    pickle.loads(path.read_bytes())
+    assert (tmp_path / "sprung").exists()
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.folder,)

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import pickle
+import struct
+
 import numpy as np
 import pytest
 import tifffile
@@ -425,3 +429,73 @@ def test_a_psf_wider_than_its_array_has_no_width():
     report = check_psf(gaussian((9, 9), (4, 4), (9, 1)))
     assert report.fwhm_voxels[0] is None
     assert report.fwhm_um is None
+
+
+def npy(shape, dtype="<f4", data=bytes(36)):
+    """Write the heading of a .npy file by hand."""
+    text = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape!r}}}".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+NPY = {
+    "shape of 10^12": (npy((10**12,)), "cannot be read"),
+    "shape of 10^30": (npy((10**30, 3)), "cannot be read"),
+    "shape negative": (npy((-3, 3)), "cannot be read"),
+    "objects": (npy((3, 3), "|O"), "cannot be read"),
+    "complex": (npy((3, 3), "<c8", bytes(72)), "complex64"),
+    "structure": (npy((3,), [("a", "<f4")]), "holds values of type"),
+    "texts": (npy((3,), "<U3"), "holds values of type"),
+    "heading that is code": (b"\x93NUMPY\x01\x00\x10\x00__import__('os')", "cannot be read"),
+    "cut short": (npy((30, 30)), "cannot be read"),
+    "a pickle": (pickle.dumps([1, 2]), "cannot be read"),
+    "empty": (b"", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", NPY)
+def test_malformed_npy(tmp_path, case):
+    content, message = NPY[case]
+    (tmp_path / "psf.npy").write_bytes(content)
+    with pytest.raises(PSFError, match=message) as caught:
+        read_psf_file(tmp_path / "psf.npy")
+    assert "\n" not in str(caught.value)
+
+
+def tiff(**tags):
+    """Give a TIFF of one page of 3 x 3 bytes with tags as given."""
+    numbers = {256: 3, 257: 3, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 3, 279: 9}
+    numbers |= {int(name[1:]): value for name, value in tags.items()}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in sorted(numbers.items()))
+    return (
+        struct.pack("<2sHI", b"II", 42, 18) + bytes(10) + struct.pack("<H", len(numbers)) + entries + bytes(4)
+    )
+
+
+TIFF = {
+    "absurd size": tiff(t256=2**31 - 1, t257=2**31 - 1, t278=2**31 - 1),
+    "larger than a PSF": tiff(t256=2**17, t257=2**17, t278=2**17),
+    "far larger than its file": tiff(t256=2**12, t257=2**12, t278=2**12),
+    "cut short": tiff()[:30],
+    "entities": None,
+}
+
+
+@pytest.mark.parametrize("case", TIFF)
+def test_malformed_tiff(tmp_path, case):
+    path = tmp_path / "psf.tif"
+    if TIFF[case] is None:
+        laughs = "<!DOCTYPE x [<!ENTITY a 'ha'>]><OME>&a;</OME>"
+        tifffile.imwrite(path, np.ones((3, 3), "f4"), description=laughs, metadata=None)
+    else:
+        path.write_bytes(TIFF[case])
+    with pytest.raises(PSFError, match="cannot be read") as caught:
+        read_psf_file(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", ["psf.npy", "psf.tif"])
+def test_a_pipe_in_place_of_a_psf_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(PSFError, match="there is no PSF file"):
+        read_psf_file(tmp_path / name)

@@ -1,0 +1,133 @@
+"""A local Zarr store that reads regular files inside its folder only, and none larger than expected."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterable
+
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import LocalStore
+
+from bigdecon.io.stores import RemoteStore, is_url, open_store
+from bigdecon.untrusted import MAX_DOCUMENT_BYTES, shown
+
+__all__ = ["GuardedStore", "open_guarded", "read_document"]
+
+
+class GuardedStore(LocalStore):
+    """A folder, read-only, as zarr's LocalStore, with three differences.
+
+    Links that lead out of the folder are refused unless they may be followed (the folder itself may
+    be reached by a link); pipes and devices are refused at once; and no more than `limit` bytes are
+    read of one file. All three raise ValueError.
+    """
+
+    def __init__(self, folder: str, *, follow_links: bool = False, limit: int = MAX_DOCUMENT_BYTES) -> None:
+        super().__init__(folder, read_only=True)
+        self.base = os.path.realpath(folder)
+        self.follow_links = follow_links
+        self.limit = limit
+
+    def read(self, key: str, byte_range: ByteRequest | None = None) -> bytes | None:
+        """Read a file or a range of its bytes; None where there is none.
+
+        Raises
+        ------
+        OSError
+            if the system refuses
+        ValueError
+            if it leads out of the store, is no regular file, or is too large
+        """
+        path = os.path.join(self.base, key)
+        try:
+            self._check_inside(path)
+            # Opening a pipe without a writer would wait for ever.
+            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        with os.fdopen(handle, "rb", buffering=0) as file:
+            status = os.fstat(handle)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(f"{key} is a folder instead of a file")
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"{key} is no regular file but a pipe or a device")
+            start, stop = _bounds(byte_range, status.st_size)
+            if stop - start > self.limit:
+                raise ValueError(f"{key} takes {stop - start} bytes, and at most {self.limit} are expected")
+            file.seek(start)
+            return _read_all(file, stop - start)
+
+    def _check_inside(self, path: str) -> None:
+        real = os.path.realpath(path)
+        if real == path or self.follow_links or os.path.commonpath([real, self.base]) == self.base:
+            return
+        raise ValueError(
+            f"{shown(os.path.relpath(path, self.base))} leads out of the store by a link to {real}; "
+            "copy what it leads to into the store (cp -rL copies a whole store so), or allow it with "
+            "--follow-links of run and info (follow_links=True from Python)"
+        )
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        """Read a file or a range of its bytes; None where there is none."""
+        data = await asyncio.to_thread(self.read, key, byte_range)
+        if data is None:
+            return None
+        return Buffer.from_bytes(data) if prototype is None else prototype.buffer.from_bytes(data)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Read several ranges at once."""
+        return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
+
+
+def _bounds(request: ByteRequest | None, size: int) -> tuple[int, int]:
+    """Give the first byte and the one after the last, within a file of `size` bytes."""
+    start, stop = 0, size
+    if isinstance(request, RangeByteRequest):
+        start, stop = request.start, request.end
+    elif isinstance(request, OffsetByteRequest):
+        start = request.offset
+    elif isinstance(request, SuffixByteRequest):
+        start = size - request.suffix
+    start = min(max(start, 0), size)
+    return start, min(max(stop, start), size)
+
+
+def _read_all(file: object, size: int) -> bytes:
+    """Read `size` bytes; a single read of a file system in the network may give less."""
+    first: bytes = file.read(size)  # type: ignore[attr-defined]
+    if len(first) == size or not first:
+        return first
+    data = bytearray(first)
+    while len(data) < size and (piece := file.read(size - len(data))):  # type: ignore[attr-defined]
+        data += piece
+    return bytes(data)
+
+
+def open_guarded(location: str, *, follow_links: bool = False, limit: int = MAX_DOCUMENT_BYTES) -> Store:
+    """Open a local folder or a URL for reading as a Zarr store; the guards are those of local folders."""
+    if is_url(location):
+        return open_store(location)
+    return GuardedStore(location, follow_links=follow_links, limit=limit)
+
+
+def read_document(store: Store, key: str) -> bytes | None:
+    """Read one metadata file of a store that `open_guarded` opened; None where there is none.
+
+    Raises
+    ------
+    Exception
+        what the operating system, the server or the network answered
+    """
+    if not isinstance(store, GuardedStore | RemoteStore):
+        raise TypeError(f"a {type(store).__name__} cannot be read here")
+    return store.read(key)
