@@ -35,6 +35,13 @@ def object_store() -> Iterator[str]:
         server.stop()
 
 
+class _QuietServer(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that hung up: they do, when they are failed."""
+
+
 class FaultyProxy:
     """Forwards requests to a server, and fails as `rule` says.
 
@@ -53,8 +60,7 @@ class FaultyProxy:
         self.requests: list[tuple[str, str]] = []
         self.done: list[Fault] = []
         self.forgets: set[str] = set()
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _QuietServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
 
