@@ -261,8 +261,9 @@ def is_unfinished(folder: PlaceLike) -> bool:
     place = as_place(folder)
     try:
         record = read_run(place / BOOKKEEPING / "run.json") if is_own_output(place) else None
-    except OutputError:
-        if isinstance(place, ObjectPath):
+    except OutputError as error:
+        out_of_reach = isinstance(error.__cause__, ServerFailure | PermissionError)
+        if isinstance(place, ObjectPath) and out_of_reach:
             return False
         raise
     return record is not None and not record.finished

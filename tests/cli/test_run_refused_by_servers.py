@@ -30,6 +30,9 @@ PLAIN = (
 )
 
 
+PROVENANCE = {"configuration": {}, "psfs": [], "input": {"digest": "", "shape": []}}
+
+
 @pytest.fixture
 def run_to(tmp_path):
     """Give a function that runs to an output that must be refused; it gives the sentence."""
@@ -67,6 +70,8 @@ def test_info_tells_of_an_unfinished_result(s3, run_to):
     output = write_ome_zarr(Volume.from_array(specimen()), f"{s3}/a.ome.zarr").path
     run = output / "bigdecon" / "run.json"
     for finished in (False, True):
-        write_run(run, RunRecord("f" * 64, {}, finished))
+        write_run(run, RunRecord("f" * 64, PROVENANCE, finished))
         told = CliRunner().invoke(bigdecon, ["info", str(output)]).output
         assert ("not finished" in told) == (not finished)
+    places.write(run, b"{")
+    assert "is damaged" in str(CliRunner().invoke(bigdecon, ["info", str(output)]).exception)
