@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -170,9 +171,10 @@ def test_a_nan_costs_its_blocks_only(tmp_path, restore, monkeypatch):
     measure = (
         planning.measure_intensity
     )  # look at one chunk only, as with a volume too large to be read twice
-    monkeypatch.setattr(
-        planning, "measure_intensity", lambda stacks, name: measure(stacks, sample_voxels=1, name=name)
+    barely = partial(
+        planning.prepare, measure=lambda stacks, name: measure(stacks, sample_voxels=1, name=name)
     )
+    monkeypatch.setattr(pipeline, "prepare", barely)
     result = restore(image)
     assert missing_x(result) == [(448, 512), (512, 576)]
     assert "first at voxel (3, 4, 500)" in result.missing[0].reason
