@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from bigdecon.calibration import Calibration
+from bigdecon.io.image_file import decoded_chunk_bytes
 from bigdecon.planning import RunPlan
 from bigdecon.sizing import PROGRAM_BYTES, memory_of_pool, memory_of_step
 from bigdecon.traffic import Traffic, count_traffic
@@ -67,7 +68,8 @@ class Memory:
     waiting : blocks read, and results that wait to be written
     pool : voxels that patches are drawn from; 0 where nothing is trained
     step : one training step, likewise; on a GPU, of the GPU's memory
-    least : the program and whichever is more of a training step with its pool and one block, in host memory
+    least : the program and whichever is most of a training step with its pool, one block, and one decoded
+        chunk of the image, in host memory
     peak : the same, with all that waits at the worst of times
     gpu : the most that a block or a training step takes of a GPU; None on a CPU
     """
@@ -205,14 +207,15 @@ def estimate_memory(plan: RunPlan, workers: WorkersPlanned) -> Memory:
     step = memory_of_step(plan.training, plan.device) if plan.training else 0
     block, waiting = plan.bytes_per_worker, _waiting_bytes(plan, workers)
     here, training = (0, pool) if on_gpu else (block, pool + step)
+    chunk = decoded_chunk_bytes(plan.volume.source)
     return Memory(
         program=program,
         block=block,
         waiting=waiting,
         pool=pool,
         step=step,
-        least=program + max(here, training),
-        peak=program + max(here + waiting, training),
+        least=program + max(here, training, chunk),
+        peak=program + max(here + max(waiting, chunk), training),
         gpu=max(block, step) if on_gpu else None,
     )
 

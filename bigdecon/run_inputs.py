@@ -6,9 +6,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from dask.utils import format_bytes
+from distributed.system import MEMORY_LIMIT
+
 from bigdecon import places
 from bigdecon.config import RunConfig
 from bigdecon.errors import ModelError, OptionError, VolumeError
+from bigdecon.io.image_file import decoded_chunk_bytes
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
 from bigdecon.io.reading import open_volume
 from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
@@ -56,7 +60,19 @@ def open_input(config: RunConfig) -> Volume:
             f"a voxel of {largest:g} µm is none of a microscope; give --voxel-size in micrometres, "
             f"so {largest:g} nm is {largest / 1000:g}."
         )
+    _check_chunks(volume)
     return volume.crop(parse_roi(config.roi, volume.spatial_axes)) if config.roi else volume
+
+
+def _check_chunks(volume: Volume) -> None:
+    """Refuse chunks that this process could not hold, before the first one is read."""
+    chunk = decoded_chunk_bytes(volume.source)
+    if chunk > int(MEMORY_LIMIT) // 2:
+        memory = format_bytes(int(MEMORY_LIMIT))
+        raise VolumeError(
+            f"a chunk of {volume.name} takes {format_bytes(chunk)} once decoded, and {memory} of memory are "
+            "there; rewrite the image with smaller chunks, 128 voxels a side say."
+        )
 
 
 def _open_selected(

@@ -15,7 +15,7 @@ from bigdecon import sizing
 from bigdecon.classical_settings import what_to_tune
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution.tuning import Trial, Tuned
-from bigdecon.errors import OptionError
+from bigdecon.errors import OptionError, VolumeError
 from bigdecon.io.output_folder import default_output
 from bigdecon.io.writing import write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
@@ -210,3 +210,9 @@ def test_the_same_work_has_the_same_fingerprint(config):
     assert all(prepare(replace(config, **change), "cpu").fingerprint == base for change in unseen)
     others = {prepare(replace(config, **change), "cpu").fingerprint for change in seen}
     assert len(others | {base}) == len(seen) + 1
+
+
+def test_a_chunk_that_no_memory_holds_is_refused_before_it_is_read(config, monkeypatch):
+    monkeypatch.setattr("bigdecon.run_inputs.MEMORY_LIMIT", 1000)
+    with pytest.raises(VolumeError, match=r"a chunk of .* takes .* once decoded, and 1000 B of memory are"):
+        prepare(replace(config, **PLAIN), "cpu")
