@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import chaos  # noqa: E402
-from benchmarks.chaos import CLASSICAL, IN_A_REGION, Case, expect  # noqa: E402
+from benchmarks.chaos import CLASSICAL, IN_A_REGION, TRAINED, Case, expect  # noqa: E402
 from tests.slurm import jobs, slurm, why_not  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "slurm.json"
@@ -120,6 +120,15 @@ def a_job_is_cancelled(case: Case) -> int:
     return 2 * IN_A_REGION
 
 
+def a_job_is_cancelled_in_training(case: Case) -> int:
+    """The only job is cancelled while it trains: another goes on from the last checkpoint."""
+    process = case.start(*ON_SLURM, "--walltime", "10")
+    case.wait_for(process, (case.output / "bigdecon" / "training" / "channel-0.safetensors").exists)
+    subprocess.run(["scancel", *jobs(Path(os.environ["SLURM_CONF"]))], check=True)
+    expect(case.end(process), 0)
+    return 0
+
+
 def jobs_end_one_after_the_other(case: Case) -> int:
     """Jobs of one minute, and a run that takes several: each leaves in time, the next one goes on."""
     case.seconds = 5.0
@@ -129,14 +138,21 @@ def jobs_end_one_after_the_other(case: Case) -> int:
     return 2 * IN_A_REGION * ended
 
 
+SCENARIOS = {
+    a_job_is_cancelled: CLASSICAL,
+    a_job_is_cancelled_in_training: TRAINED,
+    jobs_end_one_after_the_other: CLASSICAL,
+}
+
+
 def runs(folder: Path) -> list[dict[str, object]]:
     """Disturb whole runs."""
     folder.mkdir()
     os.environ["DASK_JOBQUEUE__SLURM__PYTHON"] = str(write_case(folder))
     rows = []
-    for scenario in (a_job_is_cancelled, jobs_end_one_after_the_other):
-        row = chaos.disturb(scenario, folder, CLASSICAL)
-        row["jobs"] = len(logs_of(Case(folder, CLASSICAL, folder / scenario.__name__ / "out")))
+    for scenario, arguments in SCENARIOS.items():
+        row = chaos.disturb(scenario, folder, arguments)
+        row["jobs"] = len(logs_of(Case(folder, arguments, folder / scenario.__name__ / "out")))
         rows.append(row)
         print(json.dumps(row), flush=True)
     return rows
