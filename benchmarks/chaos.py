@@ -465,15 +465,23 @@ def decoded(output: Path) -> list[np.ndarray]:
     return [np.asarray(group[name][:]) for name in sorted(n for n in group.array_keys())]
 
 
-def disturb(scenario: Callable[[Case], int], folder: Path) -> dict[str, object]:
+def disturb(
+    scenario: Callable[[Case], int], folder: Path, arguments: tuple[str, ...] | None = None
+) -> dict[str, object]:
     """Run one scenario and check what it promises.
+
+    Parameters
+    ----------
+    scenario : disturbs a run; tells how many blocks were in flight at most
+    folder : with what `write_case` writes
+    arguments : of the command; those of SCENARIOS by default
 
     Raises
     ------
     Surprise
         if a promise is broken
     """
-    arguments = SCENARIOS[scenario]
+    arguments = SCENARIOS[scenario] if arguments is None else arguments
     expected = decoded(undisturbed(folder, arguments))
     output = folder / scenario.__name__ / "out"
     output.parent.mkdir()

@@ -1,15 +1,19 @@
 """Walltime on a real SLURM of one node: jobs of one minute, SLURM's shortest, and work for several.
 
-    python benchmarks/slurm.py     (as root, with slurm-wlm and munge installed; about five minutes)
+    python benchmarks/slurm.py     (as root, with slurm-wlm and munge installed; about eight minutes)
 
 Blocks: tasks of a second each. None may be begun that cannot end, none may be begun twice.
 Training: one task of 100 s, longer than a job, which goes on from what it left on disk.
+Runs: `bigdecon run --cluster slurm` itself, as in chaos.py: its decoded bytes are those of an undisturbed
+run on this machine, although a job is cancelled, or jobs end one after the other.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,12 +28,26 @@ from bigdecon.distributed.walltime import job_end
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from machine import describe  # noqa: E402
-
-from tests.slurm import slurm, why_not  # noqa: E402
+from benchmarks import chaos  # noqa: E402
+from benchmarks.chaos import CLASSICAL, IN_A_REGION, TRAINED, Case, expect  # noqa: E402
+from tests.slurm import jobs, slurm, why_not  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "slurm.json"
 BLOCKS, BLOCK_SECONDS, TRAINING_SECONDS = 120, 1.0, 100
+
+
+ON_SLURM = ("--cluster", "slurm", "--interface", "lo", "--mem", "1500M")
+PYTHON = """#!/bin/sh
+# in the place of: python -m bigdecon.distributed.job_worker
+shift 2
+exec {python} {script} "$@"
+"""
+WORKER = """
+if __name__ == "__main__":
+    import sys
+    from bigdecon.distributed.job_worker import main
+    sys.exit(main())
+"""
 
 
 def block(number: int, notes: Path) -> int:
@@ -75,7 +93,75 @@ def walk(folder: Path, tasks: list[Task[int]]) -> dict[str, Any]:
     return {"tasks": len(tasks), "done": len(results), "blamed": blame, "seconds": seconds}
 
 
+# --- whole runs ------------------------------------------------------------------------------------------
+
+
+def write_case(folder: Path) -> Path:
+    """Write what a run needs; gives the python of its jobs, whose workers import chaos.SURROUNDINGS."""
+    chaos.write_case(folder)
+    script, python = folder / "worker.py", folder / "python"
+    script.write_text(chaos.SURROUNDINGS + WORKER)
+    python.write_text(PYTHON.format(python=shlex.quote(sys.executable), script=shlex.quote(str(script))))
+    python.chmod(0o755)
+    return python
+
+
+def logs_of(case: Case) -> list[Path]:
+    """Give the logs of the jobs of a run, which lie beside its output."""
+    return sorted(case.output.with_name(f"{case.output.name}.logs").glob("bigdecon-*.out"))
+
+
+def a_job_is_cancelled(case: Case) -> int:
+    """The only job is cancelled while its worker restores blocks: another takes its place."""
+    process = case.start(*ON_SLURM, "--walltime", "10")
+    case.wait_for(process, lambda: case.regions_written >= 2)
+    subprocess.run(["scancel", *jobs(Path(os.environ["SLURM_CONF"]))], check=True)
+    expect(case.end(process), 0)
+    return 2 * IN_A_REGION
+
+
+def a_job_is_cancelled_in_training(case: Case) -> int:
+    """The only job is cancelled while it trains: another goes on from the last checkpoint."""
+    process = case.start(*ON_SLURM, "--walltime", "10")
+    case.wait_for(process, (case.output / "bigdecon" / "training" / "channel-0.safetensors").exists)
+    subprocess.run(["scancel", *jobs(Path(os.environ["SLURM_CONF"]))], check=True)
+    expect(case.end(process), 0)
+    return 0
+
+
+def jobs_end_one_after_the_other(case: Case) -> int:
+    """Jobs of one minute, and a run that takes several: each leaves in time, the next one goes on."""
+    case.seconds = 5.0
+    expect(case.end(case.start(*ON_SLURM, "--walltime", "1")), 0)
+    ended = len(logs_of(case)) - 1
+    expect(ended > 0, True)
+    return 2 * IN_A_REGION * ended
+
+
+SCENARIOS = {
+    a_job_is_cancelled: CLASSICAL,
+    a_job_is_cancelled_in_training: TRAINED,
+    jobs_end_one_after_the_other: CLASSICAL,
+}
+
+
+def runs(folder: Path) -> list[dict[str, object]]:
+    """Disturb whole runs."""
+    folder.mkdir()
+    os.environ["DASK_JOBQUEUE__SLURM__PYTHON"] = str(write_case(folder))
+    rows = []
+    for scenario, arguments in SCENARIOS.items():
+        row = chaos.disturb(scenario, folder, arguments)
+        row["jobs"] = len(logs_of(Case(folder, arguments, folder / scenario.__name__ / "out")))
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return rows
+
+
 def measure(folder: Path) -> dict[str, Any]:
+    """Run all of it."""
+    import machine
+
     notes = folder / "blocks"
     tasks = [Task(i, lambda i=i: Call(block, (i, notes)), "region") for i in range(BLOCKS)]
     blocks = walk(folder, tasks)
@@ -86,7 +172,7 @@ def measure(folder: Path) -> dict[str, Any]:
     begun = folder / "training"
     train = walk(folder, [Task(0, lambda: Call(training, (folder / "state", begun)), "train")])
     train["jobs"] = len(begun.read_text().splitlines())
-    return describe() | {"blocks": blocks, "training": train}
+    return machine.describe() | {"blocks": blocks, "training": train, "runs": runs(folder / "runs")}
 
 
 def main() -> None:

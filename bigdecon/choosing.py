@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from bigdecon.classical_settings import Tuner
 from bigdecon.deconvolution.tuning import Tuned, Tuning, tune_channel
 from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.device_failure import device_watched
-from bigdecon.distributed.devices import gpu_workers
+from bigdecon.distributed.devices import computes_here, gpu_workers
 from bigdecon.distributed.progress import Listener, Message
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.volume import Stack
@@ -38,7 +39,9 @@ def make_tuner(choosers: Callable[[], Connection] | None, device: str, listener:
             how = "voxels are hidden in parts of the image and predicted from the rest"
             listener(Message(f"Choosing {wanted}: {how}. It takes a minute or two."))
         if choosers is None or not tuning.wanted:
-            return tune_channel(stacks, psf, tuning, _SignOfLife(listener))
+            # A dry run on a login node chooses without the GPUs that its jobs would have.
+            here = tuning if computes_here(tuning.device) else replace(tuning, device="cpu")
+            return tune_channel(stacks, psf, here, _SignOfLife(listener))
         remote = choosers()
         found: dict[str, Tuned] = {}
         workers = gpu_workers(remote.client) if device != "cpu" else ()

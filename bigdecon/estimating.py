@@ -18,6 +18,7 @@ import numpy as np
 
 from bigdecon.calibration import Calibration
 from bigdecon.io.image_file import decoded_chunk_bytes
+from bigdecon.job_times import JobTimes, job_times
 from bigdecon.planning import RunPlan
 from bigdecon.sizing import PROGRAM_BYTES, memory_of_pool, memory_of_step
 from bigdecon.traffic import Traffic, count_traffic
@@ -91,10 +92,12 @@ class Times:
     Attributes
     ----------
     block : one worker's for a block of mean size, reading and writing included
+    largest_block : the same for a block that no edge cuts
     training, deconvolution, pyramid : of all channels and time points
     """
 
     block: float
+    largest_block: float
     training: float
     deconvolution: float
     pyramid: float
@@ -135,6 +138,7 @@ class Estimate:
     done : part of the regions that an earlier run has finished
     halo_overhead : voxels computed for one written
     output_bytes : disk space expected; None without calibration on real voxels
+    jobs : what jobs with a time limit are enough for; None without jobs, or without times
     """
 
     blocks: int
@@ -148,6 +152,7 @@ class Estimate:
     engines: Engines
     workers: WorkersPlanned
     room: Room
+    jobs: JobTimes | None = None
 
 
 def estimate(
@@ -192,6 +197,7 @@ def estimate(
         engines=engines,
         workers=workers,
         room=room,
+        jobs=_jobs(plan, workers, times),
     )
 
 
@@ -248,15 +254,17 @@ def _times(
     mean = voxels / (len(plan.grid) * math.prod(plan.grid.largest_block))
     beside = measured.read_seconds + measured.write_seconds
     if plan.device == "cpu":  # reading and writing take the same cores
-        block = mean * (measured.block_seconds + beside)
+        largest = measured.block_seconds + beside
     else:
-        block = mean * max(measured.block_seconds, beside / max(1, workers.threads - 1))
+        largest = max(measured.block_seconds, beside / max(1, workers.threads - 1))
+    block = mean * largest
     scheduler = SCHEDULER_SECONDS[plan.engine]
     stacks = plan.volume.n_timepoints * plan.volume.n_channels
     blocks = stacks * len(plan.grid) * wanted * (1 - done)
     coarse = sum(math.prod(level.shape) for level in plan.layout.levels[1:])
     return Times(
         block=block,
+        largest_block=largest,
         training=_training_seconds(plan, measured, done),
         deconvolution=blocks * max(block / workers.count, scheduler),
         pyramid=coarse * measured.coarse_seconds / (workers.count * max(1, workers.threads // 2)),
@@ -271,6 +279,15 @@ def _training_seconds(plan: RunPlan, measured: Calibration, done: float) -> floa
     if plan.training.minutes is not None:
         one = min(one, 60 * plan.training.minutes)
     return plan.volume.n_channels * one
+
+
+def _jobs(plan: RunPlan, workers: WorkersPlanned, times: Times | None) -> JobTimes | None:
+    if workers.jobs is None or times is None:
+        return None
+    # The first region is as large as any.
+    blocks = math.prod(len(cuts) - 1 for cuts in plan.grid.cuts_within(plan.regions[0]))
+    at_once = min(workers.threads, plan.volume.n_timepoints * plan.volume.n_channels * len(plan.grid))
+    return job_times(workers.jobs, at_once, times.largest_block, blocks, times.total)
 
 
 # --- the scheduler --------------------------------------------------------------------------------

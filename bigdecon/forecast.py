@@ -24,7 +24,7 @@ from bigdecon.config import RunConfig
 from bigdecon.deconvolution.ledger import Ledger
 from bigdecon.deconvolution.tuning import Tuned, Tuning, costliest
 from bigdecon.distributed.cluster import Connection, connect
-from bigdecon.distributed.devices import gpu_workers
+from bigdecon.distributed.devices import computes_here, gpu_workers
 from bigdecon.distributed.progress import Listener, Message
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import ConstantImageError, RunError
@@ -131,8 +131,7 @@ def forecast(
         workers = workers_planned(config, plan.device, remote)
         calibration = None
         if calibrate_seconds is not None and plan.state != "finished":
-            listener(Message("Calibrating on a few blocks: it takes some seconds."))
-            calibration = _calibrate(plan, workers, calibrate_seconds, remote, assumed)
+            calibration = _calibrate(plan, workers, calibrate_seconds, remote, assumed, listener)
     share = _masked_share(plan)
     if share < 1:
         assumed.told.append(f"about {share:.0%} of the blocks touch the mask; the others are left out.")
@@ -146,9 +145,23 @@ def _running_cluster(config: RunConfig) -> AbstractContextManager[Connection | N
 
 
 def _calibrate(
-    plan: RunPlan, workers: WorkersPlanned, seconds: float, remote: Connection | None, assumed: _Assumptions
+    plan: RunPlan,
+    workers: WorkersPlanned,
+    seconds: float,
+    remote: Connection | None,
+    assumed: _Assumptions,
+    listener: Listener,
 ) -> Calibration | None:
-    """Calibrate here, or on a worker of a cluster; without a result where voxels cannot be read."""
+    """Calibrate here, or on a worker of a cluster; without a result where nothing can be read or computed."""
+    if workers.jobs is not None and not computes_here(plan.device):
+        assumed.told.append(
+            "there are no times, as the jobs would compute on GPUs and this machine has none; give the same "
+            "command in a job with a GPU (srun --gres=gpu:1 bigdecon plan ...) to have them."
+        )
+        return None
+    if workers.jobs is not None:
+        assumed.told.append("the nodes of the jobs were taken to be as fast as this machine.")
+    listener(Message("Calibrating on a few blocks: it takes some seconds."))
     try:
         if remote is None:
             return calibrate(plan, threads=workers.threads, seconds=seconds)

@@ -1,4 +1,4 @@
-"""What may not fit a run, each with its remedy: memory, disk, files, and the scheduler."""
+"""What may not fit a run, each with its remedy: memory, disk, files, the scheduler, and the time of a job."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dask.utils import format_bytes
 
 from bigdecon.errors import OptionError
 from bigdecon.estimating import Engines, Estimate, Memory, Room, estimate_memory
+from bigdecon.job_times import JobTimes, duration
 from bigdecon.planning import RunPlan
 from bigdecon.traffic import Traffic
 from bigdecon.workforce import WorkersPlanned
@@ -21,7 +22,7 @@ class Obstacle:
 
     Attributes
     ----------
-    what : "memory", "gpu", "disk", "files" or "scheduler"
+    what : "memory", "gpu", "disk", "files", "scheduler" or "walltime"
     certain : whether `run` refuses to begin
     sentence : what it is and what would help
     """
@@ -40,6 +41,7 @@ def find_obstacles(estimate: Estimate) -> tuple[Obstacle, ...]:
         *_of_disk(estimate.traffic, estimate.output_bytes, room, done),
         *_of_files(estimate.traffic, room, done),
         *_of_scheduler(estimate.engines, workers),
+        *_of_walltime(estimate.jobs, workers),
     )
 
 
@@ -63,10 +65,12 @@ def _of_memory(memory: Memory, workers: WorkersPlanned) -> list[Obstacle]:
     amount = f"at least {format_bytes(memory.least)}" if certain else f"up to {format_bytes(memory.peak)}"
     by_training = memory.pool + memory.step > memory.block + memory.waiting
     smaller = "--preset fast" if by_training else "a smaller --block"
-    fewer = f", fewer --workers than {workers.count}" if workers.count > 1 else ""
+    together = workers.jobs.workers if workers.jobs else workers.count
+    fewer = f", fewer --workers than {together}" if together > 1 else ""
+    larger = "--mem or --memory-limit" if workers.jobs else "--memory-limit"
     sentence = (
         f"a worker needs {amount} but has {format_bytes(workers.memory_bytes)}; "
-        f"give {smaller}{fewer}, or a larger --memory-limit."
+        f"give {smaller}{fewer}, or a larger {larger}."
     )
     return [Obstacle("memory", certain, sentence)]
 
@@ -126,3 +130,26 @@ def _of_scheduler(engines: Engines, workers: WorkersPlanned) -> list[Obstacle]:
         f"blocks, and there are {workers.count}; give a larger --block{other}, or fewer workers."
     )
     return [Obstacle("scheduler", False, sentence)]
+
+
+def _of_walltime(times: JobTimes | None, workers: WorkersPlanned) -> list[Obstacle]:
+    """Find what could not end within a job, and would be begun again and again."""
+    if times is None or workers.jobs is None:
+        return []
+    limit = f"a job of {duration(workers.jobs.walltime_seconds)} has {duration(times.limit)} for it"
+    if times.task > times.limit:
+        crowded = times.block <= times.limit
+        turns = f" while {workers.threads} take turns" if crowded else ""
+        fewer = ", fewer --threads" if crowded else ""
+        taken = duration(times.task if crowded else times.block)
+        sentence = f"a block takes about {taken}{turns}, and {limit}"
+        remedy = f"give a longer --walltime{fewer}, or a smaller --block"
+    elif times.region > times.limit and workers.jobs.most == 1:
+        sentence = (
+            f"a region, which is written as a whole, takes about {duration(times.region)}, and {limit}; "
+            "what a job has not written is lost where no other job takes it over"
+        )
+        remedy = "give a longer --walltime, or --jobs 2 or more"
+    else:
+        return []
+    return [Obstacle("walltime", False, f"{sentence}; {remedy}.")]

@@ -10,14 +10,14 @@ from dask.utils import format_bytes
 
 from bigdecon.estimating import Engines, Estimate, Memory, Times
 from bigdecon.forecast import Forecast
+from bigdecon.job_times import duration
 from bigdecon.plan_text import describe_plan
 from bigdecon.planning import RunPlan
+from bigdecon.workforce import WorkersPlanned
 
-__all__ = ["describe_forecast", "duration", "forecast_numbers"]
+__all__ = ["describe_forecast", "forecast_numbers"]
 
 Lines = list[tuple[str, str]]
-
-MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 
 def describe_forecast(found: Forecast) -> Lines:
@@ -29,21 +29,11 @@ def describe_forecast(found: Forecast) -> Lines:
     lines += _describe_room(estimate)
     lines += _describe_memory(estimate)
     lines += _describe_times(found)
+    lines += _describe_jobs(estimate)
     lines += _describe_scheduler(estimate.engines, estimate.workers.count)
     headings = ("assumed", *[""] * len(found.assumptions))
     lines += list(zip(headings, found.assumptions, strict=False))
     return lines
-
-
-def duration(seconds: float) -> str:
-    """Give a time as a person would: "40 s", "12 min", "3.5 h", "9 days"."""
-    if seconds < 2 * MINUTE:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 2 * HOUR:
-        return f"{round(seconds / MINUTE)} min"
-    if seconds < 2 * DAY:
-        return f"{seconds / HOUR:.1f} h"
-    return f"{round(seconds / DAY)} days"
 
 
 def _describe_traffic(estimate: Estimate) -> Lines:
@@ -79,7 +69,7 @@ def _describe_memory(estimate: Estimate) -> Lines:
     if memory.pool:
         parts.append(f"training {format_bytes(memory.pool + (0 if on_gpu else memory.step))}")
     lines = [
-        ("workers", f"{workers.count}, each with {workers.threads} threads"),
+        ("workers", f"{workers.count}{_in_jobs(workers)}, each with {workers.threads} threads"),
         ("memory", f"about {format_bytes(memory.peak)} for a worker, {limit}"),
         ("", ", ".join(parts)),
     ]
@@ -87,6 +77,26 @@ def _describe_memory(estimate: Estimate) -> Lines:
         there = "" if workers.gpu_bytes is None else f", of {format_bytes(workers.gpu_bytes)}"
         lines.append(("GPU memory", f"about {format_bytes(memory.gpu)}{there}"))
     return lines
+
+
+def _in_jobs(workers: WorkersPlanned) -> str:
+    if workers.jobs is None:
+        return ""
+    jobs = workers.jobs
+    most = f"{jobs.most} jobs" if jobs.most > 1 else "1 job"
+    least = f", at least {jobs.least} of them alive" if jobs.least < jobs.most else ""
+    return f" in {most} of {duration(jobs.walltime_seconds)}{least}"
+
+
+def _describe_jobs(estimate: Estimate) -> Lines:
+    """Say how often jobs follow one another."""
+    jobs, times = estimate.workers.jobs, estimate.jobs
+    if jobs is None or times is None:
+        return []
+    whole = duration(jobs.walltime_seconds)
+    spent = f"{duration(times.usable)} of {whole} for blocks, the rest to leave in time"
+    turns = "no job needs a successor" if times.in_turn == 1 else f"about {times.in_turn} one after the other"
+    return [("jobs", f"{jobs.most} at a time, {turns}"), ("", spent)]
 
 
 def _describe_times(found: Forecast) -> Lines:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bigdecon.cluster_settings import SlurmSettings
+from bigdecon.cluster_settings import SlurmSettings, parse_walltime
 from bigdecon.config import RunConfig
 from bigdecon.distributed.cluster import (
     Connection,
@@ -24,6 +24,7 @@ from bigdecon.places import as_place
 
 __all__ = [
     "OWN_CLUSTERS",
+    "JobsPlanned",
     "WorkersPlanned",
     "Workforce",
     "device_planned",
@@ -78,21 +79,40 @@ class Workforce:
 
 
 @dataclass(frozen=True)
+class JobsPlanned:
+    """Jobs of a batch system that hold the workers.
+
+    Attributes
+    ----------
+    least, most : jobs kept alive
+    workers : worker processes of each
+    walltime_seconds : time limit of each
+    """
+
+    least: int
+    most: int
+    workers: int
+    walltime_seconds: int
+
+
+@dataclass(frozen=True)
 class WorkersPlanned:
     """Who will work.
 
     Attributes
     ----------
-    count : worker processes
+    count : worker processes; on a batch system, of as many jobs as are allowed
     threads : tasks that one runs at once
     memory_bytes : of one; 0 for no limit
     gpu_bytes : memory of one's GPU; None without one, or where it is not known
+    jobs : that hold them; None where there are no jobs of ours
     """
 
     count: int
     threads: int
     memory_bytes: int
     gpu_bytes: int | None = None
+    jobs: JobsPlanned | None = None
 
 
 def device_planned(config: RunConfig, remote: Connection | None = None) -> str:
@@ -115,7 +135,9 @@ def workers_planned(config: RunConfig, device: str, remote: Connection | None = 
 
         settings = config.slurm
         shape = JobShape(settings, config.workers, config.threads, config.gpus, config.memory_limit)
-        return WorkersPlanned(settings.jobs[1] * shape.n_workers, shape.n_threads, shape.worker_memory_bytes)
+        jobs = JobsPlanned(*settings.jobs, shape.n_workers, parse_walltime(shape.walltime))
+        count = jobs.most * jobs.workers
+        return WorkersPlanned(count, shape.n_threads, shape.worker_memory_bytes, jobs=jobs)
     layout = plan_local_workers(
         config.workers,
         config.threads,

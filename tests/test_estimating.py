@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from bigdecon.calibration import Calibration
 from bigdecon.config import RunConfig
 from bigdecon.errors import OptionError
 from bigdecon.estimating import SCHEDULER_SECONDS, Room, estimate, estimate_memory
+from bigdecon.job_times import job_times
 from bigdecon.obstacles import find_obstacles, refuse_too_little_memory
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.planning import prepare
 from bigdecon.sizing import PROGRAM_BYTES
-from bigdecon.workforce import WorkersPlanned
+from bigdecon.workforce import JobsPlanned, WorkersPlanned
 from tests.runs import SIZE, kernel, specimen, write_image
 
 PLAIN = {"method": "richardson-lucy", "iterations": 2, "sieve": 0.0, "background": 0.0}
@@ -191,3 +193,58 @@ def test_files_are_compared_with_inodes(plan):
     for free, what in ((needed, []), (needed - 1, ["files"]), (None, [])):
         found = find_obstacles(estimate(plan, workers(), Room(10**12, free), None))
         assert [o.what for o in found] == what
+
+
+def in_jobs(minutes, most=1, memory=0):
+    jobs = JobsPlanned(1, most, 2, 60 * minutes)
+    return WorkersPlanned(2 * most, 2, memory, jobs=jobs)
+
+
+def test_jobs_follow_one_another_until_all_is_done():
+    """Two blocks at a time, of 100 s each alone: no task is begun 1.25 times 200 s before the margin."""
+    hour = JobsPlanned(1, 1, 2, 3600)
+    found = job_times(hour, 2, 100.0, 8, 10_000.0)
+    assert (found.limit, found.task, found.region) == (3540, 200, 400)
+    assert found.usable == 3540 - 250
+    assert found.in_turn == 4
+    assert job_times(hour, 2, 100.0, 8, found.usable).in_turn == 1
+    assert job_times(hour, 2, 100.0, 8, 0.0).in_turn == 1
+    longer = job_times(JobsPlanned(1, 1, 2, 7200), 2, 100.0, 8, 10_000.0)
+    assert longer.in_turn == 2
+    full = job_times(hour, 1, 3500.0, 8, 35_000.0)
+    assert full.in_turn == 10, "the first task of a job is done even if no second one fits"
+
+
+def test_more_jobs_at_a_time_need_fewer_successors(config):
+    plan = prepare(replace(config, **PLAIN, tiling=replace(config.tiling, block=32)), "cpu")
+    slow = replace(SPEEDS, block_seconds=100.0)
+    one, four = (estimate(plan, in_jobs(12, most), ROOM, slow) for most in (1, 4))
+    assert one.jobs.in_turn >= 2 * four.jobs.in_turn >= 2
+    assert one.jobs.block == one.times.largest_block == 101.0
+    assert one.jobs.task == 2 * one.jobs.block
+    assert estimate(plan, workers(), ROOM, slow).jobs is None
+    assert estimate(plan, in_jobs(12), ROOM, None).jobs is None
+
+
+def test_what_does_not_end_within_a_job_is_told_with_the_remedy(config):
+    """From blocks that fit easily to one that fits no job even alone."""
+    plan = prepare(replace(config, **PLAIN, tiling=replace(config.tiling, block=32)), "cpu")
+    cases = {
+        (10.0, 1): None,
+        (200.0, 1): r"a region, .* or --jobs 2 or more\.$",
+        (200.0, 2): None,
+        (400.0, 2): r"a block takes about 13 min while 2 take turns, .*--walltime, fewer --threads, or",
+        (700.0, 2): r"a block takes about 12 min, and a job of 12 min has 11 min for it; .*--walltime, or",
+    }
+    for (seconds, most), words in cases.items():
+        speeds = replace(SPEEDS, block_seconds=seconds)
+        found = find_obstacles(estimate(plan, in_jobs(12, most), ROOM, speeds))
+        assert [o.what for o in found] == ([] if words is None else ["walltime"]), (seconds, found)
+        assert words is None or re.search(words, found[0].sentence), found[0].sentence
+        assert not any(o.certain for o in found)
+
+
+def test_the_memory_of_a_job_is_asked_for_with_mem(plan):
+    least = estimate_memory(plan, workers()).least
+    with pytest.raises(OptionError, match=r"fewer --workers than 2, or a larger --mem or --memory-limit"):
+        refuse_too_little_memory(plan, in_jobs(12, 4, least - 1))

@@ -15,10 +15,11 @@ from bigdecon.estimating import Room
 from bigdecon.forecast import _room_at, forecast
 from bigdecon.io.layout import plan_output
 from bigdecon.io.writing import create_ome_zarr
+from bigdecon.job_times import duration
 from bigdecon.object_path import ObjectPath
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.pipeline import run
-from bigdecon.plan_report import describe_forecast, duration
+from bigdecon.plan_report import describe_forecast
 from bigdecon.planning import prepare
 from bigdecon.volume import ArraySource, Volume
 from tests.runs import SIZE, kernel, specimen, write_image

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.slow
 PAGE = Path(__file__).parents[1] / "docs" / "slurm.md"
 QUICK = "--method richardson-lucy --iterations 2 --background 0 --sieve 0 --no-accelerate --block 24"
 
+SMALL_JOBS = "--walltime 0:30:00 --threads 1 --mem 1500M"
+
 
 def scripts() -> list[str]:
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
@@ -36,6 +38,8 @@ def fit(script: str) -> str:
     script = re.sub(r"^#SBATCH --time=.*$", "#SBATCH --time=0:30:00", script, flags=re.MULTILINE)
     script = re.sub(r"(?<=--cpus-per-task=)\d+", "1", script)
     script = script.replace("--interface ib0", "--interface lo")
+    # of the jobs that bigdecon submits
+    script = script.replace("--walltime 4:00:00 --gpus 1 --threads 4 --mem 32G", SMALL_JOBS)
     return script.replace("bigdecon run volume.ome.zarr", f"bigdecon run volume.ome.zarr {QUICK}")
 
 
@@ -74,8 +78,9 @@ def read_voxels(output: Path) -> dict[str, bytes]:
 def test_scripts_give_a_result_and_all_the_same(slurm_node, folder):
     output = folder / "volume.deconvolved.ome.zarr"
     results = []
-    for part in ("--gres=gpu:2", "job_worker --scheduler-file"):
+    for part in ("--gres=gpu:2", "--cluster slurm", "job_worker --scheduler-file"):
         script = fit(find_script(part))
+        assert part != "--cluster slurm" or SMALL_JOBS in script
         assert "Result: " in (said := submit(script, folder, slurm_node)), said
         results.append(read_voxels(output))
         if len(results) == 1:
@@ -83,6 +88,7 @@ def test_scripts_give_a_result_and_all_the_same(slurm_node, folder):
         output.rename(folder / f"result-{len(results)}")
     assert results[0]
     assert all(one == results[0] for one in results)
+    assert list((folder / "volume.deconvolved.logs").glob("bigdecon-*.out")), "the second one submitted jobs"
 
 
 def test_every_script_is_one_that_bash_can_read():

@@ -12,7 +12,7 @@ from bigdecon.errors import OptionError
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["choose_device", "choose_gpus", "gpu_workers"]
+__all__ = ["choose_device", "choose_gpus", "computes_here", "gpu_workers"]
 
 
 def choose_device(device: str, client: Client | None = None) -> str:
@@ -106,6 +106,11 @@ def gpu_workers(client: Client) -> tuple[str, ...]:
     holds = client.run(_torch_uses_gpus, on_error="ignore")
     able = tuple(sorted(worker for worker, gpu in holds.items() if gpu))
     return () if len(able) == len(holds) else able
+
+
+def computes_here(device: str) -> bool:
+    """Tell whether this process can compute on a torch device: a login node has none of its jobs' GPUs."""
+    return not device.startswith("cuda") or _torch_uses_gpus()
 
 
 def _torch_uses_gpus() -> bool:

@@ -28,7 +28,7 @@ from distributed.core import Status
 if TYPE_CHECKING:
     from distributed import Worker
 
-__all__ = ["JOB_END", "LeaveInTime", "job_end", "margin_seconds", "seconds_left"]
+__all__ = ["JOB_END", "SAFETY", "LeaveInTime", "job_end", "margin_seconds", "seconds_left"]
 
 JOB_END = "BIGDECON_JOB_END"
 """Name in the environment of the time at which the job ends, in seconds since 1970."""

@@ -83,6 +83,41 @@ def test_calibrated_by_default(plan):
     assert told["calibration"]["block_seconds"] > 0
 
 
+SLURM = ("--cluster", "slurm", "--walltime", "30", "--jobs", "1:3", "--workers", "2", "--mem", "4G")
+
+
+def test_jobs_of_slurm_are_planned_without_any(plan, folder):
+    before = snapshot(folder)
+    code, out, err = plan(*QUICK, *SLURM)
+    assert (code, err) == (0, "")
+    for part in (
+        "6 in 3 jobs of 30 min, at least 1 of them alive, each with 1 threads",
+        "of 2.00 GiB",
+        "3 at a time, no job needs a successor",
+        "29 min of 30 min for blocks, the rest to leave in time",
+        "taken to be as fast as this machine",
+    ):
+        assert part in out
+    assert snapshot(folder) == before
+
+
+def test_numbers_of_jobs(plan):
+    told = json.loads(plan(*QUICK, *SLURM, "--json")[1])["estimate"]
+    assert told["workers"]["jobs"] == {"least": 1, "most": 3, "workers": 2, "walltime_seconds": 1800}
+    assert told["jobs"]["in_turn"] == 1
+
+
+@pytest.mark.parametrize("method", [QUICK, ("--steps", "10")])
+def test_a_login_node_without_gpus_plans_for_jobs_with_some(plan, monkeypatch, method):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, out, _ = plan("--cluster", "slurm", "--device", "auto", "--gpus", "2", *method)
+    assert code == 0
+    assert "cuda" in out
+    assert "GPU memory" in out
+    assert "2 in 1 job of 4.0 h" in out
+    assert "there are no times, as the jobs would compute on GPUs and this machine has none" in out
+
+
 def test_bad_input_is_refused_as_run_does(plan):
     code, _, err = plan("--method", "wiener", "--sieve", "1", "--no-calibrate")
     assert code == 2
