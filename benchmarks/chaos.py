@@ -33,7 +33,7 @@ from bigdecon.deconvolution.ledger import Ledger
 from bigdecon.io.layout import plan_output
 from bigdecon.io.writing import create_ome_zarr, write_box, write_boxes
 from bigdecon.optics.psf import psf_from_array, save_psf
-from bigdecon.verification import verify_output
+from bigdecon.running.verification import verify_output
 from bigdecon.volume import Volume
 
 RESULT = Path(__file__).parent / "results" / "chaos.json"
@@ -46,7 +46,7 @@ PATIENCE = 180.0
 SURROUNDINGS = """
 import os, time
 from dataclasses import replace
-from bigdecon import planning, training_settings
+from bigdecon.running import planning, training_settings
 from bigdecon.config import NetworkConfig
 from bigdecon.deconvolution import block, ledger
 

@@ -28,7 +28,7 @@ import psutil
 import zarr
 from scipy.ndimage import uniform_filter
 
-import bigdecon.regions as regions
+import bigdecon.running.regions as regions
 from bigdecon.config import RunConfig
 from bigdecon.deconvolution.lease import Lease
 from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
@@ -37,7 +37,7 @@ from bigdecon.distributed.progress import RegionDone
 from bigdecon.io.layout import plan_output
 from bigdecon.io.writing import create_ome_zarr, write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
-from bigdecon.planning import RunPlan, prepare
+from bigdecon.running.planning import RunPlan, prepare
 from bigdecon.volume import Box, Volume
 
 HERE = Path(__file__).parent

@@ -357,9 +357,9 @@ def evaluate_psnr(restored: Image, truth: Image) -> float:
 
 
 def _restore_tuned(trial: Trial, noisy: Image, psf: PSF, device: str) -> dict[str, Any]:
-    from bigdecon.classical_settings import tuning_of
     from bigdecon.config import RunConfig
     from bigdecon.deconvolution.methods import classical_method
+    from bigdecon.running.classical_settings import tuning_of
 
     options = dict(trial.options)
     if options.pop("changes", ()):  # the only one that classical methods know

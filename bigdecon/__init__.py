@@ -13,7 +13,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bigdecon.classical_settings import tuned_method
     from bigdecon.config import LossWeights, RunConfig, TilingConfig, TrainingConfig, training_preset
     from bigdecon.deconvolution.block import Deconvolver
     from bigdecon.deconvolution.blockwise import deconvolve
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from bigdecon.optics.models import make_psf
     from bigdecon.optics.psf import PSF, load_psf, save_psf
     from bigdecon.pipeline import RunResult, run
+    from bigdecon.running.classical_settings import tuned_method
     from bigdecon.ssi_config import SSIConfig, ssi_preset
     from bigdecon.volume import Volume
 
@@ -78,7 +78,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "classical_settings": ("tuned_method",),
+    "running.classical_settings": ("tuned_method",),
     "config": ("LossWeights", "RunConfig", "TilingConfig", "TrainingConfig", "training_preset"),
     "deconvolution.block": ("Deconvolver",),
     "deconvolution.blockwise": ("deconvolve",),

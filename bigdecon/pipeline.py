@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import uuid4
 
-from bigdecon import places
-from bigdecon.choosing import make_tuner
 from bigdecon.config import CLASSICAL, RunConfig
 from bigdecon.deconvolution.lease import Lease
 from bigdecon.deconvolution.ledger import Fault
@@ -19,6 +17,7 @@ from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.progress import Listener, Message, stage, subscribe
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import RunError
+from bigdecon.forecasting.obstacles import refuse_too_little_memory
 from bigdecon.io.output_folder import remove_output
 from bigdecon.io.provenance import CurvePoint, Provenance, PSFRecord, RunRecord, TrainingRecord, write_run
 from bigdecon.io.writing import (
@@ -28,14 +27,15 @@ from bigdecon.io.writing import (
     set_provenance,
 )
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from bigdecon.object_path import ObjectPath
-from bigdecon.obstacles import refuse_too_little_memory
-from bigdecon.places import Place
-from bigdecon.planning import RunPlan, prepare
-from bigdecon.regions import able_workers, restore_regions, write_coarser_levels
+from bigdecon.running.choosing import make_tuner
+from bigdecon.running.planning import RunPlan, prepare
+from bigdecon.running.regions import able_workers, restore_regions, write_coarser_levels
+from bigdecon.running.worker_tasks import train_on_worker
+from bigdecon.running.workforce import Workforce, workers_planned
 from bigdecon.ssi_config import Training
-from bigdecon.worker_tasks import train_on_worker
-from bigdecon.workforce import Workforce, workers_planned
+from bigdecon.storage import places
+from bigdecon.storage.object_path import ObjectPath
+from bigdecon.storage.places import Place
 
 __all__ = ["RunResult", "run"]
 

@@ -9,7 +9,7 @@ import click
 from bigdecon_cli.options import run_config, run_options
 
 if TYPE_CHECKING:
-    from bigdecon.forecast import Forecast
+    from bigdecon.forecasting.forecast import Forecast
 
 
 @click.command()
@@ -37,7 +37,7 @@ def command(input_path: str, *, calibrate: bool, quiet: bool, as_json: bool, **s
     """  # noqa: D301
     from bigdecon_cli.display import choose_display
 
-    from bigdecon.forecast import forecast
+    from bigdecon.forecasting.forecast import forecast
 
     config = run_config(input_path, settings)
     with choose_display(quiet=quiet or as_json, as_json=False) as display:
@@ -46,7 +46,7 @@ def command(input_path: str, *, calibrate: bool, quiet: bool, as_json: bool, **s
 
 
 def _show(found: Forecast, *, quiet: bool, as_json: bool) -> None:
-    from bigdecon.plan_report import describe_forecast, forecast_numbers
+    from bigdecon.forecasting.plan_report import describe_forecast, forecast_numbers
 
     if as_json:
         click.echo(json.dumps({"event": "Forecast", **forecast_numbers(found)}))

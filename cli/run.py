@@ -15,7 +15,7 @@ from bigdecon.errors import BigdeconError, RunError
 if TYPE_CHECKING:
     from bigdecon.config import RunConfig
     from bigdecon.pipeline import RunResult
-    from bigdecon.planning import RunPlan
+    from bigdecon.running.planning import RunPlan
 
 
 @click.command()
@@ -46,8 +46,8 @@ def _run(config: RunConfig, *, quiet: bool, as_json: bool) -> None:
     from bigdecon_cli.display import choose_display
 
     from bigdecon.pipeline import run
-    from bigdecon.plan_text import describe_plan
-    from bigdecon.workforce import job_script
+    from bigdecon.running.plan_text import describe_plan
+    from bigdecon.running.workforce import job_script
 
     def show_plan(plan: RunPlan) -> None:
         script = job_script(config) if config.dry_run else ""

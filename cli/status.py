@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from bigdecon.deconvolution.ledger import RegionKey
-    from bigdecon.run_status import RunStatus
+    from bigdecon.running.run_status import RunStatus
 
 MOST_LINES = 20
 
@@ -28,7 +28,7 @@ def command(output: str, as_json: bool) -> None:
     Example:
       bigdecon status volume.deconvolved.ome.zarr
     """  # noqa: D301
-    from bigdecon.run_status import run_status
+    from bigdecon.running.run_status import run_status
 
     status = run_status(output)
     click.echo(json.dumps(as_plain(status)) if as_json else "\n".join(describe(status)))

@@ -10,7 +10,7 @@ import click
 from bigdecon.errors import OptionError, RunError
 
 if TYPE_CHECKING:
-    from bigdecon.verification import Damage, Verification
+    from bigdecon.running.verification import Damage, Verification
 
 MOST_LINES = 20
 
@@ -33,7 +33,7 @@ def command(output: str, repair: bool, threads: int, as_json: bool) -> None:
       bigdecon verify volume.deconvolved.ome.zarr
       bigdecon verify --repair volume.deconvolved.ome.zarr && bigdecon run ...
     """  # noqa: D301
-    from bigdecon.verification import repair_output, verify_output
+    from bigdecon.running.verification import repair_output, verify_output
 
     if threads < 1:
         raise OptionError(f"--threads is {threads}; it must be at least 1.")

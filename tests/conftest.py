@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from bigdecon.places import Place, as_place
+from bigdecon.storage.places import Place, as_place
 from tests.servers import object_store
 from tests.slurm import slurm_node  # noqa: F401  (a fixture for whoever asks)
 
@@ -96,7 +96,7 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("bigdecon.servers.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("bigdecon.storage.servers.FIRST_PAUSE_S", 0.01)
     bucket = f"bucket-{uuid4().hex[:12]}"
     s3fs.S3FileSystem(skip_instance_cache=True).mkdir(bucket, acl="public-read")
     return f"s3://{bucket}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bigdecon import pipeline, planning
+from bigdecon import pipeline
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution import block
 from bigdecon.deconvolution.ledger import Ledger
@@ -20,6 +20,7 @@ from bigdecon.distributed.progress import Message, RegionDone
 from bigdecon.errors import OutputError, ReadError, RunError
 from bigdecon.io.provenance import is_unfinished
 from bigdecon.optics.psf import psf_from_array, save_psf
+from bigdecon.running import planning
 from tests.runs import SIZE, kernel, snapshot, specimen, voxels, write_in_chunks
 
 LONG = (8, 30, 600)

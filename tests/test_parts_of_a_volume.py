@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bigdecon import pipeline, planning
+from bigdecon import pipeline
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution.block import BlockRules
 from bigdecon.distributed.cluster import connect
 from bigdecon.errors import OutputError
 from bigdecon.optics.psf import psf_from_array, save_psf
+from bigdecon.running import planning
 from tests.runs import SIZE, kernel, specimen, voxels, write_image, write_in_chunks
 
 
@@ -57,7 +58,7 @@ def test_missing_chunks_are_restored_once_and_give_the_same_bytes(config, tmp_pa
     assert result.skipped >= 2
     model = {"model": str(result.output), "steps": None} if result.models else {}
     with monkeypatch.context() as patch:
-        patch.setattr("bigdecon.regions.BlockRules", lambda name, dim: BlockRules("", dim))
+        patch.setattr("bigdecon.running.regions.BlockRules", lambda name, dim: BlockRules("", dim))
         plain = run(config, tmp_path, "plain", **model)
     assert plain.skipped == 0
     np.testing.assert_array_equal(voxels(result.output), voxels(plain.output))

@@ -13,7 +13,7 @@ import yaozarrs
 import zarr
 from scipy.ndimage import gaussian_filter
 
-from bigdecon import pipeline, planning
+from bigdecon import pipeline
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution.lease import Lease
 from bigdecon.distributed.cluster import connect
@@ -23,7 +23,8 @@ from bigdecon.io.provenance import is_unfinished, read_run, write_run
 from bigdecon.io.reading import open_volume
 from bigdecon.io.writing import write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
-from bigdecon.plan_text import describe_plan
+from bigdecon.running import planning
+from bigdecon.running.plan_text import describe_plan
 from bigdecon.volume import Channel, Volume
 
 SHAPE = (24, 40, 44)

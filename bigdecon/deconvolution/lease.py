@@ -23,10 +23,10 @@ from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
 
-from bigdecon import places
 from bigdecon.errors import OutputError
-from bigdecon.places import Place, PlaceLike, as_place
-from bigdecon.servers import QUICK
+from bigdecon.storage import places
+from bigdecon.storage.places import Place, PlaceLike, as_place
+from bigdecon.storage.servers import QUICK
 from bigdecon.untrusted import MAX_DOCUMENT_BYTES, parse_json
 
 __all__ = ["Holder", "Lease", "find_holder"]

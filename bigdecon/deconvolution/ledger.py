@@ -25,14 +25,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bigdecon import places
 from bigdecon.deconvolution.lease import Lease
 from bigdecon.deconvolution.ledger_summary import read_entries
-from bigdecon.durable import TEMPORARY
 from bigdecon.errors import OutputError, WriteError
-from bigdecon.object_path import ObjectPath
-from bigdecon.places import Place
-from bigdecon.servers import ServerFailure
+from bigdecon.storage import places
+from bigdecon.storage.durable import TEMPORARY
+from bigdecon.storage.object_path import ObjectPath
+from bigdecon.storage.places import Place
+from bigdecon.storage.servers import ServerFailure
 from bigdecon.untrusted import is_whole, parse_json, shown
 from bigdecon.volume import Box
 

@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 
-from bigdecon import places
-from bigdecon.object_path import ObjectPath
-from bigdecon.servers import QUICK
+from bigdecon.storage import places
+from bigdecon.storage.object_path import ObjectPath
+from bigdecon.storage.servers import QUICK
 
 __all__ = ["read_entries"]
 

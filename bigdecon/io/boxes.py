@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from bigdecon.errors import WriteError
 from bigdecon.io.layout import LevelLayout, OutputLayout
 from bigdecon.io.stores import open_store, output_place, writable_store
-from bigdecon.object_path import ObjectPath
-from bigdecon.places import Place, PlaceLike
+from bigdecon.storage.object_path import ObjectPath
+from bigdecon.storage.places import Place, PlaceLike
 from bigdecon.volume import Box
 
 __all__ = ["Converted", "convert", "digest", "read_box", "write_box", "write_error"]

@@ -15,7 +15,7 @@ import numpy as np
 from bigdecon.errors import VolumeError
 from bigdecon.io.stores import is_url, open_store, read_key
 from bigdecon.io.zarr_source import ZarrSource
-from bigdecon.servers import ask
+from bigdecon.storage.servers import ask
 from bigdecon.volume import ArraySource, Crop, Source, Take, Volume
 
 __all__ = ["InputIdentity", "StoredFile", "input_identity"]

@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
 
-from bigdecon import places
 from bigdecon.errors import OutputError
 from bigdecon.io.stores import output_place
-from bigdecon.object_path import ObjectPath
-from bigdecon.places import TEMPORARY, Place, PlaceLike, as_place
-from bigdecon.servers import QUICK, ServerFailure
+from bigdecon.storage import places
+from bigdecon.storage.object_path import ObjectPath
+from bigdecon.storage.places import TEMPORARY, Place, PlaceLike, as_place
+from bigdecon.storage.servers import QUICK, ServerFailure
 from bigdecon.untrusted import MAX_DOCUMENT_BYTES, parse_json
 
 __all__ = [

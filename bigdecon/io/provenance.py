@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from bigdecon import places
 from bigdecon.described import from_json
 from bigdecon.errors import OutputError, WriteError
 from bigdecon.intensity import IntensityStats
 from bigdecon.io.identity import InputIdentity, input_identity
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
-from bigdecon.object_path import ObjectPath
-from bigdecon.places import PlaceLike, as_place
-from bigdecon.servers import ServerFailure
+from bigdecon.storage import places
+from bigdecon.storage.object_path import ObjectPath
+from bigdecon.storage.places import PlaceLike, as_place
+from bigdecon.storage.servers import ServerFailure
 from bigdecon.untrusted import MAX_DOCUMENT_BYTES, is_whole, parse_json, reason, shown
 
 __all__ = [

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bigdecon.io.boxes import read_box, write_box
 from bigdecon.io.layout import LevelLayout, OutputLayout, write_boxes
 from bigdecon.io.ome_writing import DisplayWindow
-from bigdecon.places import PlaceLike
+from bigdecon.storage.places import PlaceLike
 from bigdecon.volume import Box
 
 __all__ = ["build_pyramid", "local_mean", "measure_windows", "pyramid_boxes", "write_pyramid_box"]

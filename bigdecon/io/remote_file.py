@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from bigdecon.servers import QUICK, ask
+from bigdecon.storage.servers import QUICK, ask
 
 __all__ = ["RemoteFile"]
 
 
 class RemoteFile(io.RawIOBase):
-    """A binary file on a server; each read is repeated as `bigdecon.servers` says.
+    """A binary file on a server; each read is repeated as `bigdecon.storage.servers` says.
 
     Parameters
     ----------

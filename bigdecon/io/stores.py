@@ -13,11 +13,11 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Sto
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-from bigdecon import places, servers
 from bigdecon.errors import OutputError, VolumeError
-from bigdecon.object_path import ObjectPath
-from bigdecon.places import Place, PlaceLike, as_place, resolve
-from bigdecon.servers import QUICK, ask_async, is_url
+from bigdecon.storage import places, servers
+from bigdecon.storage.object_path import ObjectPath
+from bigdecon.storage.places import Place, PlaceLike, as_place, resolve
+from bigdecon.storage.servers import QUICK, ask_async, is_url
 from bigdecon.untrusted import read_regular
 
 __all__ = [
@@ -56,7 +56,7 @@ def output_place(path: PlaceLike) -> Place:
 
 
 def filesystem(url: str) -> Any:
-    """Connect anew to the server behind a URL; see `bigdecon.servers.filesystem`.
+    """Connect anew to the server behind a URL; see `bigdecon.storage.servers.filesystem`.
 
     Raises
     ------
@@ -102,8 +102,8 @@ class RemoteStore(Store):
     """A read-only Zarr store behind a URL.
 
     Other than zarr's own FsspecStore it holds no connection of its own but takes that of its process,
-    repeats failed requests as `bigdecon.servers` says, and understands servers that ignore byte ranges.
-    Requests run on fsspec's thread, so any number of threads may read at once.
+    repeats failed requests as `bigdecon.storage.servers` says, and understands servers that ignore byte
+    ranges. Requests run on fsspec's thread, so any number of threads may read at once.
     """
 
     supports_writes = False

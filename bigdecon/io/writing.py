@@ -18,7 +18,6 @@ from zarr.codecs import BloscCodec
 from zarr.core.chunk_key_encodings import V2ChunkKeyEncoding
 from zarr.storage import LocalStore, MemoryStore
 
-from bigdecon import places
 from bigdecon.errors import OutputError
 from bigdecon.io.boxes import Converted, convert, digest, read_box, write_box, write_error
 from bigdecon.io.layout import LevelLayout, OutputLayout, plan_output, write_boxes
@@ -42,8 +41,9 @@ from bigdecon.io.pyramid import (
     write_pyramid_box,
 )
 from bigdecon.io.stores import open_store, output_place, writable_store
-from bigdecon.object_path import ObjectPath
-from bigdecon.places import Place, PlaceLike
+from bigdecon.storage import places
+from bigdecon.storage.object_path import ObjectPath
+from bigdecon.storage.places import Place, PlaceLike
 from bigdecon.volume import Box, Volume
 
 __all__ = [

@@ -15,15 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from bigdecon import places
 from bigdecon.config import LossWeights, Method, NetworkConfig, TrainingConfig
 from bigdecon.described import checked_fields, from_json
 from bigdecon.errors import ModelError, OptionError, WriteError
 from bigdecon.intensity import IntensityStats, Scaling
 from bigdecon.learning.networks import Network, build_network
 from bigdecon.optics.psf import PSF
-from bigdecon.places import Place, PlaceLike, as_place
 from bigdecon.ssi_config import SSIConfig, SSINetworkConfig, Training
+from bigdecon.storage import places
+from bigdecon.storage.places import Place, PlaceLike, as_place
 from bigdecon.untrusted import MAX_DOCUMENT_BYTES, parse_json, reason, shown
 
 __all__ = [

@@ -32,8 +32,8 @@ from bigdecon.learning.training_state import TrainingState, load_state, save_sta
 from bigdecon.learning.unet import memory_format
 from bigdecon.optics.blur import Blur
 from bigdecon.optics.psf import PSF, PSFSymmetries
-from bigdecon.places import Place
 from bigdecon.ssi_config import Training
+from bigdecon.storage.places import Place
 from bigdecon.volume import Volume
 
 __all__ = ["TrainingLoop", "TrainingStep", "exact_margin", "run_training", "step_generator"]

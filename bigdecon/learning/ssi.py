@@ -44,8 +44,8 @@ from bigdecon.learning.patches import PatchBatch, PatchPool
 from bigdecon.learning.ssi_schedule import Watch, mask_density, parameter_noise, stop_reason, training_noise
 from bigdecon.learning.training_state import TrainingState
 from bigdecon.optics.psf import PSF
-from bigdecon.places import Place
 from bigdecon.ssi_config import SSIConfig
+from bigdecon.storage.places import Place
 from bigdecon.volume import Volume
 
 __all__ = ["broadened", "masked_loss", "outside_loss", "shake", "train_ssi"]

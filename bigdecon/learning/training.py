@@ -26,7 +26,7 @@ from bigdecon.learning.patches import PatchBatch, PatchPool
 from bigdecon.learning.precision import has_fast_bfloat16
 from bigdecon.learning.schedule import last_step, rate_factor, stop_reason
 from bigdecon.optics.psf import PSF, symmetries
-from bigdecon.places import Place
+from bigdecon.storage.places import Place
 from bigdecon.volume import Volume
 
 __all__ = ["train"]

@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from bigdecon import places
 from bigdecon.described import from_json
 from bigdecon.learning.checkpoint import CurvePoint, write_atomically
-from bigdecon.places import Place
+from bigdecon.storage import places
+from bigdecon.storage.places import Place
 from bigdecon.untrusted import is_number, is_whole, parse_json
 
 __all__ = ["TrainingState", "load_state", "save_state"]

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 # The real command with a network, checkpoints and regions small enough for a test.
 COMMAND = """
 from dataclasses import replace
-from bigdecon import planning, training_settings
+from bigdecon.running import planning, training_settings
 from bigdecon.config import NetworkConfig
 from bigdecon_cli.main import main
 

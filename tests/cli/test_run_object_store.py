@@ -8,11 +8,11 @@ import time
 import numpy as np
 import pytest
 
-from bigdecon import places
 from bigdecon.deconvolution.lease import Lease
 from bigdecon.deconvolution.ledger import Ledger
 from bigdecon.io.reading import open_volume
-from bigdecon.places import as_place
+from bigdecon.storage import places
+from bigdecon.storage.places import as_place
 from tests.cli.test_run_interrupted import ITERATED, TRAINED, UNIT, finish, start, write_case
 from tests.servers import FaultyProxy
 

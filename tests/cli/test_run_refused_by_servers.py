@@ -6,12 +6,12 @@ import pytest
 from bigdecon_cli.main import bigdecon
 from click.testing import CliRunner
 
-from bigdecon import places
 from bigdecon.errors import BigdeconError
 from bigdecon.io.provenance import RunRecord, write_run
 from bigdecon.io.writing import write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
-from bigdecon.places import as_place
+from bigdecon.storage import places
+from bigdecon.storage.places import as_place
 from bigdecon.volume import Volume
 from tests.runs import SIZE, kernel, specimen, write_image
 from tests.servers import FaultyProxy

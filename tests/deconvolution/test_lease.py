@@ -13,10 +13,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from bigdecon import places
 from bigdecon.deconvolution.lease import Lease
 from bigdecon.errors import OutputError
-from bigdecon.places import Place, as_place
+from bigdecon.storage import places
+from bigdecon.storage.places import Place, as_place
 from tests.servers import FaultyProxy
 
 HOLD = """

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigdecon import places
 from bigdecon.deconvolution.ledger import Extent, Ledger, RegionKey, RegionRecord
-from bigdecon.durable import TEMPORARY, write_durably
 from bigdecon.errors import OutputError, WriteError
-from bigdecon.places import Place
+from bigdecon.storage import places
+from bigdecon.storage.durable import TEMPORARY, write_durably
+from bigdecon.storage.places import Place
 
 RECORD = RegionRecord(
     {Extent((0, 0), (64, 64)): "ab" * 16}, clipped=3, minimum=-1.5, maximum=2e4, seconds=0.25
@@ -206,7 +206,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 MANY = """
 import sys
-from bigdecon.places import as_place
+from bigdecon.storage.places import as_place
 from bigdecon.deconvolution.ledger import Ledger, RegionKey, RegionRecord
 for index in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
     start = index % 25
@@ -227,7 +227,7 @@ def test_many_processes_may_mark_at_once(place):
 
 KILLED = """
 import sys
-from bigdecon.places import as_place
+from bigdecon.storage.places import as_place
 from bigdecon.deconvolution.ledger import Ledger, RegionKey, RegionRecord
 index = 0
 while True:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from bigdecon import places
 from bigdecon.deconvolution.ledger import Extent, Ledger, RegionKey, RegionRecord
-from bigdecon.places import as_place
+from bigdecon.storage import places
+from bigdecon.storage.places import as_place
 from tests.servers import FaultyProxy
 
 RECORD = RegionRecord({Extent((0,), (64,)): "ab" * 16}, clipped=3, minimum=-1.5, maximum=2e4, seconds=0.25)

@@ -26,7 +26,7 @@ from bigdecon.intensity import IntensityStats
 from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.learning.ssi_network import SSIUNet
 from bigdecon.learning.unet import PassNorm
-from bigdecon.sizing import choose_tile, cut_volume
+from bigdecon.running.sizing import choose_tile, cut_volume
 from bigdecon.ssi_config import SSIConfig, SSINetworkConfig, ssi_preset
 from bigdecon.volume import Volume
 

@@ -21,8 +21,8 @@ from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.checkpoint import Checkpoint, save_checkpoint
 from bigdecon.learning.unet import UNet
+from bigdecon.running.worker_tasks import load_network
 from bigdecon.volume import Volume
-from bigdecon.worker_tasks import load_network
 
 STATS = IntensityStats(mean=120.0, std=30.0, minimum=80.0, maximum=400.0, background=100.0)
 
@@ -105,7 +105,7 @@ def test_a_worker_loads_it_with_the_networks_own_psf(checkpoint, tmp_path: Path)
 
 
 def test_only_a_refined_network_has_its_background_chosen() -> None:
-    from bigdecon.classical_settings import what_to_tune
+    from bigdecon.running.classical_settings import what_to_tune
 
     plain = RunConfig("a", ("b",))
     assert what_to_tune(plain) == ()

@@ -41,7 +41,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 def http_folder(tmp_path, monkeypatch):
     """Give (folder, URL, handler class) of a web server."""
 
-    monkeypatch.setattr("bigdecon.servers.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("bigdecon.storage.servers.FIRST_PAUSE_S", 0.01)
 
     class Handler(QuietHandler):
         pass

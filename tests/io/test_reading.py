@@ -286,7 +286,7 @@ def test_http(http_folder, version, ranges):
 
 
 def test_server_that_is_not_there(monkeypatch):
-    monkeypatch.setattr("bigdecon.servers.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("bigdecon.storage.servers.FIRST_PAUSE_S", 0.01)
     with pytest.raises(VolumeError, match="cannot be read"):
         open_volume("http://127.0.0.1:9/a.zarr")
     with pytest.raises(VolumeError, match="nosuch://"):

@@ -11,7 +11,7 @@ from bigdecon.io.identity import input_identity
 from bigdecon.io.reading import open_volume
 from bigdecon.io.remote_file import RemoteFile
 from bigdecon.io.writing import write_ome_zarr
-from bigdecon.places import as_place, files_below, write
+from bigdecon.storage.places import as_place, files_below, write
 from bigdecon.volume import Volume
 from tests.servers import FAULTS, FaultyProxy
 
@@ -58,7 +58,7 @@ def test_a_failure_now_and_then_passes_unnoticed(served, kind):
 @pytest.mark.parametrize("kind", ["500", "drop", "truncate"])
 def test_a_lasting_failure_is_one_sentence(served, kind, monkeypatch):
     address, data, proxy = served
-    monkeypatch.setattr("bigdecon.servers.ask_async.__kwdefaults__", {"attempts": 3})
+    monkeypatch.setattr("bigdecon.storage.servers.ask_async.__kwdefaults__", {"attempts": 3})
     volume = open_volume(address)
     proxy.rule = lambda method, path: kind if "/c/" in path else "none"
     with pytest.raises(ReadError, match=r"chunk \(.*at the last of 3 attempts.*the same command") as caught:

@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 
-from bigdecon import places
 from bigdecon.errors import OutputError, WriteError
 from bigdecon.io.ome_writing import DisplayWindow
 from bigdecon.io.output_folder import (
@@ -31,7 +30,8 @@ from bigdecon.io.writing import (
     write_boxes,
     write_ome_zarr,
 )
-from bigdecon.places import as_place
+from bigdecon.storage import places
+from bigdecon.storage.places import as_place
 from bigdecon.volume import Volume
 from tests.servers import FaultyProxy
 

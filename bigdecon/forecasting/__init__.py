@@ -1,0 +1,1 @@
+"""Forecasting: what a run would take, before it is started."""

@@ -1,0 +1,180 @@
+"""A forecast in words, and in numbers: what `bigdecon plan` prints."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from dask.utils import format_bytes
+
+from bigdecon.forecasting.estimating import Engines, Estimate, Memory, Times
+from bigdecon.forecasting.forecast import Forecast
+from bigdecon.forecasting.job_times import duration
+from bigdecon.running.plan_text import describe_plan
+from bigdecon.running.planning import RunPlan
+from bigdecon.running.workforce import WorkersPlanned
+
+__all__ = ["describe_forecast", "forecast_numbers"]
+
+Lines = list[tuple[str, str]]
+
+
+def describe_forecast(found: Forecast) -> Lines:
+    """Give the forecast as pairs of a heading and a short text; an empty heading continues the last."""
+    estimate = found.estimate
+    # The memory of a block is told below as part of a worker's.
+    lines = [line for line in describe_plan(found.plan) if line[0] != "memory"]
+    lines += _describe_traffic(estimate)
+    lines += _describe_room(estimate)
+    lines += _describe_memory(estimate)
+    lines += _describe_times(found)
+    lines += _describe_jobs(estimate)
+    lines += _describe_scheduler(estimate.engines, estimate.workers.count)
+    headings = ("assumed", *[""] * len(found.assumptions))
+    lines += list(zip(headings, found.assumptions, strict=False))
+    return lines
+
+
+def _describe_traffic(estimate: Estimate) -> Lines:
+    traffic = estimate.traffic
+    repeated = traffic.decoded_bytes / max(1, traffic.read_bytes)
+    asked, written = format_bytes(traffic.read_bytes), format_bytes(traffic.written_bytes)
+    return [
+        ("reads", f"{asked} of voxels, halos included, in {traffic.chunks_read} chunks"),
+        ("", f"of {format_bytes(traffic.decoded_bytes)}: {repeated:.1f} decoded for one that is used"),
+        ("writes", f"{written} of voxels in {traffic.shards_written} shards, all levels"),
+    ]  # fmt: skip
+
+
+def _describe_room(estimate: Estimate) -> Lines:
+    traffic, room = estimate.traffic, estimate.room
+    likely = "" if estimate.output_bytes is None else f"about {format_bytes(estimate.output_bytes)}, "
+    free = "unknown" if room.disk_bytes is None else format_bytes(room.disk_bytes)
+    inodes = "" if room.files is None else f"; room for {room.files}"
+    return [
+        ("disk", f"{likely}at most {format_bytes(traffic.largest_output_bytes)}; free {free}"),
+        ("files", f"{traffic.files} in {traffic.folders} folders{inodes}"),
+    ]
+
+
+def _describe_memory(estimate: Estimate) -> Lines:
+    memory, workers = estimate.memory, estimate.workers
+    limit = f"of {format_bytes(workers.memory_bytes)}" if workers.memory_bytes else "no limit"
+    parts = [f"program {format_bytes(memory.program)}"]
+    on_gpu = memory.gpu is not None
+    if not on_gpu:
+        parts.append(f"a block {format_bytes(memory.block)}")
+    parts.append(f"blocks read and results to write {format_bytes(memory.waiting)}")
+    if memory.pool:
+        parts.append(f"training {format_bytes(memory.pool + (0 if on_gpu else memory.step))}")
+    lines = [
+        ("workers", f"{workers.count}{_in_jobs(workers)}, each with {workers.threads} threads"),
+        ("memory", f"about {format_bytes(memory.peak)} for a worker, {limit}"),
+        ("", ", ".join(parts)),
+    ]
+    if memory.gpu is not None:
+        there = "" if workers.gpu_bytes is None else f", of {format_bytes(workers.gpu_bytes)}"
+        lines.append(("GPU memory", f"about {format_bytes(memory.gpu)}{there}"))
+    return lines
+
+
+def _in_jobs(workers: WorkersPlanned) -> str:
+    if workers.jobs is None:
+        return ""
+    jobs = workers.jobs
+    most = f"{jobs.most} jobs" if jobs.most > 1 else "1 job"
+    least = f", at least {jobs.least} of them alive" if jobs.least < jobs.most else ""
+    return f" in {most} of {duration(jobs.walltime_seconds)}{least}"
+
+
+def _describe_jobs(estimate: Estimate) -> Lines:
+    """Say how often jobs follow one another."""
+    jobs, times = estimate.workers.jobs, estimate.jobs
+    if jobs is None or times is None:
+        return []
+    whole = duration(jobs.walltime_seconds)
+    spent = f"{duration(times.usable)} of {whole} for blocks, the rest to leave in time"
+    turns = "no job needs a successor" if times.in_turn == 1 else f"about {times.in_turn} one after the other"
+    return [("jobs", f"{jobs.most} at a time, {turns}"), ("", spent)]
+
+
+def _describe_times(found: Forecast) -> Lines:
+    times, measured = found.estimate.times, found.calibration
+    if times is None or measured is None:
+        return [("time", "not estimated, as nothing was calibrated")]
+    piece = " x ".join(map(str, measured.piece))
+    on = "voxels of the image" if measured.on_real_voxels else "voxels of noise"
+    done = f" ({found.estimate.done:.0%} is done)" if found.estimate.done else ""
+    stages = {
+        "training": times.training,
+        "deconvolution": times.deconvolution,
+        "coarser levels": times.pyramid,
+    }
+    return [
+        ("time", f"about {duration(times.total)}{done}"),
+        ("", ", ".join(f"{name} {duration(spent)}" for name, spent in stages.items() if spent > 0)),
+        ("", f"calibrated on {piece} {on} in {measured.seconds:.0f} s; {times.block:.3g} s a block"),
+    ]
+
+
+def _describe_scheduler(engines: Engines, count: int) -> Lines:
+    lines = [("engine", f"{engines.chosen}: {engines.why}")]
+    for name, seconds in engines.seconds_per_block.items():
+        text = f"{name} costs the scheduler {1000 * seconds:.3g} ms a block"
+        if engines.workers_kept_busy and engines.load:
+            busy = max(1, math.floor(engines.workers_kept_busy[name]))
+            text += f": busy {engines.load[name]:.1%} of the time with {count}, enough for {busy} workers"
+        lines.append(("scheduler" if name == next(iter(engines.seconds_per_block)) else "", text))
+    return lines
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def forecast_numbers(found: Forecast) -> dict[str, Any]:
+    """Give the forecast as plain JSON values; bytes, seconds and voxels by name."""
+    estimate, plan = found.estimate, found.plan
+    numbers = asdict(estimate)
+    numbers["times"] = _times(estimate.times)
+    numbers["memory"] = _memory(estimate.memory)
+    return {
+        "plan": _plan_numbers(plan),
+        "estimate": numbers,
+        "calibration": None if found.calibration is None else asdict(found.calibration),
+        "assumptions": list(found.assumptions),
+        "warnings": list(plan.warnings),
+        "obstacles": [asdict(obstacle) for obstacle in found.obstacles],
+        "fits": not found.obstacles,
+    }
+
+
+def _times(times: Times | None) -> dict[str, float] | None:
+    return None if times is None else {**asdict(times), "total": times.total}
+
+
+def _memory(memory: Memory) -> dict[str, int | None]:
+    return {f"{name}_bytes": value for name, value in asdict(memory).items()}
+
+
+def _plan_numbers(plan: RunPlan) -> dict[str, Any]:
+    return {
+        "input": plan.volume.location,
+        "axes": plan.volume.axes,
+        "shape": list(plan.volume.shape),
+        "dtype": str(plan.volume.dtype),
+        "method": plan.config.method,
+        "settings": [asdict(tuned.settings) for tuned in plan.tuned],
+        "training_steps": plan.training.steps if plan.training else 0,
+        "device": plan.device,
+        "engine": plan.engine,
+        "halo": list(plan.grid.halo),
+        "largest_block": list(plan.grid.largest_block),
+        "tile": plan.tile,
+        "output": str(plan.output),
+        "state": plan.state,
+        "levels": [
+            {"shape": list(level.shape), "chunks": list(level.chunks), "stored": list(level.stored_shape)}
+            for level in plan.layout.levels
+        ],
+    }

@@ -1,0 +1,130 @@
+"""The plan of a run in words: what `bigdecon run` prints first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dask.utils import format_bytes
+
+from bigdecon.deconvolution.tuning import Tuned
+from bigdecon.io.output_folder import is_taken
+from bigdecon.running.planning import RunPlan
+
+__all__ = ["describe_plan"]
+
+STATES = {
+    "new": "new",
+    "continue": "begun earlier; it will be continued",
+    "finished": "finished by an earlier run",
+}
+
+
+def describe_plan(plan: RunPlan) -> list[tuple[str, str]]:
+    """Give the plan as pairs of a heading and a short text; a heading that is empty continues the last."""
+    return [*_describe_input(plan), *_describe_work(plan)]
+
+
+def _describe_input(plan: RunPlan) -> list[tuple[str, str]]:
+    volume = plan.volume
+    shape = " x ".join(str(n) for n in volume.shape)
+    lines = [("input", f"{volume.location or volume.name}"), ("", f"{volume.axes} {shape}, {volume.dtype}")]
+    size = volume.voxel_size_um
+    text = "unknown" if size is None else " x ".join(f"{s:g}" for s in size) + " um"
+    lines.append(("voxel size", text))
+    for psf in dict.fromkeys(plan.psfs):
+        lines.append(("PSF", f"{psf.name}, {' x '.join(str(n) for n in psf.array.shape)}"))
+        lines += [("", sentence) for sentence in psf.corrections]
+    for channel, stats in zip(volume.channels, plan.stats, strict=True):
+        label = f"background {channel.name}".strip()
+        part = _part_looked_at(stats.sampled)
+        brightness = f"mean {stats.mean:.4g}, maximum {stats.maximum:.4g}"
+        lines.append((label, f"{stats.background:.4g}, {brightness}{part}"))
+    return lines
+
+
+def _part_looked_at(part: float) -> str:
+    if part == 0:
+        return " (assumed)"
+    if part < 0.001:
+        return " (of less than 0.1% of the voxels)"
+    return "" if part == 1 else f" (of {part:.1%} of the voxels)"
+
+
+def _describe_work(plan: RunPlan) -> list[tuple[str, str]]:
+    grid = plan.grid
+    stacks = plan.volume.n_timepoints * plan.volume.n_channels
+    block = " x ".join(str(n) for n in grid.largest_block)
+    halo = " x ".join(str(n) for n in grid.halo)
+    tile = f", tiles of {plan.tile}" if plan.tile else ""
+    return [
+        *_describe_method(plan),
+        ("device", plan.device),
+        ("blocks", f"{stacks * len(grid)} in {stacks * len(plan.regions)} regions, engine {plan.engine}"),
+        ("", f"up to {block} with a halo of {halo}: {grid.overhead:.2f} voxels computed for one written"),
+        (
+            "memory",
+            f"about {format_bytes(plan.bytes_per_worker)} for a block{tile}, besides the program",
+        ),
+        ("output", f"{plan.output} ({_state(plan)})"),
+    ]
+
+
+def _state(plan: RunPlan) -> str:
+    if plan.state == "new" and is_taken(plan.output):
+        return "replaces an earlier result"
+    return STATES[plan.state]
+
+
+def _describe_method(plan: RunPlan) -> list[tuple[str, str]]:
+    method, training = plan.config.method, plan.training
+    refine = plan.config.refine
+    after = f", then {refine} accelerated iterations of richardson-lucy" if refine is not None else ""
+    if plan.models:
+        return [("method", f"{method}, model {plan.config.model}{after}")]
+    if training:
+        patches = "1 patch" if training.batch == 1 else f"{training.batch} patches"
+        size = f"{training.network.channels} channels"
+        return [("method", f"{method}, {size}, {training.steps} steps of {patches}{after}")]
+    lines = []
+    for channel, tuned in zip(plan.volume.channels, plan.tuned, strict=True):
+        lines.append((f"method {channel.name}".strip(), f"{method}, {_describe_settings(method, tuned)}"))
+        if tuned.trials:
+            lines.append(("", f"chosen by hidden voxels, from {len(tuned.trials)} settings"))
+            lines.append(("", f"the same by hand: {_flags(method, tuned)}"))
+        curve = tuned.curve()
+        if len(curve) > 1:
+            lines.append(("", f"error there by iterations (* least): {_describe_curve(curve)}"))
+    return lines
+
+
+def _describe_settings(method: str, tuned: Tuned) -> str:
+    """Name the numbers that a classical method goes by."""
+    settings = tuned.settings
+    if method in ("wiener", "conjugate-gradient"):
+        return f"regularization {settings.regularization:.3g}"
+    background = f"background {settings.background:.4g}"
+    if method == "chambolle-pock":
+        return f"{settings.iterations} iterations, regularization {settings.regularization:.3g}, {background}"
+    kind = "accelerated " if settings.accelerate else ""
+    parts = [f"{settings.iterations} {kind}iterations", background]
+    parts.append(f"sieve of {settings.sieve:g} voxels" if settings.sieve else "no sieve")
+    if settings.total_variation:
+        parts.append(f"total variation {settings.total_variation:g}")
+    return ", ".join(parts)
+
+
+def _flags(method: str, tuned: Tuned) -> str:
+    """Give the flags that ask for the chosen numbers."""
+    settings = tuned.settings
+    if method in ("wiener", "conjugate-gradient"):
+        return f"--regularization {settings.regularization:.6g}"
+    flags = f"--iterations {settings.iterations} --background {settings.background:.6g}"
+    if method == "chambolle-pock":
+        return f"{flags} --regularization {settings.regularization:.6g}"
+    return f"{flags} --sieve {settings.sieve:g}{' --accelerate' * settings.accelerate}"
+
+
+def _describe_curve(curve: Sequence[tuple[int, float]]) -> str:
+    """Give the root mean square errors, the least one marked by a star."""
+    least = min(error for _, error in curve)
+    return ", ".join(f"{k}: {error**0.5:.5g}{'*' * (error == least)}" for k, error in curve)

@@ -1,0 +1,345 @@
+"""What a run is going to do, found out and checked before anything is written.
+
+`prepare` opens the input, loads the PSFs, measures the brightness, and cuts the volume. All bad input
+is found here; the result, a `RunPlan`, is what `bigdecon run` prints first and `pipeline.run` follows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from bigdecon.config import CLASSICAL, Auto, RunConfig, TrainingConfig
+from bigdecon.deconvolution.block import BlockNeeds
+from bigdecon.deconvolution.classical import ClassicalMethod
+from bigdecon.deconvolution.engines import choose_engine
+from bigdecon.deconvolution.methods import classical_method
+from bigdecon.deconvolution.network import NetworkNeeds
+from bigdecon.deconvolution.refined import RefinedNeeds, refining_lucy
+from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
+from bigdecon.deconvolution.tuning import Tuned, tune_channel
+from bigdecon.errors import OptionError, OutputError
+from bigdecon.intensity import IntensityStats, measure_intensity
+from bigdecon.io.identity import InputIdentity, input_identity
+from bigdecon.io.layout import OutputLayout, plan_output
+from bigdecon.io.mask import Mask, open_mask
+from bigdecon.io.output_folder import BOOKKEEPING, default_output
+from bigdecon.io.provenance import PSFRecord, RunRecord, fingerprint
+from bigdecon.io.stores import output_place
+from bigdecon.learning.checkpoint import Checkpoint
+from bigdecon.optics.psf import PSF
+from bigdecon.running.classical_settings import Tuner, tuned_from_record, tuning_of, what_to_tune
+from bigdecon.running.resuming import WorkRecord, check_files, find_earlier_run, measured_before
+from bigdecon.running.run_inputs import load_models, load_psfs, open_input, psf_of
+from bigdecon.running.sizing import REGION_VOXELS, block_side, choose_tile, cut_volume, memory_of_block
+from bigdecon.running.training_settings import training_settings
+from bigdecon.ssi_config import Training
+from bigdecon.storage.places import Place
+from bigdecon.untrusted import reason
+from bigdecon.volume import Box, Stack, Volume
+
+__all__ = ["Measurer", "RunPlan", "default_output", "prepare"]
+
+LEAST_RANGE = 8
+"""Data units that an image must span to be stored as whole numbers."""
+
+OutputState = Literal["new", "continue", "finished"]
+Measurer = Callable[..., IntensityStats]
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Everything about a run that is known before it starts.
+
+    Attributes
+    ----------
+    config : as asked for
+    volume : the input, cropped to the region of interest
+    psfs, stats : one for every channel
+    training : how networks are trained; None for methods without training, and for a model that is given
+    tuned : settings of the classical methods, one for every channel; none for networks that nothing refines
+    models : the trained networks that were given, one for every channel; else none
+    grid : how a stack is cut into blocks
+    layout : of the output's arrays
+    regions : boxes that are computed and written one after the other, for every stack
+    engine : how blocks get their halo
+    tile : extent of a network pass, in voxels; None for whole blocks
+    output : folder of the result
+    state : whether the output is new, to be continued, or finished
+    device : torch device of the workers
+    identity : of the input
+    fingerprint : of everything that shapes the voxels
+    bytes_per_worker : estimate of the memory that one block takes
+    mask : which voxels are restored; None for all
+    """
+
+    config: RunConfig
+    volume: Volume
+    psfs: tuple[PSF, ...]
+    stats: tuple[IntensityStats, ...]
+    training: Training | None
+    tuned: tuple[Tuned, ...]
+    models: tuple[Checkpoint, ...]
+    grid: BlockGrid
+    layout: OutputLayout
+    regions: tuple[Box, ...]
+    engine: Literal["map-overlap", "direct"]
+    tile: int | None
+    output: Place
+    state: OutputState
+    device: str
+    identity: InputIdentity
+    fingerprint: str
+    bytes_per_worker: int
+    mask: Mask | None = None
+
+    @property
+    def bookkeeping(self) -> Place:
+        """Folder, inside the output, of ledger, models and run.json."""
+        return self.output / BOOKKEEPING
+
+    @property
+    def work(self) -> WorkRecord:
+        """How the work is cut up."""
+        return WorkRecord(self.layout, self.grid, self.regions)
+
+    def stacks(self, channel: int) -> list[Stack]:
+        """One channel at every time point."""
+        times = range(self.volume.n_timepoints)
+        return [self.volume.stack(timepoint=t, channel=channel) for t in times]
+
+    def background(self, channel: int) -> float:
+        """Camera's offset as the method takes it, in data units: given, chosen, or measured."""
+        return self.tuned[channel].settings.background if self.tuned else self.stats[channel].background
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should look at before trusting the result, one sentence each."""
+        found = []
+        if self.volume.voxel_size_um is None:
+            found.append(
+                "the voxel sizes of volume and PSF are unknown and were assumed equal; "
+                "give --voxel-size and --psf-voxel-size if they differ."
+            )
+        found += _warnings_of_sizes(self.config, self.volume, self.psfs)
+        found += [f"the brightness was measured without {s.unread}" for s in self.stats if s.unread]
+        if (
+            isinstance(self.training, TrainingConfig)
+            and self.config.preset == "paper"
+            and self.device == "cpu"
+        ):
+            found.append("the preset paper trains for days on a CPU; the preset fast is made for one.")
+        return tuple(found)
+
+
+def _warnings_of_sizes(config: RunConfig, volume: Volume, psfs: Sequence[PSF]) -> list[str]:
+    """Name what looks like a mistaken voxel size, or too small a part of the image."""
+    found = []
+    size = volume.voxel_size_um
+    if size and len(size) == 3 and size[0] < 0.9 * min(size[1:]):
+        found.append(
+            f"the voxel is smaller along z ({size[0]:g} um) than in the plane, which is rare; "
+            "voxel sizes are given in the order Z Y X."
+        )
+    least = min(psfs, key=lambda psf: max(psf.array.shape))
+    if size and max(least.array.shape) <= 3:
+        found.append(
+            f"the PSF is only {' x '.join(map(str, least.array.shape))} voxels at the volume's voxel size; "
+            "check the voxel sizes of both, in micrometres and in the order Z Y X."
+        )
+    extents = zip(volume.spatial_shape, *(psf.array.shape for psf in psfs), strict=True)
+    if config.roi and any(max(widths) > n for n, *widths in extents):
+        found.append(
+            "the region is smaller than the PSF, so its result, and all that is chosen from it, will differ "
+            "from the whole's; a --dry-run of the whole tells its settings."
+        )
+    return found
+
+
+def prepare(
+    config: RunConfig, device: str, tuner: Tuner = tune_channel, measure: Measurer = measure_intensity
+) -> RunPlan:
+    """Check everything that can be checked, and decide everything that can be decided.
+
+    Parameters
+    ----------
+    config : what was asked for
+    device : torch device of the workers
+    tuner : chooses what is "auto" in classical methods; only reads
+    measure : finds out how bright a channel is, as `measure_intensity` does
+
+    Raises
+    ------
+    InputError
+        one of its kinds, for bad input; nothing has been written then
+    """
+    _check_options(config)
+    volume = open_input(config)
+    psfs = load_psfs(config, volume)
+    models = load_models(config, psfs, volume)
+    psfs = psfs or tuple(psf_of(model) for model in models)
+    output = output_place(config.output) if config.output else default_output(config.input)
+    if output.suffix.lower() in (".tif", ".tiff"):
+        raise OutputError(
+            f"the result is an OME-Zarr folder, but {output} is a TIFF by name; give {output.stem}.ome.zarr."
+        )
+    classical = config.method in CLASSICAL
+    ndim = len(volume.spatial_axes)
+    trains = not (classical or models)
+    training = training_settings(config, ndim=ndim, accelerator=device != "cpu") if trains else None
+    mask = open_mask(config.mask, volume, by_shape=config.voxel_size is not None) if config.mask else None
+    identity = input_identity(volume)
+    records = [PSFRecord(psf.name, psf.sha256, psf.corrections, psf.voxel_size_um) for psf in psfs]
+    chosen = {
+        "models": [model.sha256 for model in models],
+        "training": training and asdict(training),
+        "mask": mask and [mask.digest, mask.scale, mask.offset],
+    }
+    mark = fingerprint(config.as_dict(), records, identity, chosen)
+    earlier = find_earlier_run(config, output, mark, records, identity, mask.digest if mask else None)
+    stats = measured_before(earlier) or tuple(
+        _measure(volume, channel, config.background, measure) for channel in range(volume.n_channels)
+    )
+    _check_range(config, stats)
+    tuned: tuple[Tuned, ...] = ()
+    if classical or config.refine is not None:
+        tuned = _tune(config, volume, psfs, stats, device, earlier, tuner)
+    if classical:
+        stats = tuple(replace(s, background=t.settings.background) for s, t in zip(stats, tuned, strict=True))
+    network = models[0].config if models else training
+    methods, needs = _methods(config, [m.psf for m in models] or [p.array for p in psfs], tuned, network)
+    grid = cut_volume(config, volume.spatial_shape, needs)
+    side = block_side(config.tiling, ndim)
+    unit = max(cuts[1] if len(cuts) > 2 else side for cuts in grid.cuts)
+    layout = plan_output(volume, dtype=config.dtype, ome_version=config.ome_version, unit=unit)
+    tile = choose_tile(config, grid, network, device) if network else None
+    if earlier:  # Another machine, with other memory, keeps to the tiles of the first.
+        check_files(earlier, output, volume, grid, identity)
+        tile = earlier.provenance["configuration"]["chosen"]["tile"]
+    return RunPlan(
+        config=config,
+        volume=volume,
+        psfs=psfs,
+        stats=stats,
+        training=training,
+        tuned=tuned,
+        models=models,
+        grid=grid,
+        layout=layout,
+        regions=tuple(region_boxes(grid, layout.write_shape, target_voxels=REGION_VOXELS)),
+        engine=choose_engine(volume.stack(), config.tiling.engine),
+        tile=tile,
+        output=output,
+        state="new" if earlier is None else "finished" if earlier.finished else "continue",
+        device=device,
+        identity=identity,
+        fingerprint=mark,
+        bytes_per_worker=memory_of_block(grid, methods, network, tile),
+        mask=mask,
+    )
+
+
+def _check_options(config: RunConfig) -> None:
+    if not config.psf and not config.model:
+        raise OptionError("no PSF was given; name its file with --psf, or make one with bigdecon psf make.")
+    if config.model and config.method in CLASSICAL:
+        raise OptionError(f"--model belongs to the methods siamese and ssi, not to {config.method}.")
+    if config.method in CLASSICAL:
+        what_to_tune(config)
+    if config.refine is not None and config.method in CLASSICAL:
+        raise OptionError(f"--refine belongs to the methods siamese and ssi, not to {config.method}.")
+    if config.refine is not None and config.refine < 1:
+        raise OptionError(f"--refine is {config.refine}; at least 1 iteration is needed.")
+    if config.steps is not None and config.steps < 1:
+        raise OptionError(f"--steps is {config.steps}; at least 1 step is needed.")
+    if not 0 <= config.seed < 2**62:
+        raise OptionError(f"--seed is {config.seed}; it must be between 0 and {2**62 - 1}.")
+    if config.train_minutes is not None and not config.train_minutes > 0:
+        raise OptionError(f"--train-minutes is {config.train_minutes:g}; it must be above 0.")
+    if config.tiling.block is not None and config.tiling.block < 1:
+        raise OptionError(f"--block is {config.tiling.block}; a block has at least 1 voxel along every axis.")
+    if config.max_failed < 0:
+        raise OptionError(f"--max-failed is {config.max_failed}; it must be at least 0.")
+    if config.skip_dim is not None and not math.isfinite(config.skip_dim):
+        raise OptionError(f"--skip-dim is {config.skip_dim:g}; it must be a finite number in data units.")
+    if config.background != "auto" and not math.isfinite(config.background):
+        raise OptionError(f"--background is {config.background:g}; it must be a finite number in data units.")
+
+
+def _check_range(config: RunConfig, stats: Sequence[IntensityStats]) -> None:
+    """Refuse what does not suit the brightness.
+
+    A background that leaves nothing or, for methods that know no negative light, is negative; whole
+    numbers for an image that is scaled to fractions, of which nearly nothing would be left.
+    """
+    if config.background != "auto":
+        brightest = max(s.maximum for s in stats)
+        if config.background >= brightest:
+            raise OptionError(
+                f"--background is {config.background:g}, but the brightest voxel is {brightest:.4g}; "
+                "give the level of the dark places, or leave it out."
+            )
+        if config.background < 0 and config.refine is not None:
+            raise OptionError(f"--background is {config.background:g}; with --refine it is at least 0.")
+    widest = max(stats, key=lambda s: s.maximum - s.minimum)
+    if config.dtype != "float32" and widest.maximum - widest.minimum < LEAST_RANGE:
+        raise OptionError(
+            f"the input's values run from {widest.minimum:.4g} to {widest.maximum:.4g}, too narrow a range "
+            f"for whole numbers; leave out --dtype {config.dtype}."
+        )
+
+
+def _measure(volume: Volume, channel: int, background: float | Auto, measure: Measurer) -> IntensityStats:
+    """Measure the brightness of a channel; a background that was given replaces the measured one."""
+    stacks = [volume.stack(timepoint=t, channel=channel) for t in range(volume.n_timepoints)]
+    many = volume.n_channels > 1
+    stats = measure(stacks, name=f"channel {channel} of {volume.name}" if many else volume.name)
+    return stats if background == "auto" else replace(stats, background=background)
+
+
+def _methods(
+    config: RunConfig, psfs: Sequence[NDArray[Any]], tuned: Sequence[Tuned], network: Training | None
+) -> tuple[Sequence[ClassicalMethod], Sequence[BlockNeeds]]:
+    """Give the classical methods of all channels, if any, and what all methods need of the blocks."""
+    if network is None:
+        pairs = zip(psfs, tuned, strict=True)
+        methods = [classical_method(config.method, psf, t.settings) for psf, t in pairs]
+        return methods, methods
+    needs = NetworkNeeds.of(network.network)
+    if config.refine is None:
+        return [], [needs]
+    lucy = [refining_lucy(psf, config.refine) for psf in psfs]
+    return lucy, [RefinedNeeds(needs, method) for method in lucy]
+
+
+def _tune(
+    config: RunConfig,
+    volume: Volume,
+    psfs: Sequence[PSF],
+    stats: Sequence[IntensityStats],
+    device: str,
+    earlier: RunRecord | None,
+    tuner: Tuner,
+) -> tuple[Tuned, ...]:
+    """Choose the settings of a classical method for every channel, or take up those of an interrupted run."""
+    if earlier:
+        try:
+            return tuned_from_record(earlier.provenance["configuration"]["chosen"]["tuned"])
+        except (AttributeError, KeyError, TypeError) as error:
+            raise OutputError(
+                f"run.json of the output is damaged: what was chosen cannot be read ({reason(error)}); "
+                "--overwrite starts anew."
+            ) from error
+    times = range(volume.n_timepoints)
+    return tuple(
+        tuner(
+            [volume.stack(timepoint=t, channel=channel) for t in times],
+            psf.array,
+            tuning_of(config, stats[channel], device),
+        )
+        for channel, psf in enumerate(psfs)
+    )

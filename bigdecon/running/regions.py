@@ -1,0 +1,302 @@
+"""The walk over the regions of a run: what is still to be done, how it is done, and what stays missing.
+
+    ledger ──> missing regions ──────────> all their blocks ─────> shards ──> ledger
+       └─────> regions with faults ──────> the missing blocks ──> shards ──> ledger
+
+A region whose blocks cannot all be restored is written without them and entered with its faults; the
+next run of the same command does those blocks only. In the coarser levels, what was made from such a
+region has its faults too, and is made again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from dask.delayed import Delayed, delayed
+
+from bigdecon.config import CLASSICAL
+from bigdecon.deconvolution.block import BlockRules
+from bigdecon.deconvolution.engines import attempt_blocks
+from bigdecon.deconvolution.lease import Lease
+from bigdecon.deconvolution.ledger import Extent, Fault, Ledger, RegionKey, RegionRecord
+from bigdecon.deconvolution.methods import classical_method
+from bigdecon.deconvolution.tiling import overlap
+from bigdecon.distributed.cluster import Connection
+from bigdecon.distributed.devices import gpu_workers
+from bigdecon.distributed.progress import Listener, Message, RegionCounter, stage, subscribe
+from bigdecon.distributed.scheduling import Call, Task, run_tasks
+from bigdecon.errors import RunError
+from bigdecon.io.layout import OutputLayout
+from bigdecon.learning.checkpoint import load_checkpoint
+from bigdecon.running.guarded_method import GuardedMethod
+from bigdecon.running.planning import RunPlan
+from bigdecon.running.worker_tasks import (
+    UnitJob,
+    load_network,
+    summarize_region,
+    write_coarse_unit,
+    write_unit,
+)
+from bigdecon.storage.places import Place
+from bigdecon.volume import Box
+
+__all__ = ["Walked", "able_workers", "restore_regions", "write_coarser_levels"]
+
+# A smaller block makes another run: what is finished could not be continued.
+REGION_REMEDY = (
+    "give the workers more memory and the same command again, or start anew with a smaller --block, "
+    "--overwrite, and --model with this output if it is trained"
+)
+
+MethodOnWorkers = Callable[[], Delayed]
+"""Says how to get the deconvolver; small in every region's graph."""
+
+
+@dataclass
+class Walked:
+    """What a walk over all regions of level 0 found; earlier runs are included.
+
+    Attributes
+    ----------
+    clipped : voxels that had to be cut to fit the output's type
+    skipped : blocks for which the method was not asked, being constant or dim
+    faults : blocks that could not be restored, by region
+    """
+
+    clipped: int = 0
+    skipped: int = 0
+    faults: dict[RegionKey, tuple[Fault, ...]] = field(default_factory=dict)
+
+    @property
+    def n_faults(self) -> int:
+        """How many blocks are missing."""
+        return sum(map(len, self.faults.values()))
+
+    def add(self, key: RegionKey, record: RegionRecord) -> None:
+        """Count a region."""
+        self.clipped += record.clipped
+        self.skipped += record.skipped
+        if record.faults:
+            self.faults[key] = record.faults
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """What every walk needs."""
+
+    plan: RunPlan
+    connection: Connection
+    listener: Listener
+    lease: Lease
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.plan.bookkeeping / "ledger")
+
+    def go(
+        self,
+        keys: Sequence[RegionKey],
+        task: Callable[[RegionKey, RegionRecord | None], Task[RegionKey]],
+        in_flight: int,
+        on_done: Callable[[RegionKey, RegionRecord], None] = lambda key, record: None,
+    ) -> None:
+        """Do the tasks of all regions that the ledger lacks, or knows with faults, and enter them."""
+        scan = self.ledger.scan()
+        earlier = [key for key in keys if key in scan.finished]
+        for key in earlier:
+            on_done(key, scan.finished[key])
+        counter = RegionCounter(self.listener, len(keys), len(earlier), sum(key.voxels for key in earlier))
+
+        def done(key: RegionKey, record: RegionRecord) -> None:
+            self.lease.check()
+            self.ledger.mark(key, record)
+            on_done(key, record)
+            counter.advance(key.voxels)
+
+        missing = (task(key, scan.faulty.get(key)) for key in keys if key not in scan.finished)
+        patience = self.connection.patience_seconds
+        client = self.connection.client
+        run_tasks(client, missing, in_flight=in_flight, on_done=done, patience_seconds=patience)
+
+
+def restore_regions(
+    plan: RunPlan, connection: Connection, models: tuple[Place, ...], listener: Listener, lease: Lease
+) -> Walked:
+    """Restore and write level 0.
+
+    Raises
+    ------
+    RunError
+        if more blocks fail than the run allows; what is finished is kept
+    """
+    walk = _Walk(plan, connection, listener, lease)
+    walk.ledger.sweep()
+    keys = plan.work.keys()
+    run_id = uuid4().hex
+    methods = [_method(plan, c, models, connection, run_id) for c in range(plan.volume.n_channels)]
+    workers = able_workers(plan, connection)
+    walked = Walked()
+
+    def task(key: RegionKey, earlier: RegionRecord | None) -> Task[RegionKey]:
+        work = _RegionWork(plan, methods[key.channel], key, earlier)
+        return Task(key, work.build, "region", REGION_REMEDY, workers)
+
+    def done(key: RegionKey, record: RegionRecord) -> None:
+        walked.add(key, record)
+        if record.faults:
+            _report(record.faults, walked.n_faults, plan.config.max_failed, listener)
+
+    in_flight = 2 * (len(workers) or connection.n_workers)
+    with stage("deconvolve", len(keys), listener), subscribe(connection.client, listener, run_id):
+        walk.go(keys, task, in_flight, done)
+    return walked
+
+
+def able_workers(plan: RunPlan, connection: Connection) -> tuple[str, ...]:
+    """Keep a GPU's work off workers without one; a cluster of our own has workers of one kind only."""
+    if connection.owns_cluster or plan.device == "cpu":
+        return ()
+    return gpu_workers(connection.client)
+
+
+def _report(faults: Sequence[Fault], in_all: int, limit: int, listener: Listener) -> None:
+    """Tell about blocks that are missing, and stop where they are too many."""
+    reason = faults[0].reason.rstrip(".")
+    blocks = "a block" if len(faults) == 1 else f"{len(faults)} blocks"
+    listener(Message(f"{blocks} could not be restored and will be left empty: {reason}.", "warning"))
+    if in_all > limit:
+        raise RunError(
+            f"{in_all} blocks could not be restored, more than the {limit} of --max-failed, the last because "
+            f"{reason}; what is finished is kept: mend the cause and give the same command again."
+        )
+
+
+def _method(
+    plan: RunPlan, channel: int, models: tuple[Place, ...], connection: Connection, run_id: str
+) -> MethodOnWorkers:
+    """Say how to make the deconvolver: small in every region's graph, loaded once by every worker."""
+    if plan.config.method in CLASSICAL:
+        threads = connection.threads_per_worker if plan.device == "cpu" else None
+        name, psf = plan.config.method, plan.psfs[channel].array
+        classical = classical_method(name, psf, plan.tuned[channel].settings, plan.device, threads)
+        method = GuardedMethod(classical, run_id)
+        # A key of its own each time: under one key the scheduler would mix up channels and runs.
+        return lambda: delayed(method, name=f"{name}-{uuid4().hex}", traverse=False)
+    arguments = (
+        models[channel].absolute(),
+        load_checkpoint(models[channel]).sha256,
+        plan.stats[channel],
+        plan.device,
+        plan.tile,
+        plan.config.preset != "paper" or plan.config.method == "ssi",
+        connection.threads_per_worker,
+        plan.config.refine,
+        max(0.0, plan.background(channel)),
+    )
+    guarded = delayed(GuardedMethod, pure=False)
+    return lambda: guarded(delayed(load_network, pure=False)(*arguments), run_id)
+
+
+class _RegionWork:
+    """The graph of one region, made when its turn comes, and made again where it failed.
+
+    Only the first attempt trusts what an earlier run wrote. From the second on each block is on its own:
+    one that fails no longer takes the region with it.
+    """
+
+    def __init__(
+        self, plan: RunPlan, method: MethodOnWorkers, key: RegionKey, earlier: RegionRecord | None
+    ) -> None:
+        self._plan, self._method, self._key = plan, method, key
+        self._earlier = earlier
+        self._engine = plan.engine
+
+    def build(self) -> Delayed:
+        """Restore the blocks, write the shards."""
+        plan, key, earlier, engine = self._plan, self._key, self._earlier, self._engine
+        self._earlier, self._engine = None, "direct"
+        replaced = plan.grid.blocks_within(key.box)
+        if earlier is not None:
+            missing = {fault.extent for fault in earlier.faults}
+            replaced = [core for core in replaced if Extent.from_box(core) in missing]
+        cores = [core for core in replaced if plan.mask is None or plan.mask.touches(core)]
+        blocks = self._blocks(cores, engine)
+        write = delayed(write_unit, pure=False)
+        written = [
+            write(job, [block for core, block in zip(cores, blocks, strict=True) if overlap(core, job.unit)])
+            for job in self._jobs(replaced, earlier)
+        ]
+        result: Delayed = delayed(summarize_region, pure=False)(written, time.time(), earlier)
+        return result
+
+    def _blocks(self, cores: Sequence[Box], engine: Any) -> list[Delayed]:
+        plan, key = self._plan, self._key
+        if not cores:
+            return []
+        stack = plan.volume.stack(timepoint=key.timepoint, channel=key.channel)
+        rules = BlockRules(f"{plan.fingerprint} {key.channel}", plan.config.skip_dim)
+        return attempt_blocks(stack, self._method(), cores, grid=plan.grid, engine=engine, rules=rules)
+
+    def _jobs(self, replaced: Sequence[Box], earlier: RegionRecord | None) -> Iterator[UnitJob]:
+        """Give the write units: all of the region, or those in which a block is replaced."""
+        plan, key = self._plan, self._key
+        offset = plan.background(key.channel) if plan.config.subtract_background else 0.0
+        blocks = plan.grid.blocks_within(key.box)
+        for unit in _units_within(plan.layout, key.box):
+            within = [core for core in replaced if overlap(core, unit)]
+            if within:
+                whole = len(within) == sum(overlap(core, unit) is not None for core in blocks)
+                written = "" if whole or earlier is None else earlier.digests[Extent.from_box(unit)]
+                yield UnitJob(plan.output.absolute(), plan.layout, key, unit, offset, plan.mask, written)
+
+
+def _units_within(layout: OutputLayout, region: Box) -> list[Box]:
+    """Find the write units that make up a region."""
+    steps = zip(region, layout.write_shape, strict=True)
+    sides = [
+        [slice(start, min(start + step, part.stop)) for start in range(part.start, part.stop, step)]
+        for part, step in steps
+    ]
+    return list(itertools.product(*sides))
+
+
+def write_coarser_levels(
+    plan: RunPlan,
+    connection: Connection,
+    faults: dict[RegionKey, tuple[Fault, ...]],
+    listener: Listener,
+    lease: Lease,
+) -> None:
+    """Fill the resolution pyramid, each level from the one before.
+
+    Parameters
+    ----------
+    faults : blocks of level 0 that are missing, by region
+    """
+    walk = _Walk(plan, connection, listener, lease)
+    for level in range(1, len(plan.layout.levels)):
+        keys = plan.work.keys(level)
+
+        def task(key: RegionKey, earlier: RegionRecord | None) -> Task[RegionKey]:
+            missing = tuple(_faults_beneath(plan.layout, key, faults))
+            place = (plan.output.absolute(), plan.layout, key)
+            return Task(key, lambda: Call(write_coarse_unit, (*place, missing)), f"write-level-{key.level}")
+
+        with stage(f"level {level}", len(keys), listener):
+            walk.go(keys, task, 4 * connection.n_workers)
+
+
+def _faults_beneath(
+    layout: OutputLayout, key: RegionKey, faults: dict[RegionKey, tuple[Fault, ...]]
+) -> Iterator[Fault]:
+    """Find the missing blocks of level 0 that a unit of a coarser level was made from."""
+    factors = layout.levels[key.level].factors
+    beneath = tuple(slice(p.start * f, p.stop * f) for p, f in zip(key.box, factors, strict=True))
+    for region, missing in faults.items():
+        if (region.timepoint, region.channel) == (key.timepoint, key.channel):
+            yield from (fault for fault in missing if overlap(fault.extent.box, beneath))

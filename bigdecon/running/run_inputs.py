@@ -1,0 +1,151 @@
+"""What a run reads: the image, the PSFs, and the networks that were trained before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from dask.utils import format_bytes
+from distributed.system import MEMORY_LIMIT
+
+from bigdecon.config import RunConfig
+from bigdecon.errors import ModelError, OptionError, VolumeError
+from bigdecon.io.image_file import decoded_chunk_bytes
+from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
+from bigdecon.io.reading import open_volume
+from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
+from bigdecon.optics.models import LARGEST_VOXEL_UM
+from bigdecon.optics.psf import PSF, load_psf, psf_from_array
+from bigdecon.storage import places
+from bigdecon.storage.places import Place, as_place
+from bigdecon.volume import Box, Volume
+
+__all__ = ["load_models", "load_psfs", "open_input", "parse_roi", "psf_of"]
+
+
+def parse_roi(text: str, axes: str) -> Box:
+    """Read a region of interest, "z0:z1,y0:y1,x0:x1"; a bound that is left out is the image's edge.
+
+    Raises
+    ------
+    OptionError
+        if it is not of that form
+    """
+    parts = [part.split(":") for part in text.split(",")]
+    try:
+        bounds = [tuple(int(b) if b.strip() else None for b in part) for part in parts]
+        if len(bounds) != len(axes) or any(len(b) != 2 for b in bounds):
+            raise ValueError
+    except ValueError:
+        form = ",".join(f"{axis}0:{axis}1" for axis in axes)
+        raise OptionError(
+            f"the ROI {text!r} is not understood; give {form} in voxels, counted from 0."
+        ) from None
+    return tuple(slice(*b) for b in bounds)
+
+
+def open_input(config: RunConfig) -> Volume:
+    """Open the image, and choose of it what was asked for."""
+    chosen = [int(c) if c.isdecimal() else c for c in config.channel]
+    selection = (config.level, chosen or None, config.timepoint)
+    volume = _open_selected(config.input, *selection, None, config.follow_links)
+    if config.voxel_size:
+        # An image without z leaves the first of three values aside.
+        size = config.voxel_size[-len(volume.spatial_axes) :]
+        volume = _open_selected(config.input, *selection, size, config.follow_links)
+    largest = max(volume.voxel_size_um or (0.0,))
+    if largest > LARGEST_VOXEL_UM:
+        raise VolumeError(
+            f"a voxel of {largest:g} µm is none of a microscope; give --voxel-size in micrometres, "
+            f"so {largest:g} nm is {largest / 1000:g}."
+        )
+    _check_chunks(volume)
+    return volume.crop(parse_roi(config.roi, volume.spatial_axes)) if config.roi else volume
+
+
+def _check_chunks(volume: Volume) -> None:
+    """Refuse chunks that this process could not hold, before the first one is read."""
+    chunk = decoded_chunk_bytes(volume.source)
+    if chunk > int(MEMORY_LIMIT) // 2:
+        memory = format_bytes(int(MEMORY_LIMIT))
+        raise VolumeError(
+            f"a chunk of {volume.name} takes {format_bytes(chunk)} once decoded, and {memory} of memory are "
+            "there; rewrite the image with smaller chunks, 128 voxels a side say."
+        )
+
+
+def _open_selected(
+    path: str,
+    level: int,
+    channel: list[int | str] | None,
+    timepoint: int | None,
+    voxel_size_um: tuple[float, ...] | None,
+    follow_links: bool,
+) -> Volume:
+    return open_volume(
+        path,
+        level=level,
+        channel=channel,
+        timepoint=timepoint,
+        voxel_size_um=voxel_size_um,
+        follow_links=follow_links,
+    )
+
+
+def load_psfs(config: RunConfig, volume: Volume) -> tuple[PSF, ...]:
+    """Load one PSF for every channel; one file serves all channels."""
+    if len(config.psf) > 1 and len(config.psf) != volume.n_channels:
+        raise OptionError(
+            f"{len(config.psf)} PSFs were given for {volume.n_channels} channels; give one for all, "
+            "or one --psf for every channel in their order."
+        )
+    loaded = [
+        load_psf(
+            path,
+            voxel_size_um=volume.voxel_size_um,
+            psf_voxel_size_um=(config.psf_voxel_size or ())[-len(volume.spatial_axes) :] or None,
+            ndim=len(volume.spatial_axes),
+            max_shape=[2 * n - 1 for n in volume.spatial_shape],
+        )
+        for path in config.psf
+    ]
+    return tuple(loaded * volume.n_channels if len(loaded) == 1 else loaded)
+
+
+def load_models(config: RunConfig, psfs: Sequence[PSF], volume: Volume) -> tuple[Checkpoint, ...]:
+    """Load the network of every channel: of one file for all, or of a folder or an earlier result."""
+    if config.model is None:
+        return ()
+    files = _model_files(as_place(config.model))
+    if len(files) not in (1, volume.n_channels):
+        raise ModelError(
+            f"{config.model} holds {len(files)} models for {volume.n_channels} channels; "
+            "name one of its files, or choose channels with --channel."
+        )
+    loaded = [load_checkpoint(file) for file in files]
+    models = tuple(loaded * volume.n_channels if len(loaded) == 1 else loaded)
+    own = [psf_from_array(model.psf, ndim=len(volume.spatial_axes)) for model in models]
+    for model, psf in zip(models, psfs or own, strict=True):
+        check_fit(model, psf, volume.voxel_size_um)
+    return models
+
+
+def psf_of(model: Checkpoint) -> PSF:
+    """Give the PSF that a network was trained for."""
+    size = model.voxel_size_um
+    return psf_from_array(model.psf, voxel_size_um=size, psf_voxel_size_um=size, name="PSF of the model")
+
+
+def _model_files(path: Place) -> list[Place]:
+    """Find models: the file itself, or those in a folder or in the result of an earlier run."""
+    if not path.is_dir() if isinstance(path, Path) else path.suffix in (".safetensors", ".json"):
+        return [path]
+    folder = path / BOOKKEEPING / "model" if is_own_output(path) else path
+    try:
+        found = [name for name in places.names(folder) if re.fullmatch(r"channel-\d+\.safetensors", name)]
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be listed ({error.strerror or error}).") from error
+    if not found:
+        raise ModelError(f"{path} holds no model; name a .safetensors file or the result of a siamese run.")
+    return [folder / name for name in sorted(found, key=lambda name: int(name[8:].partition(".")[0]))]

@@ -1,0 +1,166 @@
+"""How far a run is, told from its output on disk alone: no scheduler, no worker, no input is needed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from bigdecon.config import CLASSICAL
+from bigdecon.deconvolution.lease import Holder, find_holder
+from bigdecon.deconvolution.ledger import Fault, Ledger, RegionKey, RegionRecord
+from bigdecon.errors import OutputError
+from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
+from bigdecon.io.provenance import RunRecord, read_run
+from bigdecon.io.stores import output_place
+from bigdecon.running.resuming import WorkRecord
+from bigdecon.storage import places
+from bigdecon.storage.places import Place, PlaceLike
+
+__all__ = ["LevelStatus", "RunStatus", "find_run", "run_status"]
+
+State = Literal["finished", "incomplete", "unfinished"]
+SILENT_SECONDS = 60.0
+"""A writer of another machine that has given no sign for so long is taken to have ended."""
+
+
+class LevelStatus(NamedTuple):
+    """How much of one resolution level is written.
+
+    Attributes
+    ----------
+    level : 0 is the finest
+    done, total : regions, of all channels and time points
+    voxels, all_voxels : the same, in voxels
+    """
+
+    level: int
+    done: int
+    total: int
+    voxels: int
+    all_voxels: int
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is.
+
+    Attributes
+    ----------
+    output : folder of the result
+    state : "finished"; "incomplete" (all is done but for blocks that cannot be restored); "unfinished"
+    writer : process that is writing now; None if there is none
+    trained, to_train : networks there are, and should be; 0 of 0 for methods without training
+    levels : progress of each level
+    missing : blocks that could not be restored, with the region each is part of
+    passed_over : files of the ledger that cannot be used, and why; their regions are done again
+    clipped, skipped : voxels cut to the output's range; blocks that were constant or dim
+    seconds : sum of the time that all regions took
+    method : name of the method
+    created : when the run began, UTC
+    """
+
+    output: Place
+    state: State
+    writer: Holder | None
+    trained: int
+    to_train: int
+    levels: tuple[LevelStatus, ...]
+    missing: tuple[tuple[RegionKey, Fault], ...]
+    passed_over: tuple[str, ...]
+    clipped: int
+    skipped: int
+    seconds: float
+    method: str
+    created: str
+
+
+def run_status(path: PlaceLike) -> RunStatus:
+    """Look at an output.
+
+    Parameters
+    ----------
+    path : folder or URL of the result, finished or not
+
+    Raises
+    ------
+    OutputError
+        if there is no output of bigdecon, or its records are damaged
+    """
+    root, record, work = find_run(path)
+    folder = root / BOOKKEEPING
+    scan = Ledger(folder / "ledger").scan()
+    known = scan.finished | scan.faulty
+    levels = tuple(_level(work, level, scan.finished) for level in range(len(work.layout.levels)))
+    missing = tuple(
+        (key, fault) for key, entry in scan.faulty.items() if key.level == 0 for fault in entry.faults
+    )
+    networks = 0 if _method(record) in CLASSICAL else work.layout.n_channels
+    done = sum(level.done for level in levels) == sum(level.total for level in levels)
+    written = all(key in known for level in range(len(work.layout.levels)) for key in work.keys(level))
+    return RunStatus(
+        output=root,
+        state="finished"
+        if record.finished and done
+        else "incomplete"
+        if written and missing
+        else "unfinished",
+        writer=_writer(folder),
+        trained=_trained(folder / "model"),
+        to_train=networks,
+        levels=levels,
+        missing=missing,
+        passed_over=tuple(f"{ignored.path}: {ignored.reason}" for ignored in scan.ignored),
+        clipped=sum(entry.clipped for entry in known.values()),
+        skipped=sum(entry.skipped for entry in known.values()),
+        seconds=sum(entry.seconds for entry in known.values()),
+        method=_method(record),
+        created=str(record.provenance.get("created", "")),
+    )
+
+
+def find_run(path: PlaceLike) -> tuple[Place, RunRecord, WorkRecord]:
+    """Find the records of a run in its output.
+
+    Raises
+    ------
+    OutputError
+        if there is no output of bigdecon, or its records are damaged or of an older version
+    """
+    root = output_place(path)
+    if not is_own_output(root):
+        raise OutputError(f"{root} is not a result of bigdecon; give the folder that bigdecon run wrote.")
+    record = read_run(root / BOOKKEEPING / "run.json")
+    if record is None or record.work is None:
+        raise OutputError(
+            f"{root} does not tell how it was made, as write_ome_zarr or an older bigdecon wrote it; "
+            "give the folder that bigdecon run wrote."
+        )
+    return root, record, WorkRecord.from_json(record.work)
+
+
+def _level(work: WorkRecord, level: int, finished: dict[RegionKey, RegionRecord]) -> LevelStatus:
+    keys = work.keys(level)
+    done = [key for key in keys if key in finished]
+    return LevelStatus(level, len(done), len(keys), sum(k.voxels for k in done), sum(k.voxels for k in keys))
+
+
+def _method(record: RunRecord) -> str:
+    return str(record.provenance["configuration"].get("method", ""))
+
+
+def _trained(folder: Place) -> int:
+    """Count the networks that are described."""
+    try:
+        found = places.names(folder)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be listed ({error.strerror or error}).") from error
+    return sum(name.startswith("channel-") and name.endswith(".json") for name in found)
+
+
+def _writer(folder: Place) -> Holder | None:
+    """Tell who is writing; a lease that its holder left behind counts as none."""
+    holder = find_holder(folder)
+    if holder is None or holder.is_dead or time.time() - holder.renewed > SILENT_SECONDS:
+        return None
+    return holder

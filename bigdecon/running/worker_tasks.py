@@ -1,0 +1,274 @@
+"""What a run does in worker processes: plain functions that take and give what pickles well.
+
+train_on_worker            one network
+load_network               once per worker and channel
+write_unit                 a shard of the result, from its blocks; `summarize_region` sums up a region's
+write_coarse_unit          a shard of a coarser level
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bigdecon.deconvolution.block import RestoredBlock
+from bigdecon.deconvolution.ledger import Extent, Fault, RegionKey, RegionRecord
+from bigdecon.deconvolution.network import NetworkDeconvolver
+from bigdecon.deconvolution.refined import RefinedNetwork, refining_lucy
+from bigdecon.deconvolution.tiling import overlap, trim
+from bigdecon.distributed.device_failure import device_watched
+from bigdecon.distributed.progress import TrainingProgress, publish
+from bigdecon.distributed.worker_messages import messages_sent
+from bigdecon.intensity import IntensityStats
+from bigdecon.io.layout import OutputLayout
+from bigdecon.io.writing import convert, digest, read_box, write_box, write_pyramid_box
+from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint
+from bigdecon.learning.loop import TrainingStep
+from bigdecon.learning.ssi import train_ssi
+from bigdecon.learning.training import train
+from bigdecon.optics.psf import PSF
+from bigdecon.ssi_config import SSIConfig, Training
+from bigdecon.storage.places import Place
+from bigdecon.volume import Box, Volume
+
+__all__ = [
+    "UnitJob",
+    "VoxelMask",
+    "WrittenUnit",
+    "load_network",
+    "summarize_region",
+    "train_on_worker",
+    "write_coarse_unit",
+    "write_unit",
+]
+
+
+def train_on_worker(
+    volume: Volume,
+    psf: PSF,
+    training: Training,
+    channel: int,
+    device: str,
+    stats: IntensityStats,
+    state_path: Place,
+    threads: int,
+    run_id: str,
+) -> Checkpoint:
+    """Train in a worker process and send progress to those who listen to this run; else as `train`.
+
+    The type of `training` chooses the method.
+    """
+    if device == "cpu":
+        torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+
+    def report(step: TrainingStep) -> None:
+        publish(TrainingProgress(**asdict(step)), run_id)
+
+    with messages_sent(run_id), device_watched():
+        if isinstance(training, SSIConfig):
+            return train_ssi(
+                volume,
+                psf,
+                training,
+                channel=channel,
+                device=device,
+                stats=stats,
+                state_path=state_path,
+                on_event=report,
+            )
+        return train(
+            volume,
+            psf,
+            training,
+            channel=channel,
+            device=device,
+            stats=stats,
+            state_path=state_path,
+            on_event=report,
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def load_network(
+    path: Place,
+    sha256: str,
+    stats: IntensityStats,
+    device: str,
+    tile: int | None,
+    exact_tiles: bool,
+    threads: int,
+    refine: int | None = None,
+    background: float = 0.0,
+) -> NetworkDeconvolver | RefinedNetwork:
+    """Load a trained network in a worker process; see `NetworkDeconvolver`.
+
+    With `refine` so many accelerated iterations of Richardson-Lucy follow, with the PSF that the network was
+    trained for, and a `background` in data units.
+
+    It is kept for the next region; the digest tells it from another run's under the same path.
+    """
+    cpu_threads = threads if device == "cpu" else None
+    checkpoint = load_checkpoint(path)
+    network = NetworkDeconvolver(checkpoint, stats, device, tile, exact_tiles, cpu_threads)
+    if refine is None:
+        return network
+    psf = checkpoint.psf
+    lucy = refining_lucy(psf, refine, background=background, device=device, threads=cpu_threads)
+    return RefinedNetwork(network, lucy)
+
+
+class VoxelMask(Protocol):
+    """Which voxels are wanted; pickles to a small description."""
+
+    def __getitem__(self, box: Box, /) -> NDArray[np.bool_]:
+        """Give True for every voxel of a box that is wanted."""
+
+
+@dataclass(frozen=True)
+class UnitJob:
+    """One write unit (shard) of level 0, and how its blocks become voxels of the output.
+
+    Attributes
+    ----------
+    path, layout : of the output
+    key : time point and channel, and the region that the unit is part of
+    unit : its box
+    background : is subtracted, in data units
+    mask : other voxels become 0; None keeps all
+    written : digest of what an earlier run wrote, where only some blocks are to be replaced; "" for all
+    """
+
+    path: Place
+    layout: OutputLayout
+    key: RegionKey
+    unit: Box
+    background: float = 0.0
+    mask: VoxelMask | None = None
+    written: str = ""
+
+
+class WrittenUnit(NamedTuple):
+    """One write unit that is on disk.
+
+    Attributes
+    ----------
+    extent, digest : where it is, and the hash of its voxels
+    clipped : voxels that had to be cut to fit the output's type
+    minimum, maximum : of what was restored, in data units; infinite where nothing was
+    faults : blocks that could not be restored
+    skipped : blocks, of those that begin here, for which the method was not asked
+    """
+
+    extent: Extent
+    digest: str
+    clipped: int
+    minimum: float
+    maximum: float
+    faults: tuple[Fault, ...] = ()
+    skipped: int = 0
+
+
+def write_unit(job: UnitJob, blocks: Sequence[RestoredBlock]) -> WrittenUnit:
+    """Put blocks together, convert them, and write one shard in a worker process.
+
+    A place for which there is no block, or one with a fault, becomes 0, or stays as an earlier run wrote it.
+
+    Raises
+    ------
+    RuntimeError
+        if some blocks are to be replaced, but the others are not what the ledger says
+    """
+    place = (job.path, job.layout, 0, job.key.timepoint, job.key.channel, job.unit)
+    shape = tuple(part.stop - part.start for part in job.unit)
+    output = _as_written(job) if job.written else np.zeros(shape, job.layout.dtype)
+    clipped, low, high = 0, math.inf, -math.inf
+    for block in blocks:
+        common = overlap(block.core, job.unit)
+        if common is None or block.fault:
+            continue
+        values = block.voxels[trim(common, block.core)]
+        values = values - np.float32(job.background) if job.background else values
+        if job.mask is not None:
+            values = np.where(job.mask[common], values, np.float32(0))
+        converted = convert(values, job.layout.dtype)
+        output[trim(common, job.unit)] = converted.array
+        clipped += converted.n_clipped
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+    faults = tuple(Fault(Extent.from_box(block.core), block.fault) for block in blocks if block.fault)
+    skipped = sum(bool(block.shortcut) and _begins_in(block.core, job.unit) for block in blocks)
+    return WrittenUnit(
+        Extent.from_box(job.unit), write_box(*place, output), clipped, low, high, faults, skipped
+    )
+
+
+def _as_written(job: UnitJob) -> NDArray[Any]:
+    """Read a unit back that lacks some blocks, and make sure that the others are as they were."""
+    found = read_box(job.path, job.layout, 0, job.key.timepoint, job.key.channel, job.unit)
+    if digest(found) != job.written:
+        raise RuntimeError(f"the voxels of {job.key.name} on disk are not those that the ledger knows")
+    return found
+
+
+def _begins_in(core: Box, unit: Box) -> bool:
+    return all(u.start <= c.start < u.stop for c, u in zip(core, unit, strict=True))
+
+
+def summarize_region(
+    written: list[WrittenUnit], started: float, earlier: RegionRecord | None = None
+) -> RegionRecord:
+    """Sum up a region for the ledger.
+
+    Parameters
+    ----------
+    written : its units
+    started : seconds since 1970
+    earlier : what was known of it before some of its blocks were replaced
+    """
+    faults = {fault.extent: fault for unit in written for fault in unit.faults}
+    new = RegionRecord(
+        digests={unit.extent: unit.digest for unit in written},
+        clipped=sum(unit.clipped for unit in written),
+        minimum=min((unit.minimum for unit in written), default=math.inf),
+        maximum=max((unit.maximum for unit in written), default=-math.inf),
+        seconds=time.time() - started,
+        faults=tuple(faults.values()),
+        skipped=sum(unit.skipped for unit in written),
+    )
+    if earlier is None:
+        return new
+    return replace(
+        new,
+        digests={**earlier.digests, **new.digests},
+        clipped=earlier.clipped + new.clipped,
+        minimum=min(earlier.minimum, new.minimum),
+        maximum=max(earlier.maximum, new.maximum),
+        seconds=earlier.seconds + new.seconds,
+        skipped=earlier.skipped + new.skipped,
+    )
+
+
+def write_coarse_unit(
+    path: Place, layout: OutputLayout, key: RegionKey, faults: tuple[Fault, ...] = ()
+) -> RegionRecord:
+    """Average and write one unit of a coarser level in a worker process.
+
+    Parameters
+    ----------
+    path, layout : of the output
+    key : level, time point, channel and box
+    faults : blocks of level 0 beneath it that are missing
+    """
+    started = time.monotonic()
+    digest = write_pyramid_box(path, layout, key.level, key.timepoint, key.channel, key.box)
+    extent = Extent.from_box(key.box)
+    return RegionRecord({extent: digest}, 0, 0.0, 0.0, time.monotonic() - started, faults)

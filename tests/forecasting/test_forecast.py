@@ -1,0 +1,151 @@
+"""Forecasts: what is known, what is assumed, and that nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bigdecon.config import RunConfig, TilingConfig
+from bigdecon.deconvolution.tuning import COUNTS, REGULARIZATIONS, SIEVES
+from bigdecon.distributed.cluster import connect
+from bigdecon.errors import ConstantImageError, PSFError
+from bigdecon.forecasting.estimating import Room
+from bigdecon.forecasting.forecast import _room_at, forecast
+from bigdecon.forecasting.job_times import duration
+from bigdecon.forecasting.plan_report import describe_forecast
+from bigdecon.io.layout import plan_output
+from bigdecon.io.writing import create_ome_zarr
+from bigdecon.optics.psf import psf_from_array, save_psf
+from bigdecon.pipeline import run
+from bigdecon.running.planning import prepare
+from bigdecon.storage.object_path import ObjectPath
+from bigdecon.volume import ArraySource, Volume
+from tests.runs import SIZE, kernel, specimen, write_image
+
+PLAIN = {"method": "richardson-lucy", "iterations": 2, "sieve": 0.0, "background": 0.0}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("forecast")
+    write_image(folder / "a.ome.zarr", specimen((40, 70, 90)))
+    save_psf(psf_from_array(kernel(), voxel_size_um=SIZE, psf_voxel_size_um=SIZE), folder / "psf.tif")
+    return RunConfig(
+        str(folder / "a.ome.zarr"),
+        (str(folder / "psf.tif"),),
+        device="cpu",
+        threads=1,
+        dashboard_address="none",
+        tiling=TilingConfig(block=32),
+    )
+
+
+def text_of(found):
+    return "\n".join(f"{heading} {words}" for heading, words in describe_forecast(found))
+
+
+def write_empty(path, side):
+    """Write the metadata of a cube whose chunks are all missing."""
+    nothing = np.broadcast_to(np.uint16(0), (side,) * 3)
+    volume = Volume(ArraySource(nothing), "zyx", voxel_size_um=SIZE)
+    create_ome_zarr(path, volume, plan_output(volume, dtype="uint16", shard=512), name="empty")
+
+
+def test_a_million_million_voxels_that_are_not_there_yet(config, tmp_path):
+    write_empty(tmp_path / "empty.ome.zarr", 10_000)
+    huge = replace(config, input=str(tmp_path / "empty.ome.zarr"), tiling=TilingConfig())
+    found = forecast(huge, calibrate_seconds=None)
+    assert found.estimate.blocks == 78**3
+    assert found.estimate.regions == len(found.plan.regions) < 31_000
+    assert found.estimate.traffic.written_bytes > 4e12
+    assert "disk" in [obstacle.what for obstacle in found.obstacles]
+    (sentence,) = found.assumptions
+    assert "all have one value" in sentence
+    text = text_of(found)
+    assert "(assumed)" in text
+    assert "not estimated" in text
+
+
+def test_a_run_refuses_what_a_plan_assumes(config, tmp_path):
+    write_empty(tmp_path / "empty.ome.zarr", 64)
+    empty = replace(config, input=str(tmp_path / "empty.ome.zarr"), **PLAIN)
+    with pytest.raises(ConstantImageError, match="every voxel of"):
+        run(empty)
+    found = forecast(empty, calibrate_seconds=0.0)
+    assert not found.calibration.on_real_voxels
+    assert found.estimate.times.total > 0
+    assert "voxels of noise" in text_of(found)
+
+
+def test_times_come_from_the_blocks_of_the_image(config, tmp_path):
+    output = tmp_path / "out.ome.zarr"
+    found = forecast(replace(config, **PLAIN, output=str(output)), calibrate_seconds=0.0)
+    assert found.estimate.times.deconvolution > 0
+    assert found.assumptions == ()
+    assert "calibrated on 32 x 32 x 32 voxels of the image" in text_of(found)
+    assert not output.exists()
+    assert found.plan.grid == prepare(replace(config, **PLAIN), "cpu").grid
+
+
+def test_what_is_auto_is_planned_as_costly_as_it_can_become(config):
+    found = forecast(replace(config, method="richardson-lucy"), calibrate_seconds=None)
+    settings = found.plan.tuned[0].settings
+    assert (settings.iterations, settings.sieve) == (max(COUNTS), max(SIEVES))
+    assert found.assumptions[0].startswith("background, sieve and iterations will be chosen from the image")
+    given = forecast(replace(config, **PLAIN | {"sieve": "auto"}), calibrate_seconds=None)
+    assert given.plan.tuned[0].settings.iterations == 2
+    assert given.assumptions[0].startswith("sieve will be chosen")
+    assert max(given.plan.grid.halo) < max(found.plan.grid.halo)
+    wiener = forecast(replace(config, method="wiener"), calibrate_seconds=None)
+    assert wiener.plan.tuned[0].settings.regularization == min(REGULARIZATIONS)
+
+
+def test_a_run_that_was_begun_has_its_settings_and_what_is_done(config, tmp_path):
+    began = replace(config, **PLAIN | {"sieve": "auto"}, output=str(tmp_path / "out.ome.zarr"))
+    plan = run(began).plan
+    found = forecast(began, calibrate_seconds=0.0)
+    assert found.plan.state == "finished"
+    assert found.plan.tuned == plan.tuned
+    assert found.assumptions == ()
+    assert (found.estimate.done, found.calibration) == (1.0, None)
+    assert [o.what for o in found.obstacles] == []
+
+
+def test_a_mask_leaves_work_out(config, tmp_path):
+    mask = np.zeros((40, 70, 90), "uint8")
+    mask[:, :, :30] = 1
+    write_image(tmp_path / "mask.ome.zarr", mask)
+    whole = forecast(replace(config, **PLAIN), calibrate_seconds=0.0)
+    part = forecast(replace(config, **PLAIN, mask=str(tmp_path / "mask.ome.zarr")), calibrate_seconds=0.0)
+    assert part.assumptions == ("about 33% of the blocks touch the mask; the others are left out.",)
+    blocks = [f.estimate.times.deconvolution / f.estimate.times.block for f in (whole, part)]
+    assert blocks[1] == pytest.approx(blocks[0] / 3)
+
+
+def test_a_bad_psf_is_no_matter_of_planning(config, tmp_path):
+    with pytest.raises(PSFError):
+        forecast(replace(config, psf=(str(tmp_path / "none.tif"),)))
+
+
+@pytest.mark.slow
+def test_on_a_cluster_that_is_there_its_workers_count_and_calibrate(config):
+    with connect(workers=2, threads=3, memory_limit="3GiB", dashboard_address="none", device="cpu") as opened:
+        there = replace(config, **PLAIN, cluster=opened.client.scheduler.address)
+        found = forecast(there, calibrate_seconds=0.0)
+    workers = found.estimate.workers
+    assert (workers.count, workers.threads, workers.memory_bytes) == (2, 3, 3 * 2**30)
+    assert found.calibration.block_seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.1, "1 s"), (100, "100 s"), (600, "10 min"), (3 * 3600, "3.0 h"), (10 * 86400, "10 days")],
+)
+def test_durations_are_told_as_a_person_would(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_an_object_store_does_not_tell_what_is_free():
+    assert _room_at(ObjectPath("s3://bucket/out.ome.zarr")) == Room(None, None)
