@@ -168,8 +168,8 @@ def _find_others(stacks: Sequence[Stack], value: float, enough: int, name: str) 
         8 * len(stacks) * int(np.prod(stacks[0].shape, dtype=float))
     )  # boxes at the edges are smaller
     for index, box in _sample_boxes(stacks, everything):
-        part = _measure_box(stacks[index], box, name)
-        if not part.minimum == part.maximum == value:
+        part = _try_box(stacks[index], box, name)
+        if not isinstance(part, ReadError) and not part.minimum == part.maximum == value:
             found.append(part)
         if sum(part.count for part in found) >= enough:
             break

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +19,15 @@ from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import RunError
 from bigdecon.forecasting.obstacles import refuse_too_little_memory
 from bigdecon.io.output_folder import remove_output
-from bigdecon.io.provenance import CurvePoint, Provenance, PSFRecord, RunRecord, TrainingRecord, write_run
+from bigdecon.io.provenance import (
+    CurvePoint,
+    Provenance,
+    PSFRecord,
+    RunRecord,
+    TrainingRecord,
+    now,
+    write_run,
+)
 from bigdecon.io.writing import (
     create_ome_zarr,
     measure_windows,
@@ -30,6 +38,7 @@ from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_check
 from bigdecon.running.choosing import make_tuner
 from bigdecon.running.planning import RunPlan, prepare
 from bigdecon.running.regions import able_workers, restore_regions, write_coarser_levels
+from bigdecon.running.resuming import check_unchanged
 from bigdecon.running.worker_tasks import train_on_worker
 from bigdecon.running.workforce import Workforce, workers_planned
 from bigdecon.ssi_config import Training
@@ -111,9 +120,10 @@ def run(
         refuse_too_little_memory(plan, workers_planned(config, plan.device, workforce.running))
         connection = workforce.call()
         lease = _open_output(plan, stack)
-        models = _train(plan, connection, listener)
+        models = _train(plan, connection, listener, lease)
         walked = restore_regions(plan, connection, models, listener, lease)
         write_coarser_levels(plan, connection, walked.faults, listener, lease)
+        lease.check()
         _finish(plan, models, complete=not walked.faults)
         return RunResult(
             plan,
@@ -135,8 +145,7 @@ def _open_output(plan: RunPlan, stack: ExitStack) -> Lease:
     lease = Lease(plan.bookkeeping)
     if isinstance(plan.output, ObjectPath):
         stack.enter_context(lease)
-        if plan.state != "continue":
-            _create_output(plan)
+        _take_up(plan) if plan.state == "continue" else _create_output(plan)
         return lease
     if plan.state != "continue":
         if plan.config.overwrite and places.exists(plan.bookkeeping):
@@ -144,7 +153,18 @@ def _open_output(plan: RunPlan, stack: ExitStack) -> Lease:
                 pass  # refused while another process writes it
         _create_output(plan)
     stack.enter_context(lease)
+    if plan.state == "continue":
+        _take_up(plan)
     return lease
+
+
+def _take_up(plan: RunPlan) -> None:
+    """Continue a run: note the input's files as they are now, some of which may have been mended."""
+    check_unchanged(plan.output, plan.earlier)
+    if plan.earlier is not None and plan.identity.changed_files(plan.earlier.provenance["input"]["files"]):
+        noted = {**plan.earlier.provenance["input"], "files": [list(file) for file in plan.identity.files]}
+        provenance = {**plan.earlier.provenance, "input": noted}
+        write_run(plan.bookkeeping / "run.json", replace(plan.earlier, provenance=provenance))
 
 
 def _create_output(plan: RunPlan) -> None:
@@ -159,7 +179,7 @@ def _create_output(plan: RunPlan) -> None:
 # --- training ------------------------------------------------------------------------------------
 
 
-def _train(plan: RunPlan, connection: Connection, listener: Listener) -> tuple[Place, ...]:
+def _train(plan: RunPlan, connection: Connection, listener: Listener, lease: Lease) -> tuple[Place, ...]:
     """Train a network for every channel that has none yet; each is kept as soon as it is done."""
     if plan.config.method in CLASSICAL:
         return ()
@@ -170,7 +190,9 @@ def _train(plan: RunPlan, connection: Connection, listener: Listener) -> tuple[P
         if plan.models:
             save_checkpoint(plan.models[channel], path)
         elif plan.training is not None:
-            save_checkpoint(_train_channel(plan, plan.training, channel, connection, listener), path)
+            trained = _train_channel(plan, plan.training, channel, connection, listener)
+            lease.check()
+            save_checkpoint(trained, path)
     with suppress(OSError):
         places.remove_all(plan.bookkeeping / "training")
     return paths
@@ -250,4 +272,5 @@ def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...]) -> Provenance:
         seed=plan.config.seed,
         device=plan.device,
         training=training,
+        created=str(plan.earlier.provenance["created"]) if plan.earlier else now(),
     )

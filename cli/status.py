@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from bigdecon.deconvolution.lease import Holder
     from bigdecon.deconvolution.ledger import RegionKey
     from bigdecon.running.run_status import RunStatus
 
 MOST_LINES = 20
+EXPIRE_SECONDS = 60.0
+"""A writer that has given no sign for so long may have ended; the clocks of two machines may differ, too."""
 
 
 @click.command("status", short_help="Show how far a run is, from its result on disk.")
@@ -69,7 +73,7 @@ def describe(status: RunStatus) -> list[str]:
 def _state(status: RunStatus) -> str:
     if status.state == "finished":
         return "finished"
-    if status.writer:
+    if status.writer and _silent_seconds(status.writer) < EXPIRE_SECONDS:
         return "being written"
     if status.state == "incomplete":
         return f"done but for {len(status.missing)} blocks; the same bigdecon run command tries them again"
@@ -77,7 +81,14 @@ def _state(status: RunStatus) -> str:
 
 
 def _writer(status: RunStatus) -> str:
-    return f"process {status.writer.pid} on {status.writer.host}" if status.writer else "none"
+    if status.writer is None:
+        return "none"
+    silent = _silent_seconds(status.writer)
+    return f"process {status.writer.pid} on {status.writer.host}, last sign {silent:.0f} s ago by our clock"
+
+
+def _silent_seconds(writer: Holder) -> float:
+    return max(0.0, time.time() - writer.renewed)
 
 
 def _missing(status: RunStatus) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ def command(output: str, repair: bool, threads: int, as_json: bool) -> None:
     """Check OUTPUT, the folder of a result: read every shard of every level and compare its hash.
 
     Ends with code 0 if the result is complete and as it was written, else with code 3. Nothing is changed
-    without --repair.
+    without --repair; with it the code is 0 when all that is damaged has been marked.
 
     \b
     Example:
@@ -41,7 +41,7 @@ def command(output: str, repair: bool, threads: int, as_json: bool) -> None:
     if repair and found.damaged:
         repair_output(output, found.damaged)
     click.echo(as_json_text(found, repair) if as_json else "\n".join(describe(found, repair)))
-    if not found.sound and not (repair and not (found.unwritten or found.missing)):
+    if not (found.sound or repair):
         raise SystemExit(RunError.exit_code)
 
 
@@ -79,9 +79,7 @@ def describe(found: Verification, repaired: bool) -> list[str]:
             f"{found.missing} blocks could not be restored: bigdecon status {found.output} lists them."
         )
     if found.damaged and repaired:
-        lines.append(
-            "The damaged shards are marked: give the same bigdecon run command again, it does only those."
-        )
+        lines.append("The damaged shards are marked: give the same bigdecon run command again.")
     elif found.damaged:
         lines.append(
             "bigdecon verify --repair marks them, and the same bigdecon run command does them again."

@@ -200,6 +200,34 @@ def test_an_image_that_cannot_be_read_at_all_is_refused_before_anything_is_writt
     assert snapshot(tmp_path) == before
 
 
+def test_chunks_mended_before_their_turn_are_no_other_input(image, tmp_path, restore):
+    """The run ends at the first missing block; the second torn chunk has not been read by any region."""
+    whole = restore(image, tmp_path / "whole").output
+    good = {name: tear(image / "0/0/0" / name) for name in ("0", "9")}
+    with pytest.raises(RunError, match="more than the 0 of --max-failed"):
+        restore(image, max_failed=0)
+    for name, content in good.items():
+        (image / "0/0/0" / name).write_bytes(content)
+    result = restore(image)
+    assert result.state == "finished"
+    np.testing.assert_array_equal(voxels(result.output), voxels(whole))
+
+
+def test_a_mended_chunk_stays_mended_when_the_next_run_is_interrupted(image, restore, monkeypatch):
+    good = tear(image / FAULTY)
+    restore(image)
+    (image / FAULTY).write_bytes(good)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "write_coarser_levels", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            restore(image)
+    assert restore(image).state == "finished"
+
+
 def test_only_the_missing_blocks_chunk_may_change(image, restore):
     """A chunk that was read well is part of what the input is: another one is another input."""
     tear(image / FAULTY)

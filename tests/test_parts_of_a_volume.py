@@ -64,6 +64,21 @@ def test_missing_chunks_are_restored_once_and_give_the_same_bytes(config, tmp_pa
     np.testing.assert_array_equal(voxels(result.output), voxels(plain.output))
 
 
+def test_two_images_with_the_same_settings_on_the_same_workers(config, tmp_path):
+    """What a worker remembers of constant blocks is of one run: the next has another background."""
+    results = []
+    for number, offset in enumerate((100, 130)):
+        data = specimen((8, 64, 640), seed=number) + (offset - 100)
+        data[..., 128:512] = 0
+        image = write_in_chunks(tmp_path / f"{number}.ome.zarr", data.astype("uint16"))
+        both = replace(config, input=str(image), background="auto")
+        alone = run(both, tmp_path, f"alone{number}", cluster="local", workers=1, threads=1)
+        results.append((run(both, tmp_path, f"shared{number}"), alone))
+    assert results[0][0].plan.stats != results[1][0].plan.stats
+    for shared, alone in results:
+        np.testing.assert_array_equal(voxels(shared.output), voxels(alone.output))
+
+
 def test_dim_blocks_are_left_as_they_are_on_request(config, tmp_path):
     data = specimen((8, 30, 600))
     data[..., 200:500] = 100
@@ -87,12 +102,8 @@ def test_a_mask_limits_the_work(config, tmp_path):
     coarse = np.zeros((2, 10, 50), "uint8")
     coarse[:, 3:7, 12:20] = 1
     size = tuple(s * n / m for s, n, m in zip(SIZE, data.shape, coarse.shape, strict=True))
-    write_image(
-        tmp_path / "mask.ome.zarr",
-        coarse,
-        size=size,
-        translation=[(b - a) / 2 for a, b in zip(SIZE, size, strict=True)],
-    )
+    place = [(b - a) / 2 for a, b in zip(SIZE, size, strict=True)]
+    write_image(tmp_path / "mask.ome.zarr", coarse, size=size, translation=place)
     whole = voxels(run(config, tmp_path, "whole").output)
     masked = {"mask": str(tmp_path / "mask.ome.zarr")}
     for engine in ("direct", "map-overlap"):
@@ -105,4 +116,8 @@ def test_a_mask_limits_the_work(config, tmp_path):
         assert stored == {"1"}, "shards without any wanted voxel take no room"
     with pytest.raises(OutputError, match="which differed in the mask; "):
         run(config, tmp_path, "direct")
+    coarse[0, 3, 12] = 0
+    edited = write_image(tmp_path / "edited.ome.zarr", coarse, size=size, translation=place)
+    with pytest.raises(OutputError, match="which differed in the mask; "):
+        run(config, tmp_path, "direct", mask=str(edited))
     assert run(config, tmp_path, "direct", **masked).state == "found finished"

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigdecon.deconvolution.tiling import trim
-from bigdecon.device_errors import is_out_of_memory
-from bigdecon.errors import BigdeconError, NonFiniteError, ReadError
+from bigdecon.errors import NonFiniteError, ReadError
 from bigdecon.volume import Box, Stack
 
 __all__ = [
+    "MEMORY_OF_CONSTANTS",
     "BlockNeeds",
     "BlockRules",
     "Deconvolver",
@@ -40,8 +40,8 @@ __all__ = [
 
 PAUSES_SECONDS = (0.5, 3.0)
 """Waiting times before a failed block is tried again: a file server may be back by then."""
-MEMORY_OF_CONSTANTS = 2**28
-"""Bytes a worker process spends on results of constant blocks."""
+MEMORY_OF_CONSTANTS = 2**26
+"""Bytes a worker process spends on results of constant blocks; results that are constant take none."""
 
 Shortcut = Literal["", "constant", "dim"]
 
@@ -156,15 +156,15 @@ def attempt_block(
     Raises
     ------
     Exception
-        for what is not the block's own: no memory, or an error of our own tree that is not about reading
+        for all but the image's own faults: a method that fails would fail for other blocks as well
     """
     for pause in (*PAUSES_SECONDS, None):
         try:
             return restore_block(stack, deconvolver, core, grown, rules)
-        except Exception as error:
-            if is_out_of_memory(error) or not _is_of_the_block(error):
-                raise
-            if pause is None or isinstance(error, NonFiniteError):
+        except NonFiniteError as error:
+            return RestoredBlock(core, _nothing(core), fault=_sentence(error))
+        except ReadError as error:
+            if pause is None:
                 return RestoredBlock(core, _nothing(core), fault=_sentence(error))
         time.sleep(pause)
     raise RuntimeError("unreachable: the last attempt has returned or raised")
@@ -187,11 +187,10 @@ def _restore(
         return _computed(block, deconvolver, part), ""
     key = (rules.method_id, block.dtype.str, block.flat[0].item(), block.shape, str(part))
     known = _constants.get(key)
-    if known is not None:
-        return known, "constant"
-    voxels = _computed(block, deconvolver, part)
-    _constants.put(key, voxels)
-    return voxels, ""
+    if known is None:
+        known = _constants.put(key, _computed(block, deconvolver, part))
+    # Said of the first one too, which had to be computed: how many there are must not depend on the workers.
+    return known, "constant"
 
 
 def _computed(block: NDArray[Any], deconvolver: Deconvolver, part: Box) -> NDArray[np.float32]:
@@ -213,13 +212,8 @@ def _nothing(core: Box) -> NDArray[np.float32]:
     return np.broadcast_to(np.float32(0), tuple(part.stop - part.start for part in core))
 
 
-def _is_of_the_block(error: Exception) -> bool:
-    return isinstance(error, ReadError | NonFiniteError) or not isinstance(error, BigdeconError)
-
-
 def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, BigdeconError) else f"{type(error).__name__}: {text or 'no message'}"
+    return " ".join(str(error).split())
 
 
 class _Constants:
@@ -227,6 +221,7 @@ class _Constants:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
+        self._held_bytes = 0
         self._known: OrderedDict[Any, NDArray[np.float32]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -234,12 +229,24 @@ class _Constants:
         with self._lock:
             return self._known.get(key)
 
-    def put(self, key: Any, voxels: NDArray[np.float32]) -> None:
-        voxels.flags.writeable = False  # it is handed out again and again
+    def put(self, key: Any, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Keep a result, as one number where it is one; gives what is to be handed out."""
+        if _is_constant(voxels):
+            voxels = np.broadcast_to(voxels.flat[0], voxels.shape)
+        else:
+            voxels.flags.writeable = False  # it is handed out again and again
         with self._lock:
+            if key in self._known:
+                return self._known[key]
             self._known[key] = voxels
-            while sum(kept.nbytes for kept in self._known.values()) > self._limit_bytes:
-                self._known.popitem(last=False)
+            self._held_bytes += _held_bytes(voxels)
+            while self._held_bytes > self._limit_bytes:
+                self._held_bytes -= _held_bytes(self._known.popitem(last=False)[1])
+        return voxels
+
+
+def _held_bytes(voxels: NDArray[np.float32]) -> int:
+    return voxels.itemsize if 0 in voxels.strides else voxels.nbytes
 
 
 _constants = _Constants(MEMORY_OF_CONSTANTS)

@@ -29,7 +29,7 @@ from bigdecon.storage.places import Place, PlaceLike, as_place
 from bigdecon.storage.servers import QUICK
 from bigdecon.untrusted import MAX_DOCUMENT_BYTES, parse_json
 
-__all__ = ["Holder", "Lease", "find_holder"]
+__all__ = ["Holder", "Lease", "find_holder", "holds"]
 
 NAME = "lease.json"
 VERSION = 1
@@ -97,6 +97,11 @@ class Lease:
         self._lost: Holder | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @property
+    def id(self) -> str:
+        """Tells this lease from any other; see `holds`."""
+        return self._holder.id
 
     def __enter__(self) -> Lease:
         """Take the lease.
@@ -203,6 +208,12 @@ class Lease:
             f"another bigdecon (process {holder.pid} on {holder.host}, last seen {silent:.0f} s ago) "
             f"is writing to {self._path.parent}; wait until it has finished, or stop it first."
         )
+
+
+def holds(folder: PlaceLike, lease_id: str) -> bool:
+    """Whether a lease of this id is held on a folder now; to be asked by those who work for its holder."""
+    holder = find_holder(folder)
+    return holder is not None and holder.id == lease_id
 
 
 def find_holder(folder: PlaceLike) -> Holder | None:

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from bigdecon.deconvolution.block import MEMORY_OF_CONSTANTS
 from bigdecon.forecasting.calibration import Calibration
 from bigdecon.forecasting.job_times import JobTimes, job_times
 from bigdecon.forecasting.traffic import Traffic, count_traffic
@@ -239,7 +240,7 @@ def _waiting_bytes(plan: RunPlan, workers: WorkersPlanned) -> int:
     largest = max(math.prod(p.stop - p.start for p in box) for box in (plan.regions[0], plan.regions[-1]))
     unit = math.prod(plan.layout.write_shape) * (4 + np.dtype(plan.layout.dtype).itemsize)
     total: int = workers.threads * read + regions * max(largest, 1) * 4 + min(2, workers.threads) * unit
-    return total
+    return total + MEMORY_OF_CONSTANTS
 
 
 # --- time -----------------------------------------------------------------------------------------

@@ -16,11 +16,12 @@ from bigdecon.errors import VolumeError
 from bigdecon.io.stores import is_url, open_store, read_key
 from bigdecon.io.zarr_source import ZarrSource
 from bigdecon.storage.servers import ask
+from bigdecon.untrusted import parse_json
 from bigdecon.volume import ArraySource, Crop, Source, Take, Volume
 
 __all__ = ["InputIdentity", "StoredFile", "input_identity"]
 
-METADATA_KEYS = ("zarr.json", ".zarray", ".zattrs")
+METADATA_KEYS = ("zarr.json", ".zarray")
 ENDS = 2**16
 """Bytes that are hashed at both ends of a stored file, and at places between."""
 PLACES = 8
@@ -77,9 +78,9 @@ class InputIdentity:
 def input_identity(volume: Volume) -> InputIdentity:
     """Describe a volume so that another input is told from it; reads metadata only.
 
-    For Zarr these are the array's metadata, and size and ends of up to 27 stored files spread over the
-    array; for TIFF size and parts of the file. On servers the ETag, or what else they tell about a file,
-    takes the place of its content.
+    For Zarr these are the array's metadata, and size and parts of up to 27 stored files spread over what is
+    used, of the first and the last channel and time point; for TIFF size and parts of the file. On servers
+    the ETag, or what else they tell about a file, takes the place of its content.
 
     Raises
     ------
@@ -88,7 +89,8 @@ def input_identity(volume: Volume) -> InputIdentity:
     """
     base, selection = _peel(volume.source)
     try:
-        digest, files = _digest(base), _stored_files(base, volume.location)
+        digest = _digest(base)
+        files = _stored_files(base, _positions(volume.source), volume.location)
     except Exception as error:
         raise VolumeError(
             f"{volume.location} cannot be looked at ({type(error).__name__}: {error}); "
@@ -125,13 +127,26 @@ def _digest(source: Source) -> str:
     elif isinstance(source, ZarrSource):
         store = open_store(source.address)
         for key in METADATA_KEYS:
-            state.update(read_key(store, key) or b"")
+            state.update(_without_attributes(read_key(store, key) or b""))
     return state.hexdigest()
 
 
-def _stored_files(source: Source, location: str) -> tuple[StoredFile, ...]:
+def _without_attributes(document: bytes) -> bytes:
+    """Leave out what says nothing of the voxels, and may be added to at any time."""
+    if not document:
+        return b""
+    values = parse_json(document)
+    if isinstance(values, dict):
+        values.pop("attributes", None)
+    return json.dumps(values, sort_keys=True).encode()
+
+
+def _stored_files(
+    source: Source, positions: Sequence[Sequence[int]], location: str
+) -> tuple[StoredFile, ...]:
     if isinstance(source, ZarrSource):
-        return tuple(dict.fromkeys(_stored_file(source, index) for index in _sampled_chunks(source)))
+        chunks = _sampled_chunks(source, positions)
+        return tuple(dict.fromkeys(_stored_file(source, index) for index in chunks))
     if isinstance(source, ArraySource) or not location:
         return ()
     return (StoredFile("", _file_state(location), (0,) * len(source.shape), source.shape),)
@@ -145,12 +160,26 @@ def _stored_file(source: ZarrSource, index: tuple[int, ...]) -> StoredFile:
     return StoredFile(name, _file_state(f"{source.address}/{name}"), first, last)
 
 
-def _sampled_chunks(source: ZarrSource) -> list[tuple[int, ...]]:
-    """List the first, the middle and the last chunk along the three last axes; the first elsewhere."""
-    counts = [-(-n // c) for n, c in zip(source.shape, source.chunks, strict=True)]
-    lead = [[0]] * max(len(counts) - 3, 0)
-    picked = [sorted({0, n // 2, n - 1}) for n in counts[len(lead) :]]
-    return list(itertools.product(*lead, *picked))
+def _positions(source: Source) -> list[Sequence[int]]:
+    """Give the indices along every axis of the stored array that are used, crops and selections applied."""
+    if isinstance(source, Crop):
+        inner = _positions(source.source)
+        return [axis[part] for axis, part in zip(inner, source.box, strict=True)]
+    if isinstance(source, Take):
+        inner = _positions(source.source)
+        inner[source.axis] = sorted(inner[source.axis][p] for p in source.positions)
+        return inner
+    return [range(n) for n in source.shape]
+
+
+def _sampled_chunks(source: ZarrSource, positions: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """List chunks of what is used: first, middle and last along three axes, first and last along others."""
+    picked = []
+    for axis, (used, chunk) in enumerate(zip(positions, source.chunks, strict=True)):
+        spatial = axis >= len(positions) - 3
+        middle = [used[len(used) // 2]] if spatial else []
+        picked.append(sorted({at // chunk for at in (used[0], *middle, used[-1])}))
+    return list(itertools.product(*picked))
 
 
 def _file_state(path: str) -> str:
@@ -164,7 +193,9 @@ def _file_state(path: str) -> str:
         info = ask(path, lambda fs: fs.info(path))
     except FileNotFoundError:
         return ""
-    told = {key: str(info[key]) for key in REMOTE_FIELDS if info.get(key) is not None}
+    # A tag that follows from the content tells more than times do, which a copy changes.
+    fields = ("ETag", "size") if info.get("ETag") else REMOTE_FIELDS
+    told = {key: str(info[key]) for key in fields if info.get(key) is not None}
     return json.dumps(told, sort_keys=True)
 
 

@@ -6,7 +6,8 @@ A voxel is wanted where the mask's nearest voxel is not 0; nothing is wanted bey
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -21,7 +22,9 @@ from bigdecon.volume import Box, Crop, Source, Stack, Take, Volume
 __all__ = ["Mask", "open_mask"]
 
 STRIP = 2**24
-"""Voxels of a mask that are looked at in one go."""
+"""Voxels of a mask that are looked at in one go, about."""
+HASHED = 2**32
+"""Voxels of a mask that is recognised by all of them."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Mask:
             bounds.append(slice(max(0, int(first)), min(n, int(last) + 1)))
         if any(part.start >= part.stop for part in bounds):
             return False
-        return any((self.stack[piece] != 0).any() for piece in _pieces(tuple(bounds)))
+        return any((self.stack[piece] != 0).any() for piece in _pieces(tuple(bounds), self.stack.chunks))
 
     def _nearest(self, axis: int, index: NDArray[np.int_]) -> NDArray[np.int_]:
         """Find the mask's nearest voxel; of two that are as near, the later."""
@@ -99,9 +102,7 @@ def open_mask(path: str, volume: Volume, *, by_shape: bool = False) -> Mask:
         )
     place = None if by_shape else _by_metadata(mask, volume)
     scale, offset = place or _by_extent(mask, volume)
-    identity = input_identity(mask)
-    states = " ".join([identity.digest, *(file.state for file in identity.files)])
-    found = Mask(mask.stack(), scale, offset, hashlib.sha256(states.encode()).hexdigest())
+    found = Mask(mask.stack(), scale, offset, _digest(mask))
     if not found.touches(tuple(slice(0, n) for n in volume.spatial_shape)):
         raise VolumeError(
             f"the mask {path} selects nothing of the image: either all of it is 0, or its place (scale and "
@@ -136,12 +137,25 @@ def _uncropped(source: Source) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (0,) * len(source.shape), source.shape
 
 
-def _pieces(box: Box) -> Iterator[Box]:
-    """Cut a box along its first axis, so that each piece is small."""
-    area = int(np.prod([part.stop - part.start for part in box[1:]]))
-    step = max(1, STRIP // area)
-    first = box[0]
-    starts = range(first.start, first.stop, step)
-    return product(
-        (slice(start, min(start + step, first.stop)) for start in starts), *([part] for part in box[1:])
-    )
+def _digest(mask: Volume) -> str:
+    """Hash all of a mask, for a stroke of the brush may change any chunk; a huge one by its metadata."""
+    identity = input_identity(mask)
+    state = hashlib.sha256(" ".join([identity.digest, *(file.state for file in identity.files)]).encode())
+    shape = mask.spatial_shape
+    if math.prod(shape) <= HASHED:
+        stack = mask.stack()
+        for piece in _pieces(tuple(slice(0, n) for n in shape), stack.chunks):
+            state.update(np.packbits(stack[piece] != 0).data)
+    return state.hexdigest()
+
+
+def _pieces(box: Box, chunks: Sequence[int]) -> Iterator[Box]:
+    """Cut a box into whole chunks, some at a time along the last axis, so that each is read once."""
+    along = max(1, STRIP // math.prod(chunks))
+    steps = (*chunks[:-1], chunks[-1] * along)
+
+    def cut(part: slice, step: int) -> list[slice]:
+        starts = range(part.start // step * step, part.stop, step)
+        return [slice(max(start, part.start), min(start + step, part.stop)) for start in starts]
+
+    return product(*(cut(part, step) for part, step in zip(box, steps, strict=True)))

@@ -28,12 +28,18 @@ from bigdecon.io.identity import InputIdentity, input_identity
 from bigdecon.io.layout import OutputLayout, plan_output
 from bigdecon.io.mask import Mask, open_mask
 from bigdecon.io.output_folder import BOOKKEEPING, default_output
-from bigdecon.io.provenance import PSFRecord, RunRecord, fingerprint
+from bigdecon.io.provenance import PSFRecord, RunRecord, fingerprint, installed_versions
 from bigdecon.io.stores import output_place
 from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.optics.psf import PSF
 from bigdecon.running.classical_settings import Tuner, tuned_from_record, tuning_of, what_to_tune
-from bigdecon.running.resuming import WorkRecord, check_files, find_earlier_run, measured_before
+from bigdecon.running.resuming import (
+    WorkRecord,
+    changed_surroundings,
+    check_files,
+    find_earlier_run,
+    measured_before,
+)
 from bigdecon.running.run_inputs import load_models, load_psfs, open_input, psf_of
 from bigdecon.running.sizing import REGION_VOXELS, block_side, choose_tile, cut_volume, memory_of_block
 from bigdecon.running.training_settings import training_settings
@@ -75,6 +81,7 @@ class RunPlan:
     fingerprint : of everything that shapes the voxels
     bytes_per_worker : estimate of the memory that one block takes
     mask : which voxels are restored; None for all
+    earlier : record of the run that is continued
     """
 
     config: RunConfig
@@ -96,6 +103,7 @@ class RunPlan:
     fingerprint: str
     bytes_per_worker: int
     mask: Mask | None = None
+    earlier: RunRecord | None = None
 
     @property
     def bookkeeping(self) -> Place:
@@ -126,6 +134,8 @@ class RunPlan:
                 "give --voxel-size and --psf-voxel-size if they differ."
             )
         found += _warnings_of_sizes(self.config, self.volume, self.psfs)
+        if self.state == "continue":
+            found += changed_surroundings(self.earlier, installed_versions(), self.device)
         found += [f"the brightness was measured without {s.unread}" for s in self.stats if s.unread]
         if (
             isinstance(self.training, TrainingConfig)
@@ -240,6 +250,7 @@ def prepare(
         fingerprint=mark,
         bytes_per_worker=memory_of_block(grid, methods, network, tile),
         mask=mask,
+        earlier=earlier,
     )
 
 

@@ -36,6 +36,7 @@ from bigdecon.learning.checkpoint import load_checkpoint
 from bigdecon.running.guarded_method import GuardedMethod
 from bigdecon.running.planning import RunPlan
 from bigdecon.running.worker_tasks import (
+    Output,
     UnitJob,
     load_network,
     summarize_region,
@@ -143,7 +144,7 @@ def restore_regions(
     walked = Walked()
 
     def task(key: RegionKey, earlier: RegionRecord | None) -> Task[RegionKey]:
-        work = _RegionWork(plan, methods[key.channel], key, earlier)
+        work = _RegionWork(plan, methods[key.channel], key, earlier, run_id, lease.id)
         return Task(key, work.build, "region", REGION_REMEDY, workers)
 
     def done(key: RegionKey, record: RegionRecord) -> None:
@@ -210,10 +211,16 @@ class _RegionWork:
     """
 
     def __init__(
-        self, plan: RunPlan, method: MethodOnWorkers, key: RegionKey, earlier: RegionRecord | None
+        self,
+        plan: RunPlan,
+        method: MethodOnWorkers,
+        key: RegionKey,
+        earlier: RegionRecord | None,
+        run_id: str,
+        writer: str,
     ) -> None:
         self._plan, self._method, self._key = plan, method, key
-        self._earlier = earlier
+        self._earlier, self._run_id, self._writer = earlier, run_id, writer
         self._engine = plan.engine
 
     def build(self) -> Delayed:
@@ -239,7 +246,8 @@ class _RegionWork:
         if not cores:
             return []
         stack = plan.volume.stack(timepoint=key.timepoint, channel=key.channel)
-        rules = BlockRules(f"{plan.fingerprint} {key.channel}", plan.config.skip_dim)
+        # Of this walk alone: another run may have the same settings and other voxels, or another network.
+        rules = BlockRules(f"{self._run_id} {key.channel}", plan.config.skip_dim)
         return attempt_blocks(stack, self._method(), cores, grid=plan.grid, engine=engine, rules=rules)
 
     def _jobs(self, replaced: Sequence[Box], earlier: RegionRecord | None) -> Iterator[UnitJob]:
@@ -247,12 +255,13 @@ class _RegionWork:
         plan, key = self._plan, self._key
         offset = plan.background(key.channel) if plan.config.subtract_background else 0.0
         blocks = plan.grid.blocks_within(key.box)
+        output = Output(plan.output.absolute(), plan.layout, self._writer)
         for unit in _units_within(plan.layout, key.box):
             within = [core for core in replaced if overlap(core, unit)]
             if within:
                 whole = len(within) == sum(overlap(core, unit) is not None for core in blocks)
                 written = "" if whole or earlier is None else earlier.digests[Extent.from_box(unit)]
-                yield UnitJob(plan.output.absolute(), plan.layout, key, unit, offset, plan.mask, written)
+                yield UnitJob(output, key, unit, offset, plan.mask, written)
 
 
 def _units_within(layout: OutputLayout, region: Box) -> list[Box]:
@@ -284,8 +293,10 @@ def write_coarser_levels(
 
         def task(key: RegionKey, earlier: RegionRecord | None) -> Task[RegionKey]:
             missing = tuple(_faults_beneath(plan.layout, key, faults))
-            place = (plan.output.absolute(), plan.layout, key)
-            return Task(key, lambda: Call(write_coarse_unit, (*place, missing)), f"write-level-{key.level}")
+            output = Output(plan.output.absolute(), plan.layout, lease.id)
+            return Task(
+                key, lambda: Call(write_coarse_unit, (output, key, missing)), f"write-level-{key.level}"
+            )
 
         with stage(f"level {level}", len(keys), listener):
             walk.go(keys, task, 4 * connection.n_workers)

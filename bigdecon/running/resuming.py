@@ -9,7 +9,7 @@ from itertools import pairwise, product
 from typing import Any
 
 from bigdecon.config import RunConfig
-from bigdecon.deconvolution.ledger import Extent, Ledger, RegionKey
+from bigdecon.deconvolution.ledger import Extent, Ledger, RegionKey, RegionRecord
 from bigdecon.deconvolution.tiling import BlockGrid, overlap
 from bigdecon.errors import OutputError
 from bigdecon.intensity import IntensityStats
@@ -20,7 +20,14 @@ from bigdecon.io.provenance import PSFRecord, RunRecord, read_run, settings_that
 from bigdecon.storage.places import Place
 from bigdecon.volume import Box, Volume
 
-__all__ = ["WorkRecord", "check_files", "find_earlier_run", "measured_before"]
+__all__ = [
+    "WorkRecord",
+    "changed_surroundings",
+    "check_files",
+    "check_unchanged",
+    "find_earlier_run",
+    "measured_before",
+]
 
 MAX_REGIONS = 2**24
 """Regions of a stack in run.json: those of an image of a thousand million million voxels."""
@@ -127,8 +134,8 @@ def _differences(
     """Name what differs between the run on disk and this one."""
     before, now = settings_that_matter(old["configuration"]), settings_that_matter(config.as_dict())
     found = []
-    for name, value in now.items():
-        was = before.get(name)
+    for name, value in {**now, **now.pop("tiling")}.items():
+        was = before.get(name, before["tiling"].get(name))
         plain = list(value) if isinstance(value, tuple) else value
         if was != plain:
             found.append(f"{name.replace('_', '-')} ({was} then, {plain} now)")
@@ -136,7 +143,16 @@ def _differences(
         found.append("the PSF")
     if old["input"]["digest"] != identity.digest or old["input"]["shape"] != list(identity.shape):
         found.append("the input image")
+    else:
+        if old["input"]["voxel_size_um"] != _plain(identity.voxel_size_um):
+            found.append("the voxel size")
+        if old["input"]["selection"] != _plain(identity.selection):
+            found.append("the part of the input")
     return found
+
+
+def _plain(values: Sequence[Any] | None) -> list[Any] | None:
+    return None if values is None else list(values)
 
 
 def measured_before(earlier: RunRecord | None) -> tuple[IntensityStats, ...]:
@@ -148,21 +164,70 @@ def measured_before(earlier: RunRecord | None) -> tuple[IntensityStats, ...]:
 def check_files(
     earlier: RunRecord, output: Place, volume: Volume, grid: BlockGrid, identity: InputIdentity
 ) -> None:
-    """Refuse an input whose stored files have changed, but for those of blocks that could not be restored."""
+    """Refuse an input whose stored files have changed, where blocks that are finished have read them.
+
+    A chunk that was unreadable may be mended, and one that nobody has read yet may change.
+
+    Raises
+    ------
+    OutputError
+        naming the file
+    """
     changed = identity.changed_files(earlier.provenance["input"].get("files", ()))
     if not changed:
         return
-    faulty = Ledger(output / BOOKKEEPING / "ledger").scan().faulty
-    read = [
-        volume.stack(timepoint=key.timepoint, channel=key.channel).locate(grid.grow(fault.extent.box))[1]
-        for key, record in faulty.items()
-        if key.level == 0
-        for fault in record.faults
-    ]
+    scan = Ledger(output / BOOKKEEPING / "ledger").scan()
+    known = {key: entry for key, entry in (scan.finished | scan.faulty).items() if key.level == 0}
     for file in changed:
         held = Extent(file.start, file.stop).box
-        if not any(overlap(held, box) for box in read):
+        if any(_has_read(volume, grid, key, entry, held) for key, entry in known.items()):
             raise OutputError(
                 f"{output} belongs to another run, or the input image was changed since: {identity.location} "
                 f"{file.name} is not as it was; --overwrite starts anew, or choose another output."
             )
+
+
+def _has_read(volume: Volume, grid: BlockGrid, key: RegionKey, entry: RegionRecord, held: Box) -> bool:
+    """Whether a region's finished blocks have read any of some voxels of the stored array."""
+    stack = volume.stack(timepoint=key.timepoint, channel=key.channel)
+
+    def reads(box: Box) -> bool:
+        return overlap(stack.locate(grid.grow(box))[1], held) is not None
+
+    missing = {fault.extent for fault in entry.faults}
+    return reads(key.box) and any(
+        reads(core) for core in grid.blocks_within(key.box) if Extent.from_box(core) not in missing
+    )
+
+
+def check_unchanged(output: Place, earlier: RunRecord | None) -> None:
+    """Make sure that a run is still the one that was to be continued, once nobody else can write.
+
+    Raises
+    ------
+    OutputError
+        if another run has taken its place
+    """
+    record = read_run(output / BOOKKEEPING / "run.json")
+    if earlier is not None and (record is None or record.fingerprint != earlier.fingerprint):
+        raise OutputError(
+            f"{output} has become another run's while this one waited; choose another output with -o, or "
+            "give the same command again to see how they differ."
+        )
+
+
+def changed_surroundings(earlier: RunRecord | None, versions: Mapping[str, str], device: str) -> list[str]:
+    """Name, one sentence each, what differs from when a run was begun and may change voxels."""
+    if earlier is None:
+        return []
+    was = earlier.provenance.get("versions", {})
+    names = [name for name in ("bigdecon", "torch") if was.get(name) not in (None, versions.get(name))]
+    found = [
+        f"the run was begun with {name} {was[name]} and goes on with {versions.get(name)}; parts of the "
+        "result may differ, beyond rounding if a method has changed."
+        for name in names
+    ]
+    before = earlier.provenance.get("device")
+    if before not in (None, device):
+        found.append(f"the run was begun on {before} and goes on on {device}: parts will differ by rounding.")
+    return found

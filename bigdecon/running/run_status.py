@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -20,8 +19,6 @@ from bigdecon.storage.places import Place, PlaceLike
 __all__ = ["LevelStatus", "RunStatus", "find_run", "run_status"]
 
 State = Literal["finished", "incomplete", "unfinished"]
-SILENT_SECONDS = 60.0
-"""A writer of another machine that has given no sign for so long is taken to have ended."""
 
 
 class LevelStatus(NamedTuple):
@@ -49,7 +46,7 @@ class RunStatus:
     ----------
     output : folder of the result
     state : "finished"; "incomplete" (all is done but for blocks that cannot be restored); "unfinished"
-    writer : process that is writing now; None if there is none
+    writer : process that holds the lease; None if there is none, or it is known to be dead
     trained, to_train : networks there are, and should be; 0 of 0 for methods without training
     levels : progress of each level
     missing : blocks that could not be restored, with the region each is part of
@@ -159,8 +156,6 @@ def _trained(folder: Place) -> int:
 
 
 def _writer(folder: Place) -> Holder | None:
-    """Tell who is writing; a lease that its holder left behind counts as none."""
+    """Tell who is writing; a lease that a dead process of this machine left behind counts as none."""
     holder = find_holder(folder)
-    if holder is None or holder.is_dead or time.time() - holder.renewed > SILENT_SECONDS:
-        return None
-    return holder
+    return None if holder is None or holder.is_dead else holder

@@ -114,7 +114,10 @@ def repair_output(path: PlaceLike, damaged: Sequence[Damage]) -> None:
         write_run(root / BOOKKEEPING / "run.json", replace(record, finished=False))
         scan = ledger.scan()
         known = scan.finished | scan.faulty
-        for key, group in itertools.groupby(damaged, lambda damage: damage.key):
+        by_region: dict[RegionKey, list[Damage]] = {}
+        for damage in damaged:
+            by_region.setdefault(damage.key, []).append(damage)
+        for key, group in by_region.items():
             entry = known.get(key)
             # Counts of a region cannot be taken apart: where there are any, all of it is done again.
             if entry is None or key.level or entry.clipped or entry.skipped:
@@ -122,6 +125,9 @@ def repair_output(path: PlaceLike, damaged: Sequence[Damage]) -> None:
             else:
                 faults = _together(entry.faults, tuple(_faults(work, group)))
                 ledger.mark(key, replace(entry, faults=faults))
+        # What was averaged from a shard that was damaged already has a hash that fits, and is wrong.
+        for key in _made_from(work, damaged):
+            ledger.forget(key)
 
 
 def _compare(
@@ -138,12 +144,29 @@ def _compare(
     )
 
 
-def _faults(work: WorkRecord, damaged: Iterator[Damage]) -> Iterator[Fault]:
+def _faults(work: WorkRecord, damaged: Sequence[Damage]) -> Iterator[Fault]:
     """Name the blocks that a damaged shard holds."""
     for damage in damaged:
         for core in work.grid.blocks_within(damage.key.box):
             if overlap(core, damage.unit.box):
                 yield Fault(Extent.from_box(core), f"its shard {damage.reason}")
+
+
+def _made_from(work: WorkRecord, damaged: Sequence[Damage]) -> set[RegionKey]:
+    """Find the units of coarser levels that were averaged from damaged shards."""
+    found = set()
+    for damage in damaged:
+        fine = work.layout.levels[damage.key.level].factors
+        for level in range(damage.key.level + 1, len(work.layout.levels)):
+            factors = [b // a for a, b in zip(fine, work.layout.levels[level].factors, strict=True)]
+            above = tuple(
+                slice(part.start // f, -(-part.stop // f))
+                for part, f in zip(damage.unit.box, factors, strict=True)
+            )
+            found |= {
+                key for key in work.keys(level) if key[1:3] == damage.key[1:3] and overlap(key.box, above)
+            }
+    return found
 
 
 def _together(*faults: Sequence[Fault]) -> tuple[Fault, ...]:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from bigdecon.deconvolution.block import RestoredBlock
+from bigdecon.deconvolution.lease import holds
 from bigdecon.deconvolution.ledger import Extent, Fault, RegionKey, RegionRecord
 from bigdecon.deconvolution.network import NetworkDeconvolver
 from bigdecon.deconvolution.refined import RefinedNetwork, refining_lucy
@@ -27,8 +28,10 @@ from bigdecon.deconvolution.tiling import overlap, trim
 from bigdecon.distributed.device_failure import device_watched
 from bigdecon.distributed.progress import TrainingProgress, publish
 from bigdecon.distributed.worker_messages import messages_sent
+from bigdecon.errors import ModelError, OutputError, WriteError
 from bigdecon.intensity import IntensityStats
 from bigdecon.io.layout import OutputLayout
+from bigdecon.io.output_folder import BOOKKEEPING
 from bigdecon.io.writing import convert, digest, read_box, write_box, write_pyramid_box
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint
 from bigdecon.learning.loop import TrainingStep
@@ -40,6 +43,7 @@ from bigdecon.storage.places import Place
 from bigdecon.volume import Box, Volume
 
 __all__ = [
+    "Output",
     "UnitJob",
     "VoxelMask",
     "WrittenUnit",
@@ -119,6 +123,11 @@ def load_network(
     """
     cpu_threads = threads if device == "cpu" else None
     checkpoint = load_checkpoint(path)
+    if checkpoint.sha256 != sha256:
+        raise ModelError(
+            f"{path} is not the network that this run began with; the blocks of one result come from one "
+            "network: give the same command again."
+        )
     network = NetworkDeconvolver(checkpoint, stats, device, tile, exact_tiles, cpu_threads)
     if refine is None:
         return network
@@ -135,12 +144,41 @@ class VoxelMask(Protocol):
 
 
 @dataclass(frozen=True)
+class Output:
+    """Where a task writes, and for whom.
+
+    Attributes
+    ----------
+    path : folder of the image
+    layout : its arrays
+    writer : id of the lease that the run holds; "" does without one
+    """
+
+    path: Place
+    layout: OutputLayout
+    writer: str = ""
+
+    def check_writer(self) -> None:
+        """Make sure that the run that sent this task is still the writer.
+
+        A task may outlive the process that sent it, while its successor writes already.
+
+        Raises
+        ------
+        OutputError
+            if not
+        """
+        if self.writer and not holds(self.path / BOOKKEEPING, self.writer):
+            raise OutputError(f"the run that wrote {self.path} has ended, and this task of it with it.")
+
+
+@dataclass(frozen=True)
 class UnitJob:
     """One write unit (shard) of level 0, and how its blocks become voxels of the output.
 
     Attributes
     ----------
-    path, layout : of the output
+    output : where it is written
     key : time point and channel, and the region that the unit is part of
     unit : its box
     background : is subtracted, in data units
@@ -148,8 +186,7 @@ class UnitJob:
     written : digest of what an earlier run wrote, where only some blocks are to be replaced; "" for all
     """
 
-    path: Place
-    layout: OutputLayout
+    output: Output
     key: RegionKey
     unit: Box
     background: float = 0.0
@@ -188,9 +225,9 @@ def write_unit(job: UnitJob, blocks: Sequence[RestoredBlock]) -> WrittenUnit:
     RuntimeError
         if some blocks are to be replaced, but the others are not what the ledger says
     """
-    place = (job.path, job.layout, 0, job.key.timepoint, job.key.channel, job.unit)
+    path, layout = job.output.path, job.output.layout
     shape = tuple(part.stop - part.start for part in job.unit)
-    output = _as_written(job) if job.written else np.zeros(shape, job.layout.dtype)
+    output = _as_written(job) if job.written else np.zeros(shape, layout.dtype)
     clipped, low, high = 0, math.inf, -math.inf
     for block in blocks:
         common = overlap(block.core, job.unit)
@@ -200,20 +237,24 @@ def write_unit(job: UnitJob, blocks: Sequence[RestoredBlock]) -> WrittenUnit:
         values = values - np.float32(job.background) if job.background else values
         if job.mask is not None:
             values = np.where(job.mask[common], values, np.float32(0))
-        converted = convert(values, job.layout.dtype)
+        converted = convert(values, layout.dtype)
         output[trim(common, job.unit)] = converted.array
         clipped += converted.n_clipped
         low, high = min(low, float(values.min())), max(high, float(values.max()))
     faults = tuple(Fault(Extent.from_box(block.core), block.fault) for block in blocks if block.fault)
     skipped = sum(bool(block.shortcut) and _begins_in(block.core, job.unit) for block in blocks)
-    return WrittenUnit(
-        Extent.from_box(job.unit), write_box(*place, output), clipped, low, high, faults, skipped
-    )
+    job.output.check_writer()
+    written = write_box(path, layout, 0, job.key.timepoint, job.key.channel, job.unit, output)
+    return WrittenUnit(Extent.from_box(job.unit), written, clipped, low, high, faults, skipped)
 
 
 def _as_written(job: UnitJob) -> NDArray[Any]:
     """Read a unit back that lacks some blocks, and make sure that the others are as they were."""
-    found = read_box(job.path, job.layout, 0, job.key.timepoint, job.key.channel, job.unit)
+    path, layout = job.output.path, job.output.layout
+    try:
+        found = read_box(path, layout, 0, job.key.timepoint, job.key.channel, job.unit)
+    except WriteError as error:  # which would end the run; but all of the region can be done again
+        raise RuntimeError(str(error)) from error
     if digest(found) != job.written:
         raise RuntimeError(f"the voxels of {job.key.name} on disk are not those that the ledger knows")
     return found
@@ -257,18 +298,18 @@ def summarize_region(
     )
 
 
-def write_coarse_unit(
-    path: Place, layout: OutputLayout, key: RegionKey, faults: tuple[Fault, ...] = ()
-) -> RegionRecord:
+def write_coarse_unit(output: Output, key: RegionKey, faults: tuple[Fault, ...] = ()) -> RegionRecord:
     """Average and write one unit of a coarser level in a worker process.
 
     Parameters
     ----------
-    path, layout : of the output
+    output : where it is written
     key : level, time point, channel and box
     faults : blocks of level 0 beneath it that are missing
     """
     started = time.monotonic()
-    digest = write_pyramid_box(path, layout, key.level, key.timepoint, key.channel, key.box)
+    output.check_writer()
+    place = (key.level, key.timepoint, key.channel, key.box)
+    digest = write_pyramid_box(output.path, output.layout, *place)
     extent = Extent.from_box(key.box)
     return RegionRecord({extent: digest}, 0, 0.0, 0.0, time.monotonic() - started, faults)

@@ -23,6 +23,7 @@ from bigdecon.running import planning
 from bigdecon.running.resuming import WorkRecord
 from bigdecon.running.run_status import run_status
 from bigdecon.running.verification import repair_output, verify_output
+from bigdecon.running.worker_tasks import Output, UnitJob, write_unit
 from tests.runs import SIZE, kernel, snapshot, specimen, voxels, write_image
 
 
@@ -121,7 +122,61 @@ def test_damage_is_found_marked_and_done_again(config, kind):
         if shard(output, number, level).exists()
         and shard(output, number, level).stat().st_mtime_ns != times.get(str(shard(output, number, level)))
     }
-    assert rewritten == {str(shard(output, number, level)) for level, number in places}
+    again = {(level, number) for level, number in places} | {(1, n // 2) for level, n in places if not level}
+    assert rewritten == {str(shard(output, number, level)) for level, number in again}
+    assert command("verify", "--repair", output)[0] == 0
+
+
+def test_what_was_averaged_from_a_damaged_shard_is_done_again_too(config, monkeypatch):
+    """The shard is gone before the coarser level is made of it, whose hash then fits what is wrong."""
+    expected = [
+        voxels(pipeline.run(replace(config, output=config.output + "-whole")).output, n) for n in (0, 1)
+    ]
+    write = pipeline.write_coarser_levels
+
+    def lose_a_shard(plan, *rest):
+        shard(plan.output, 1).unlink()
+        write(plan, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "write_coarser_levels", lose_a_shard)
+        output = pipeline.run(config).output
+    assert np.any(voxels(output, 1) != expected[1])
+    found = verify_output(output)
+    assert [damage.key.level for damage in found.damaged] == [0]
+    repair_output(output, found.damaged)
+    pipeline.run(config)
+    assert verify_output(output).sound
+    for level in (0, 1):
+        np.testing.assert_array_equal(voxels(output, level), expected[level])
+
+
+def test_a_task_of_a_run_that_has_ended_writes_nothing(config):
+    """It may still be under way when its successor writes."""
+    result = pipeline.run(config)
+    key = result.plan.work.keys()[1]
+    before = snapshot(result.output)
+    job = UnitJob(Output(result.output, result.plan.layout, "an earlier lease"), key, key.box)
+    with Lease(result.output / "bigdecon") as lease:
+        with pytest.raises(OutputError, match="has ended, and this task of it with it"):
+            write_unit(job, [])
+        files = {path: kept for path, kept in snapshot(result.output).items() if "lease" not in path}
+        assert files == before
+        write_unit(replace(job, output=replace(job.output, writer=lease.id)), [])
+    assert verify_output(result.output).damaged
+
+
+def test_a_run_says_when_it_began_and_what_has_changed_since(config):
+    output = pipeline.run(config).output
+    path = output / "bigdecon" / "run.json"
+    record = json.loads(path.read_text())
+    record["finished"] = False
+    record["provenance"]["created"] = "2020-01-01T00:00:00+00:00"
+    record["provenance"]["versions"]["torch"] = "1.0"
+    path.write_text(json.dumps(record))
+    plan = pipeline.run(config).plan
+    assert any("begun with torch 1.0 and goes on with" in sentence for sentence in plan.warnings)
+    assert run_status(output).created == "2020-01-01T00:00:00+00:00"
 
 
 def test_a_sound_result_is_said_to_be_so(config):
