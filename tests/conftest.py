@@ -64,6 +64,15 @@ def _leaves_the_machine(address: Any) -> bool:
         return False
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Address of a cluster that the tests of a module share: one worker with two threads."""
+    from bigdecon.distributed.cluster import connect
+
+    with connect(workers=1, threads=2, memory_limit="3GiB", dashboard_address="none", device="cpu") as opened:
+        yield str(opened.client.scheduler.address)
+
+
 @pytest.fixture(autouse=True)
 def no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse TCP connections to public addresses, as a machine without internet would."""

@@ -33,10 +33,11 @@ def hurry() -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with connect(workers=1, threads=2, memory_limit="3GiB", dashboard_address="none", device="cpu") as opened:
+def hurried(cluster):
+    """The shared cluster, whose workers do not wait before they try again."""
+    with connect(cluster) as opened:
         opened.client.run(hurry)
-        yield opened.client.scheduler.address
+    return cluster
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def psf(tmp_path_factory):
 
 
 @pytest.fixture
-def restore(cluster, psf, monkeypatch):
+def restore(hurried, psf, monkeypatch):
     """Run with small regions on the shared cluster; keyword arguments are those of RunConfig."""
     monkeypatch.setattr(planning, "REGION_VOXELS", 1)
 
@@ -59,7 +60,7 @@ def restore(cluster, psf, monkeypatch):
             "sieve": 0.0,
             "background": 0.0,
             "device": "cpu",
-            "cluster": cluster,
+            "cluster": hurried,
             "ome_version": "0.4",
             "tiling": TilingConfig(block=64, engine=engine),
         }

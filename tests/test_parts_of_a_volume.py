@@ -10,17 +10,10 @@ import pytest
 from bigdecon import pipeline
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution.block import BlockRules
-from bigdecon.distributed.cluster import connect
 from bigdecon.errors import OutputError
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.running import planning
 from tests.runs import SIZE, kernel, specimen, voxels, write_image, write_in_chunks
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with connect(workers=1, threads=2, memory_limit="3GiB", dashboard_address="none", device="cpu") as opened:
-        yield opened.client.scheduler.address
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,50 +15,14 @@ from scipy.ndimage import gaussian_filter
 from bigdecon import pipeline
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution.lease import Lease
-from bigdecon.distributed.cluster import connect
 from bigdecon.distributed.progress import RegionDone, StageStarted, TrainingProgress
 from bigdecon.errors import ModelError, OutputError
 from bigdecon.io.provenance import is_unfinished, read_run, write_run
 from bigdecon.io.reading import open_volume
-from bigdecon.io.writing import write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.running import planning
 from bigdecon.running.plan_text import describe_plan
-from bigdecon.volume import Channel, Volume
-
-SHAPE = (24, 40, 44)
-SIZE = (0.3, 0.2, 0.2)
-NAMED = (Channel("nuclei", "0000FF"), Channel("actin", "00FF00"))
-
-
-def kernel(shape=(9, 7, 7), sigma=1.5):
-    axes = np.meshgrid(*(np.arange(n) - n // 2 for n in shape), indexing="ij")
-    return np.exp(-sum(a**2 for a in axes) / (2 * sigma**2)).astype("float32")
-
-
-def specimen(shape=SHAPE, seed=0, dtype="uint16"):
-    """Blurred points on a camera offset of 100, with shot noise."""
-    random = np.random.default_rng(seed)
-    points = np.zeros(shape)
-    count = points.size // 1500 + 3
-    points[tuple(random.integers(0, n, count) for n in shape)] = 4000
-    return random.poisson(gaussian_filter(points, 1.5) + 100).astype(dtype)
-
-
-def write_image(path, data, axes="zyx", size=SIZE, translation=(0, 0, 0), **options):
-    volume = Volume.from_array(data, axes, voxel_size_um=size[-sum(a in "zyx" for a in axes) :])
-    volume = replace(volume, translation_um=tuple(translation[-len(volume.spatial_axes) :]))
-    if "c" in axes:
-        volume = replace(volume, channels=NAMED)
-    write_ome_zarr(volume, path, dtype=data.dtype.name, **options)
-    return path
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Address of a cluster that all tests share."""
-    with connect(workers=1, threads=2, memory_limit="3GiB", dashboard_address="none", device="cpu") as opened:
-        yield opened.client.scheduler.address
+from tests.runs import NAMED, SHAPE, SIZE, attributes, kernel, snapshot, specimen, voxels, write_image
 
 
 @pytest.fixture(scope="module")
@@ -95,18 +58,6 @@ def restore(cluster, psf):
         return pipeline.run(config, on_event=events.append if events is not None else None)
 
     return call
-
-
-def voxels(path, level=0):
-    return np.asarray(zarr.open_group(path, mode="r")[str(level)][:])
-
-
-def attributes(path):
-    return zarr.open_group(path, mode="r").attrs.asdict()
-
-
-def snapshot(path):
-    return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in Path(path).rglob("*") if p.is_file()}
 
 
 def check_output(path):

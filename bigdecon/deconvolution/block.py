@@ -31,6 +31,7 @@ __all__ = [
     "Deconvolver",
     "RestoredBlock",
     "Shortcut",
+    "WrappedMethod",
     "attempt_block",
     "check_finite",
     "read_block",
@@ -68,6 +69,33 @@ class Deconvolver(BlockNeeds, Protocol):
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[np.float32]:
         """Restore a block ([z,] y, x) as read, halo included; the result has its shape and its units."""
+
+
+@dataclass(frozen=True, eq=False)
+class WrappedMethod:
+    """A method that is called in another way, and otherwise is what it was.
+
+    Attributes
+    ----------
+    method : what is wrapped
+    """
+
+    method: Deconvolver
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.method.name
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """What the method needs on each side of a block."""
+        return self.method.halo
+
+    @property
+    def alignment(self) -> int:
+        """What blocks have to start at multiples of."""
+        return self.method.alignment
 
 
 @dataclass(frozen=True)

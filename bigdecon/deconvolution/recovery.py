@@ -15,19 +15,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bigdecon.deconvolution.block import Deconvolver, WrappedMethod
 from bigdecon.deconvolution.tiling import trim
 from bigdecon.device_errors import device_in_words, is_out_of_memory, release_memory
 from bigdecon.errors import DeviceMemoryError
 from bigdecon.volume import Box
-
-if TYPE_CHECKING:
-    from bigdecon.deconvolution.block import Deconvolver
 
 __all__ = ["Forgetful", "Part", "WithinMemory", "restore_within_memory", "split_block"]
 
@@ -128,31 +125,8 @@ def restore_within_memory(deconvolver: Deconvolver, block: NDArray[Any]) -> NDAr
     return result
 
 
-@dataclass(frozen=True, eq=False)
-class WithinMemory:
-    """A deconvolver that computes a block in parts where memory does not suffice for the whole.
-
-    Attributes
-    ----------
-    method : what it does so with
-    """
-
-    method: Deconvolver
-
-    @property
-    def name(self) -> str:
-        """The method's name."""
-        return self.method.name
-
-    @property
-    def halo(self) -> tuple[int, ...]:
-        """What the method needs."""
-        return self.method.halo
-
-    @property
-    def alignment(self) -> int:
-        """What the method needs."""
-        return self.method.alignment
+class WithinMemory(WrappedMethod):
+    """A deconvolver that computes a block in parts where memory does not suffice for the whole."""
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[np.float32]:
         """See `restore_within_memory`."""

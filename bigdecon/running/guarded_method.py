@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigdecon.deconvolution.block import Deconvolver
+from bigdecon.deconvolution.block import WrappedMethod
 from bigdecon.deconvolution.recovery import restore_within_memory
 from bigdecon.distributed.device_failure import device_watched
 from bigdecon.distributed.worker_messages import messages_sent
@@ -17,7 +17,7 @@ __all__ = ["GuardedMethod"]
 
 
 @dataclass(frozen=True, eq=False)
-class GuardedMethod:
+class GuardedMethod(WrappedMethod):
     """A deconvolver for worker processes.
 
     Blocks that are too large for a worker's memory are computed in parts there; a worker whose GPU fails
@@ -29,23 +29,7 @@ class GuardedMethod:
     run_id : whose listeners are told
     """
 
-    method: Deconvolver
     run_id: str = ""
-
-    @property
-    def name(self) -> str:
-        """The method's name."""
-        return self.method.name
-
-    @property
-    def halo(self) -> tuple[int, ...]:
-        """What the method needs."""
-        return self.method.halo
-
-    @property
-    def alignment(self) -> int:
-        """What the method needs."""
-        return self.method.alignment
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[np.float32]:
         """Restore a block ([z,] y, x) in data units; the result has its shape and units.

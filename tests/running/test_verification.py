@@ -15,7 +15,6 @@ from bigdecon import pipeline
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution.lease import Lease
 from bigdecon.deconvolution.ledger import Ledger
-from bigdecon.distributed.cluster import connect
 from bigdecon.errors import BigdeconError, OutputError
 from bigdecon.io.provenance import read_run
 from bigdecon.optics.psf import psf_from_array, save_psf
@@ -25,12 +24,6 @@ from bigdecon.running.run_status import run_status
 from bigdecon.running.verification import repair_output, verify_output
 from bigdecon.running.worker_tasks import Output, UnitJob, write_unit
 from tests.runs import SIZE, kernel, snapshot, specimen, voxels, write_image
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with connect(workers=1, threads=2, memory_limit="3GiB", dashboard_address="none", device="cpu") as opened:
-        yield opened.client.scheduler.address
 
 
 @pytest.fixture
