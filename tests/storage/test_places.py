@@ -69,6 +69,48 @@ def test_listing(place):
     assert places.names(place) == ["ab", "b"]
 
 
+@pytest.fixture
+def memory():
+    """Give an empty place in fsspec's memory: an object store other than S3."""
+    place = as_place(f"memory://{os.urandom(6).hex()}")
+    yield place
+    places.remove_all(place)
+
+
+@pytest.mark.parametrize("kind", ["local", "s3", "memory"])
+@pytest.mark.parametrize("name", ["vol[1].zarr", "v*.zarr", "vol?.zarr", "v**", "{vol1,vol2}.zarr", "a #%20&+"])
+def test_names_are_never_patterns(request, tmp_path, kind, name):
+    where = {"local": lambda: tmp_path, "s3": lambda: as_place(f"{request.getfixturevalue('s3')}/deep")}
+    top = where.get(kind, lambda: request.getfixturevalue("memory"))()
+    others = [top / other / "0" / "x" for other in ("vol1.zarr", "vol2.zarr", "v", "deep")]
+    own = [top / name / "0" / "x", top / name / "0" / "*", top / name / "kept"]
+    for item in (*others, *own):
+        places.make_folder(item.parent)
+        places.write(item, str(item).encode())
+    assert places.names(top / name) == ["0", "kept"]
+    assert set(places.files_below(top / name)) == set(own)
+    places.remove_all(top / name / "0")
+    assert list(places.files_below(top / name)) == own[2:]
+    places.delete(own[2])
+    assert not places.exists(own[2])
+    assert [places.read(item) for item in others] == [str(item).encode() for item in others]
+
+
+def test_objects_that_may_not_be_deleted_are_told(s3, monkeypatch):
+    place = as_place(f"{s3}/a")
+    places.write(place / "b", b"")
+    fs = servers.connection(s3)
+    real = fs.call_s3
+
+    def refuse(verb, **arguments):
+        refused = {"Errors": [{"Key": "a/b", "Code": "AccessDenied", "Message": "Access Denied"}]}
+        return refused if verb == "delete_objects" else real(verb, **arguments)
+
+    monkeypatch.setattr(fs, "call_s3", refuse)
+    with pytest.raises(PermissionError, match="a/b: Access Denied"):
+        places.remove_all(place)
+
+
 @pytest.mark.slow
 def test_a_listing_of_several_pages(s3):
     folder = as_place(f"{s3}/many")
