@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
 
+from bigdecon.addresses import shown_url
 from bigdecon.errors import OutputError
 from bigdecon.io.stores import output_place
 from bigdecon.storage import places
@@ -259,7 +260,7 @@ def default_output(location: str) -> Path:
     """Name the result: NAME.deconvolved.ome.zarr beside a local input, in this folder for a URL."""
     location = location.removeprefix("file://")
     remote = "://" in location
-    name = PurePosixPath(location.rstrip("/")).name if remote else Path(location).resolve().name
+    name = PurePosixPath(shown_url(location).rstrip("/")).name if remote else Path(location).resolve().name
     for ending in ENDINGS:
         if name.lower().endswith(ending):
             name = name[: -len(ending)]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bigdecon.addresses import shown_url
 from bigdecon.described import from_json
 from bigdecon.errors import OutputError, WriteError
 from bigdecon.intensity import IntensityStats
@@ -219,7 +220,7 @@ def fingerprint(
 
 
 def _plain(value: Any) -> Any:
-    """Turn tuples, NumPy numbers and paths into plain JSON values."""
+    """Turn tuples, NumPy numbers and paths into plain JSON values; addresses lose what opens them."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -227,7 +228,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return _plain(value.item())
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return shown_url(os.fspath(value))
+    if isinstance(value, str):
+        return shown_url(value)
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     return value

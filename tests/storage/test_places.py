@@ -78,7 +78,9 @@ def memory():
 
 
 @pytest.mark.parametrize("kind", ["local", "s3", "memory"])
-@pytest.mark.parametrize("name", ["vol[1].zarr", "v*.zarr", "vol?.zarr", "v**", "{vol1,vol2}.zarr", "a #%20&+"])
+@pytest.mark.parametrize(
+    "name", ["vol[1].zarr", "v*.zarr", "vol?.zarr", "v**", "{vol1,vol2}.zarr", "a #%20&+"]
+)
 def test_names_are_never_patterns(request, tmp_path, kind, name):
     where = {"local": lambda: tmp_path, "s3": lambda: as_place(f"{request.getfixturevalue('s3')}/deep")}
     top = where.get(kind, lambda: request.getfixturevalue("memory"))()
