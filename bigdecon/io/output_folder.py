@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,6 +40,10 @@ LEASE = "lease.json"
 """Name of the guard against two writers; in an object store it is there before the output."""
 ENDINGS = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif")
 METADATA_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+UNFINISHED = re.compile(
+    rf"(zarr|\.zgroup|\.zattrs|\.zmetadata)\.[0-9a-f]+\.partial|{re.escape(TEMPORARY)}(zarr\.json|\.zattrs)-[0-9a-f]+"
+)
+"""What zarr, or we, leave in the root when a process is killed while it writes metadata."""
 
 
 def _attributes(root: Place) -> dict[str, Any]:
@@ -218,7 +223,7 @@ def _check_nothing_unknown(root: Place) -> None:
     if is_incomplete(root):  # its levels are not told yet
         levels = [name for name in _entries(root) if name.isdigit()]
     own = {BOOKKEEPING, *METADATA_FILES, *levels}
-    unknown = [name for name in _entries(root) if name not in own]
+    unknown = [name for name in _entries(root) if name not in own and not UNFINISHED.fullmatch(name)]
     if unknown:
         raise OutputError(
             f"{root} also holds {', '.join(unknown[:5])}, which bigdecon did not write; "
@@ -248,6 +253,8 @@ def remove_output(path: PlaceLike) -> None:
         places.remove_all(root / BOOKKEEPING, but=(LEASE,))
         for name in levels:
             places.remove_all(root / name)
+        for name in filter(UNFINISHED.fullmatch, _entries(root)):
+            places.delete(root / name)
         for name in reversed(METADATA_FILES):
             places.delete(root / name)
         if isinstance(root, Path):

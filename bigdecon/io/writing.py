@@ -40,10 +40,11 @@ from bigdecon.io.pyramid import (
     pyramid_boxes,
     write_pyramid_box,
 )
-from bigdecon.io.stores import open_store, output_place, writable_store
+from bigdecon.io.stores import open_store, output_place
 from bigdecon.storage import places
 from bigdecon.storage.object_path import ObjectPath
 from bigdecon.storage.places import Place, PlaceLike
+from bigdecon.untrusted import parse_json
 from bigdecon.volume import Box, Volume
 
 __all__ = [
@@ -254,9 +255,14 @@ def _root_attributes(root: Place) -> dict[str, Any]:
 
 
 def _update_attributes(root: Place, attributes: dict[str, Any]) -> None:
+    """Replace the root group's attributes in one step, on the disk before anything else follows."""
     try:
-        group = zarr.open_group(writable_store(root), mode="r+", use_consolidated=False)
-        group.update_attributes(attributes)
+        if places.exists(root / "zarr.json"):
+            target = root / "zarr.json"
+            content = {**parse_json(places.read(target)), "attributes": attributes}
+        else:
+            target, content = root / ".zattrs", attributes
+        places.write(target, json.dumps(content, indent=2).encode())
     except OSError as error:
         raise write_error(root, error) from error
 
