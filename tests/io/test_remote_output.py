@@ -152,7 +152,7 @@ def test_another_output_in_the_same_place_is_opened_anew(s3):
 def impatient(monkeypatch):
     """Make two attempts a request, as a dead client makes none."""
     for name in ("servers.ask", "places.write", "places.delete"):
-        monkeypatch.setattr(f"bigdecon.{name}.__kwdefaults__", {"attempts": 2})
+        monkeypatch.setattr(f"bigdecon.storage.{name}.__kwdefaults__", {"attempts": 2})
 
 
 def failing_from(n):
