@@ -35,6 +35,8 @@ CONNECTIONS = 64
 AGAIN = (408, 409, 421, 425, 429)
 """Answers below 500 that pass: time-outs, conflicts, too many requests."""
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
+SECRETS = ("key", "username", "token", "profile", "session")
+"""Names under which fsspec's settings hold credentials, or say where they are."""
 UNREACHABLE = ("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError")
 
 
@@ -113,7 +115,7 @@ def _s3() -> Any:
     }
     fs = fsspec.filesystem(
         "s3",
-        anon=given.get("anon", not has_s3_credentials()),
+        anon=given.get("anon", not (any(map(given.get, SECRETS)) or has_s3_credentials())),
         use_listings_cache=False,
         config_kwargs={**config, **given.get("config_kwargs", {})},
         max_concurrency=1,

@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import pytest
 from botocore.exceptions import ClientError
 
@@ -228,6 +229,17 @@ def test_a_server_that_falls_silent_is_asked_again(proxy, s3, monkeypatch):
     proxy.rule = lambda method, path: next(slow, "none")
     assert places.read(place) == b"content"
     assert proxy.done[-3:] == ["slow", "slow", "none"]
+
+
+@pytest.mark.parametrize(
+    "given", [{"key": "k", "secret": "s"}, {"profile": "lab"}, {"token": "t"}, {"anon": False}, {}]
+)
+def test_credentials_in_the_settings_of_fsspec_are_used(monkeypatch, given):
+    monkeypatch.setitem(fsspec.config.conf, "s3", given)
+    fs = servers.filesystem("s3://")
+    assert fs.anon == (given == {})
+    for name in ("key", "secret", "token"):
+        assert getattr(fs, name) == given.get(name)
 
 
 def test_credentials_that_expire_are_looked_up_again(s3):
