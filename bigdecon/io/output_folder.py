@@ -52,12 +52,12 @@ def _attributes(root: Place) -> dict[str, Any]:
     Raises
     ------
     OutputError
-        if a server does not tell whether there are any
+        if a server does not tell whether there are any, or access is denied
     """
     for name in ("zarr.json", ".zattrs"):
         try:
             parsed = parse_json(places.read(root / name, attempts=QUICK, limit=MAX_DOCUMENT_BYTES))
-        except ServerFailure as error:
+        except (ServerFailure, PermissionError) as error:
             raise _out_of_reach(root, error) from error
         except (OSError, ValueError):
             continue
@@ -126,10 +126,8 @@ def is_taken(path: PlaceLike) -> bool:
 
 
 def _out_of_reach(root: Place, error: OSError) -> OutputError:
-    return OutputError(
-        f"{root} cannot be looked at ({error.strerror or error}); check the address, the credentials and "
-        "the network."
-    )
+    remedy = "its permissions" if isinstance(root, Path) else "the address, the credentials and the network"
+    return OutputError(f"{root} cannot be looked at ({error.strerror or error}); check {remedy}.")
 
 
 def check_output_path(path: PlaceLike, *, overwrite: bool = False, input_location: str = "") -> None:

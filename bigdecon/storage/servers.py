@@ -37,6 +37,10 @@ AGAIN = (408, 409, 421, 425, 429)
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
 SECRETS = ("key", "username", "token", "profile", "session")
 """Names under which fsspec's settings hold credentials, or say where they are."""
+NETWORK = frozenset(
+    {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "s3fs", "urllib3"}
+)
+"""Libraries whose errors tell of servers and the network."""
 UNREACHABLE = ("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError")
 
 
@@ -161,6 +165,8 @@ def ask(url: str, request: Callable[[Any], T], *, attempts: int = PATIENT) -> T:
         if the server denies it
     ServerFailure
         if it still fails after all attempts, or cannot succeed
+    Exception
+        at once and as it is, what neither server nor network causes: a mistake, or no memory
     """
     series = _Attempts(url, attempts)
     while True:
@@ -199,6 +205,8 @@ class _Attempts:
 
     def pause_after(self, error: Exception) -> float:
         """Give the pause before the next attempt, in seconds; raises where there is none."""
+        if not _is_of_network(error):
+            raise error
         self._left -= 1
         self._made += 1
         if _code(error) in EXPIRED and not self._renewed:
@@ -249,9 +257,17 @@ def _is_denied(error: BaseException) -> bool:
     return isinstance(error, PermissionError) or _status(error) in (401, 403)
 
 
+def _is_of_network(error: BaseException) -> bool:
+    """Whether a server or the network may have caused it, or an address or setting that was given."""
+    if isinstance(error, OSError | EOFError | ValueError | TypeError | NotImplementedError):
+        return True
+    return any(kind.__module__.partition(".")[0] in NETWORK for kind in type(error).__mro__)
+
+
 def _is_final(error: BaseException) -> bool:
     """Whether asking again is in vain."""
-    if _is_denied(error) or isinstance(error, ValueError | TypeError | NotImplementedError):
+    hopeless = isinstance(error, ValueError | TypeError | NotImplementedError)
+    if _is_denied(error) or hopeless or type(error).__name__ == "ParamValidationError":
         return True
     if _code(error) in ("RequestTimeout", "IncompleteBody", "XAmzContentSHA256Mismatch", "BadDigest"):
         return False

@@ -244,6 +244,15 @@ def test_where_an_output_may_go(s3, monkeypatch):
         check_output_path(f"{s3}/in/b.ome.zarr")
 
 
+def test_an_output_that_may_not_be_read_is_no_stranger(proxy, s3):
+    path = write_ome_zarr(small_volume(), f"{s3}/a", dtype="uint16").path
+    proxy.rule = lambda method, path: "403" if path.endswith("/a/zarr.json") else "none"
+    for act in (check_output_path, is_own_output):
+        with pytest.raises(OutputError, match=r"cannot be looked at \(access is denied"):
+            act(path)
+    assert not is_unfinished(path)
+
+
 def test_a_denied_write_is_found_before_any_work(proxy, s3):
     proxy.rule = lambda method, path: "403" if method == "PUT" else "none"
     with pytest.raises(OutputError, match=r"cannot be written .access is denied: the server answered 403"):

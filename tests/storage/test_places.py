@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import subprocess
@@ -218,6 +219,30 @@ def test_pauses_grow_and_are_drawn_at_random(monkeypatch):
         for i, pause in enumerate(pauses):
             longest = min(0.2 * 2**i, servers.LONGEST_PAUSE_S)
             assert longest / 2 <= pause <= longest
+
+
+@pytest.mark.parametrize("kind", [AttributeError, KeyError, MemoryError, RuntimeError, ZeroDivisionError])
+def test_what_no_server_causes_is_neither_repeated_nor_renamed(kind):
+    made = []
+
+    def fail(fs):
+        made.append(fs)
+        raise kind("a mistake")
+
+    async def fail_later(fs):
+        fail(fs)
+
+    with pytest.raises(kind, match="a mistake"):
+        servers.ask("memory://a", fail)
+    with pytest.raises(kind, match="a mistake"):
+        asyncio.run(servers.ask_async("memory://a", fail_later))
+    assert len(made) == 2
+
+
+def test_a_name_that_no_bucket_can_have_is_asked_once(proxy, s3):
+    with pytest.raises(servers.ServerFailure, match="bucket") as caught:
+        places.read(as_place("s3://no bucket/a"))
+    assert "attempts" not in str(caught.value)
 
 
 def test_a_server_that_falls_silent_is_asked_again(proxy, s3, monkeypatch):
