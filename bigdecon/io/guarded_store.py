@@ -8,10 +8,10 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from bigdecon.io.stores import ReadOnlyStore, RemoteStore, is_url, open_store
+from bigdecon.io.stores import ReadOnlyStore, RemoteStore, byte_bounds, is_url, open_store
 from bigdecon.untrusted import MAX_DOCUMENT_BYTES, shown
 
 __all__ = ["GuardedStore", "open_guarded", "read_document"]
@@ -68,7 +68,8 @@ class GuardedStore(ReadOnlyStore):
                 raise IsADirectoryError(f"{key} is a folder instead of a file")
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError(f"{key} is no regular file but a pipe or a device")
-            start, stop = _bounds(byte_range, status.st_size)
+            start, stop, _ = slice(*byte_bounds(byte_range)).indices(status.st_size)
+            stop = max(start, stop)
             if stop - start > self.limit:
                 raise ValueError(f"{key} takes {stop - start} bytes, and at most {self.limit} are expected")
             file.seek(start)
@@ -111,19 +112,6 @@ class GuardedStore(ReadOnlyStore):
         with suppress(FileNotFoundError, NotADirectoryError):
             for name in await asyncio.to_thread(os.listdir, path):
                 yield name
-
-
-def _bounds(request: ByteRequest | None, size: int) -> tuple[int, int]:
-    """Give the first byte and the one after the last, within a file of `size` bytes."""
-    start, stop = 0, size
-    if isinstance(request, RangeByteRequest):
-        start, stop = request.start, request.end
-    elif isinstance(request, OffsetByteRequest):
-        start = request.offset
-    elif isinstance(request, SuffixByteRequest):
-        start = size - request.suffix
-    start = min(max(start, 0), size)
-    return start, min(max(stop, start), size)
 
 
 def _read_all(file: object, size: int) -> bytes:

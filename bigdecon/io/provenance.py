@@ -16,7 +16,7 @@ import numpy as np
 
 from bigdecon.addresses import shown_url
 from bigdecon.described import from_json
-from bigdecon.errors import OutputError, WriteError
+from bigdecon.errors import OutputError
 from bigdecon.intensity import IntensityStats
 from bigdecon.io.identity import InputIdentity, input_identity
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
@@ -24,6 +24,7 @@ from bigdecon.storage import places
 from bigdecon.storage.object_path import ObjectPath
 from bigdecon.storage.places import PlaceLike, as_place
 from bigdecon.storage.servers import ServerFailure
+from bigdecon.storage.write_errors import write_error
 from bigdecon.untrusted import MAX_DOCUMENT_BYTES, is_whole, parse_json, reason, shown
 
 __all__ = [
@@ -253,10 +254,7 @@ def write_run(path: PlaceLike, record: RunRecord) -> None:
     try:
         places.write(target, text.encode())
     except OSError as error:
-        raise WriteError(
-            f"{target} cannot be written: {error.strerror or error}; what is finished is kept, "
-            "and once this is put right the same command continues."
-        ) from error
+        raise write_error(target, error) from error
 
 
 def is_unfinished(folder: PlaceLike) -> bool:

@@ -24,8 +24,8 @@ __all__ = [
     "ReadOnlyStore",
     "RemoteStore",
     "UnitStore",
+    "byte_bounds",
     "filesystem",
-    "is_denied",
     "is_url",
     "open_store",
     "output_place",
@@ -72,7 +72,8 @@ def filesystem(url: str) -> Any:
         ) from error
 
 
-def _bounds(request: ByteRequest | None) -> tuple[int | None, int | None]:
+def byte_bounds(request: ByteRequest | None) -> tuple[int | None, int | None]:
+    """Give the first byte asked for and the one after the last, as a slice takes them."""
     if isinstance(request, RangeByteRequest):
         return request.start, request.end
     if isinstance(request, OffsetByteRequest):
@@ -92,11 +93,6 @@ def _trim(data: bytes, request: ByteRequest | None) -> bytes:
         asked = request.end - request.start
         raise OSError(errno.EIO, f"the server sent {len(data)} bytes where {asked} were asked for")
     return data
-
-
-def is_denied(error: BaseException) -> bool:
-    """Whether a server refused for good. Some say so of files that do not exist (S3 without listing)."""
-    return isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
 
 
 class ReadOnlyStore(Store):
@@ -203,7 +199,7 @@ class RemoteStore(ReadOnlyStore):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Read a file or a range of its bytes; None where there is none."""
-        start, end = _bounds(byte_range)
+        start, end = byte_bounds(byte_range)
         try:
             data = await self._ask(
                 "cat_file",

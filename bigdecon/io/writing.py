@@ -19,7 +19,7 @@ from zarr.core.chunk_key_encodings import V2ChunkKeyEncoding
 from zarr.storage import LocalStore, MemoryStore
 
 from bigdecon.errors import OutputError
-from bigdecon.io.boxes import Converted, convert, digest, read_box, write_box, write_error
+from bigdecon.io.boxes import Converted, convert, digest, read_box, write_box
 from bigdecon.io.layout import LevelLayout, OutputLayout, plan_output, write_boxes
 from bigdecon.io.ome_writing import DisplayWindow, image_attributes, placeholder_windows, window_json
 from bigdecon.io.output_folder import (
@@ -44,6 +44,7 @@ from bigdecon.io.stores import open_store, output_place
 from bigdecon.storage import places
 from bigdecon.storage.object_path import ObjectPath
 from bigdecon.storage.places import Place, PlaceLike
+from bigdecon.storage.write_errors import write_error
 from bigdecon.untrusted import parse_json
 from bigdecon.volume import Box, Volume
 

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from bigdecon.config import LossWeights, Method, NetworkConfig, TrainingConfig
 from bigdecon.described import checked_fields, from_json
-from bigdecon.errors import ModelError, OptionError, WriteError
+from bigdecon.errors import ModelError, OptionError
 from bigdecon.intensity import IntensityStats, Scaling
 from bigdecon.learning.networks import Network, build_network
 from bigdecon.optics.psf import PSF
 from bigdecon.ssi_config import SSIConfig, SSINetworkConfig, Training
 from bigdecon.storage import places
 from bigdecon.storage.places import Place, PlaceLike, as_place
+from bigdecon.storage.write_errors import write_error
 from bigdecon.untrusted import MAX_DOCUMENT_BYTES, parse_json, reason, shown
 
 __all__ = [
@@ -223,10 +224,7 @@ def write_atomically(path: Place, data: bytes) -> None:
     try:
         places.write(path, data)
     except OSError as error:
-        raise WriteError(
-            f"{path} cannot be written: {error.strerror or error}; what is finished is kept, "
-            "and once this is put right the same command continues."
-        ) from error
+        raise write_error(path, error) from error
 
 
 def _assemble(described: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:

@@ -18,7 +18,17 @@ from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-__all__ = ["PATIENT", "QUICK", "ServerFailure", "ask", "ask_async", "connection", "filesystem", "is_url"]
+__all__ = [
+    "PATIENT",
+    "QUICK",
+    "ServerFailure",
+    "ask",
+    "ask_async",
+    "connection",
+    "filesystem",
+    "is_denied",
+    "is_url",
+]
 
 T = TypeVar("T")
 
@@ -220,7 +230,7 @@ class _Attempts:
 
     def _give_up(self, error: Exception) -> NoReturn:
         cause = _describe(error)
-        if _is_denied(error):
+        if is_denied(error):
             anonymous = "" if not _asks_nameless(self._url) else ", and no credentials were found"
             raise PermissionError(errno.EACCES, f"access is denied{anonymous}: {cause}") from error
         if self._made > 1:
@@ -253,7 +263,8 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _is_denied(error: BaseException) -> bool:
+def is_denied(error: BaseException) -> bool:
+    """Whether a server refused for good. Some say so of files that do not exist (S3 without listing)."""
     return isinstance(error, PermissionError) or _status(error) in (401, 403)
 
 
@@ -267,7 +278,7 @@ def _is_of_network(error: BaseException) -> bool:
 def _is_final(error: BaseException) -> bool:
     """Whether asking again is in vain."""
     hopeless = isinstance(error, ValueError | TypeError | NotImplementedError)
-    if _is_denied(error) or hopeless or type(error).__name__ == "ParamValidationError":
+    if is_denied(error) or hopeless or type(error).__name__ == "ParamValidationError":
         return True
     if _code(error) in ("RequestTimeout", "IncompleteBody", "XAmzContentSHA256Mismatch", "BadDigest"):
         return False
