@@ -41,6 +41,7 @@ Auto = Literal["auto"]
 METHODS: tuple[str, ...] = get_args(Method)
 PRESETS: tuple[str, ...] = get_args(Preset)
 ENGINES: tuple[str, ...] = get_args(Engine)
+SLURM_RECORDED = ("partition", "walltime", "jobs")
 CLASSICAL = ("richardson-lucy", "wiener", "conjugate-gradient", "chambolle-pock")
 """Methods without training."""
 
@@ -304,8 +305,12 @@ class RunConfig:
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give plain JSON types, for provenance."""
-        return asdict(self)
+        """Give plain JSON types, for provenance; of SLURM only what tells how a run was shared out.
+
+        The lines of a prologue, and options of sbatch, may hold what nobody else shall read.
+        """
+        slurm = {name: getattr(self.slurm, name) for name in SLURM_RECORDED}
+        return {**asdict(self), "slurm": slurm}
 
 
 def training_preset(preset: Preset, *, ndim: int, accelerator: bool) -> TrainingConfig:

@@ -19,8 +19,11 @@ BigdeconError
     └── SchedulerLostError     the cluster went away
 
 Every message is one sentence for a person: what was wrong, the value, what would be right.
-All errors take exactly one argument, the message, so that they survive the way between processes.
+All errors take exactly one argument, the message, so that they survive the way between processes. Passwords
+and signatures in the addresses that it names are left out.
 """
+
+from bigdecon.addresses import shown_url
 
 __all__ = [
     "BigdeconError",
@@ -47,6 +50,9 @@ class BigdeconError(Exception):
     """Root of the tree; `exit_code` is what the command line ends with."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown_url(message))
 
 
 class InputError(BigdeconError):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bigdecon.cluster_settings import SlurmSettings
 from bigdecon.config import (
     LOSS_PRESETS,
     PRESETS,
@@ -162,6 +163,15 @@ def test_a_run_can_be_written_as_json() -> None:
     written = json.loads(json.dumps(config.as_dict()))
     assert written["tiling"]["block"] == 64
     assert written["voxel_size"] == [0.3, 0.1, 0.1]
+
+
+def test_what_jobs_are_given_is_not_recorded() -> None:
+    slurm = SlurmSettings(
+        partition="gpu", prologue=("export AWS_SECRET_ACCESS_KEY=hush",), directives=("--export=TOKEN=hush",)
+    )
+    written = RunConfig("in.tif", ("psf.tif",), slurm=slurm).as_dict()
+    assert written["slurm"] == {"partition": "gpu", "walltime": None, "jobs": (1, 1)}
+    assert "hush" not in json.dumps(written)
 
 
 def test_settings_do_not_change() -> None:

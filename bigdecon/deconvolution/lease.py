@@ -9,6 +9,7 @@ abandoned, and the next writer takes it over, when
 
 In an object store the lease is an object. Where the store can create one on the condition that there is
 none, it decides between two that try at once; else both write, wait, and look whose lease remained.
+Everyone looks before creating: a store without that condition would overwrite the lease of a holder.
 """
 
 from __future__ import annotations
@@ -156,19 +157,24 @@ class Lease:
             )
 
     def _acquire(self) -> None:
-        """Create the lease if it is not there; else refuse, or replace an abandoned one."""
+        """Refuse where another process lives; else create the lease, or replace an abandoned one."""
+        self._refuse_a_living_one()  # first of all: a store may create without looking
         if self._create():
             # A second creation is refused, unless this store creates without looking: then see who stays.
             if self._create():
                 self._settle()
             return
-        holder = self._present()
-        if holder is not None and not holder.is_dead:
-            silent = places.seconds_since(self._path)
-            if silent is not None and silent < self._expire_seconds:
-                raise self._refusal(holder, silent)
+        self._refuse_a_living_one()
         self._renew()
         self._settle()
+
+    def _refuse_a_living_one(self) -> None:
+        holder = self._present()
+        if holder is None or holder.is_dead:
+            return
+        silent = places.seconds_since(self._path)
+        if silent is not None and silent < self._expire_seconds:
+            raise self._refusal(holder, silent)
 
     def _create(self) -> bool:
         return places.create(self._path, _encode(self._holder), attempts=QUICK)

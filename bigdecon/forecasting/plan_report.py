@@ -8,6 +8,7 @@ from typing import Any
 
 from dask.utils import format_bytes
 
+from bigdecon.addresses import shown_url
 from bigdecon.forecasting.estimating import Engines, Estimate, Memory, Times
 from bigdecon.forecasting.forecast import Forecast
 from bigdecon.forecasting.job_times import duration
@@ -159,7 +160,7 @@ def _memory(memory: Memory) -> dict[str, int | None]:
 
 def _plan_numbers(plan: RunPlan) -> dict[str, Any]:
     return {
-        "input": plan.volume.location,
+        "input": shown_url(plan.volume.location),
         "axes": plan.volume.axes,
         "shape": list(plan.volume.shape),
         "dtype": str(plan.volume.dtype),

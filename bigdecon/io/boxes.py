@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import itertools
 import os
@@ -20,9 +19,10 @@ from bigdecon.io.layout import LevelLayout, OutputLayout
 from bigdecon.io.stores import open_store, output_place, writable_store
 from bigdecon.storage.object_path import ObjectPath
 from bigdecon.storage.places import Place, PlaceLike
+from bigdecon.storage.write_errors import write_error
 from bigdecon.volume import Box
 
-__all__ = ["Converted", "convert", "digest", "read_box", "write_box", "write_error"]
+__all__ = ["Converted", "convert", "digest", "read_box", "write_box"]
 
 
 class Converted(NamedTuple):
@@ -217,14 +217,3 @@ def _flush(files: Sequence[Path]) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def write_error(root: Place, error: OSError) -> WriteError:
-    """Turn a failure of the file system or the server into one sentence."""
-    cause = error.strerror or str(error) or type(error).__name__
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        cause = f"the disk is full ({cause})"
-    return WriteError(
-        f"{root} cannot be written: {cause}; what is finished is kept, "
-        "and once this is put right the same command continues."
-    )

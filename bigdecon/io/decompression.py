@@ -17,7 +17,7 @@ import numcodecs
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["decompress", "inflates_beyond"]
+__all__ = ["TooLargeError", "decompress", "inflates_beyond"]
 
 SLACK = 1024
 """Bytes beyond a chunk's own that its packing may add: checksums of a few bytes each."""
@@ -28,6 +28,10 @@ LZMA_MEMORY = 2**28
 """Of the decoder: presets up to 9 take 65 MiB, four times that leaves room."""
 
 Bytes = NDArray[np.uint8]
+
+
+class TooLargeError(ValueError):
+    """A chunk would unpack to more than it may."""
 
 
 class _Stream(Protocol):
@@ -79,8 +83,8 @@ def inflates_beyond(data: bytes, size: int, as_lzma: bool = False) -> bool:
     return total > size
 
 
-def _too_large(claimed: int, size: int) -> ValueError:
-    return ValueError(f"it would unpack to {claimed} bytes or more, but a chunk has {size - SLACK}")
+def _too_large(claimed: int, size: int) -> TooLargeError:
+    return TooLargeError(f"it would unpack to {claimed} bytes or more, but a chunk has {size - SLACK}")
 
 
 def _blosc(data: Bytes, size: int) -> Any:

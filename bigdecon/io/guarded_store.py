@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import AsyncIterator
+from contextlib import suppress
 
-from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import LocalStore
 
-from bigdecon.io.stores import RemoteStore, is_url, open_store
+from bigdecon.io.stores import ReadOnlyStore, RemoteStore, byte_bounds, is_url, open_store
 from bigdecon.untrusted import MAX_DOCUMENT_BYTES, shown
 
 __all__ = ["GuardedStore", "open_guarded", "read_document"]
 
 
-class GuardedStore(LocalStore):
-    """A folder, read-only, as zarr's LocalStore, with three differences.
+class GuardedStore(ReadOnlyStore):
+    """A folder, read-only, which differs from zarr's LocalStore in three ways.
 
     Links that lead out of the folder are refused unless they may be followed (the folder itself may
     be reached by a link); pipes and devices are refused at once; and no more than `limit` bytes are
@@ -26,10 +26,24 @@ class GuardedStore(LocalStore):
     """
 
     def __init__(self, folder: str, *, follow_links: bool = False, limit: int = MAX_DOCUMENT_BYTES) -> None:
-        super().__init__(folder, read_only=True)
+        super().__init__(read_only=True)
         self.base = os.path.realpath(folder)
         self.follow_links = follow_links
         self.limit = limit
+        self._is_open = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GuardedStore) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    def __str__(self) -> str:
+        return self.base
+
+    @property
+    def _identity(self) -> tuple[str, bool, int]:
+        return self.base, self.follow_links, self.limit
 
     def read(self, key: str, byte_range: ByteRequest | None = None) -> bytes | None:
         """Read a file or a range of its bytes; None where there is none.
@@ -54,7 +68,8 @@ class GuardedStore(LocalStore):
                 raise IsADirectoryError(f"{key} is a folder instead of a file")
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError(f"{key} is no regular file but a pipe or a device")
-            start, stop = _bounds(byte_range, status.st_size)
+            start, stop, _ = slice(*byte_bounds(byte_range)).indices(status.st_size)
+            stop = max(start, stop)
             if stop - start > self.limit:
                 raise ValueError(f"{key} takes {stop - start} bytes, and at most {self.limit} are expected")
             file.seek(start)
@@ -82,24 +97,21 @@ class GuardedStore(LocalStore):
             return None
         return Buffer.from_bytes(data) if prototype is None else prototype.buffer.from_bytes(data)
 
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        """Read several ranges at once."""
-        return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
+    async def exists(self, key: str) -> bool:
+        """Whether there is a regular file of this name that may be read."""
+        path = os.path.join(self.base, key)
+        if not await asyncio.to_thread(os.path.isfile, path):
+            return False
+        self._check_inside(path)
+        return True
 
-
-def _bounds(request: ByteRequest | None, size: int) -> tuple[int, int]:
-    """Give the first byte and the one after the last, within a file of `size` bytes."""
-    start, stop = 0, size
-    if isinstance(request, RangeByteRequest):
-        start, stop = request.start, request.end
-    elif isinstance(request, OffsetByteRequest):
-        start = request.offset
-    elif isinstance(request, SuffixByteRequest):
-        start = size - request.suffix
-    start = min(max(start, 0), size)
-    return start, min(max(stop, start), size)
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Give the names in one folder."""
+        path = os.path.join(self.base, prefix)
+        self._check_inside(path)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for name in await asyncio.to_thread(os.listdir, path):
+                yield name
 
 
 def _read_all(file: object, size: int) -> bytes:

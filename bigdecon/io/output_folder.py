@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
 
+from bigdecon.addresses import shown_url
 from bigdecon.errors import OutputError
 from bigdecon.io.stores import output_place
 from bigdecon.storage import places
@@ -38,6 +40,10 @@ LEASE = "lease.json"
 """Name of the guard against two writers; in an object store it is there before the output."""
 ENDINGS = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif")
 METADATA_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+UNFINISHED = re.compile(
+    rf"(zarr|\.zgroup|\.zattrs|\.zmetadata)\.[0-9a-f]+\.partial|{re.escape(TEMPORARY)}(zarr\.json|\.zattrs)-[0-9a-f]+"
+)
+"""What zarr, or we, leave in the root when a process is killed while it writes metadata."""
 
 
 def _attributes(root: Place) -> dict[str, Any]:
@@ -46,12 +52,12 @@ def _attributes(root: Place) -> dict[str, Any]:
     Raises
     ------
     OutputError
-        if a server does not tell whether there are any
+        if a server does not tell whether there are any, or access is denied
     """
     for name in ("zarr.json", ".zattrs"):
         try:
             parsed = parse_json(places.read(root / name, attempts=QUICK, limit=MAX_DOCUMENT_BYTES))
-        except ServerFailure as error:
+        except (ServerFailure, PermissionError) as error:
             raise _out_of_reach(root, error) from error
         except (OSError, ValueError):
             continue
@@ -120,10 +126,8 @@ def is_taken(path: PlaceLike) -> bool:
 
 
 def _out_of_reach(root: Place, error: OSError) -> OutputError:
-    return OutputError(
-        f"{root} cannot be looked at ({error.strerror or error}); check the address, the credentials and "
-        "the network."
-    )
+    remedy = "its permissions" if isinstance(root, Path) else "the address, the credentials and the network"
+    return OutputError(f"{root} cannot be looked at ({error.strerror or error}); check {remedy}.")
 
 
 def check_output_path(path: PlaceLike, *, overwrite: bool = False, input_location: str = "") -> None:
@@ -217,7 +221,7 @@ def _check_nothing_unknown(root: Place) -> None:
     if is_incomplete(root):  # its levels are not told yet
         levels = [name for name in _entries(root) if name.isdigit()]
     own = {BOOKKEEPING, *METADATA_FILES, *levels}
-    unknown = [name for name in _entries(root) if name not in own]
+    unknown = [name for name in _entries(root) if name not in own and not UNFINISHED.fullmatch(name)]
     if unknown:
         raise OutputError(
             f"{root} also holds {', '.join(unknown[:5])}, which bigdecon did not write; "
@@ -247,6 +251,8 @@ def remove_output(path: PlaceLike) -> None:
         places.remove_all(root / BOOKKEEPING, but=(LEASE,))
         for name in levels:
             places.remove_all(root / name)
+        for name in filter(UNFINISHED.fullmatch, _entries(root)):
+            places.delete(root / name)
         for name in reversed(METADATA_FILES):
             places.delete(root / name)
         if isinstance(root, Path):
@@ -259,7 +265,7 @@ def default_output(location: str) -> Path:
     """Name the result: NAME.deconvolved.ome.zarr beside a local input, in this folder for a URL."""
     location = location.removeprefix("file://")
     remote = "://" in location
-    name = PurePosixPath(location.rstrip("/")).name if remote else Path(location).resolve().name
+    name = PurePosixPath(shown_url(location).rstrip("/")).name if remote else Path(location).resolve().name
     for ending in ENDINGS:
         if name.lower().endswith(ending):
             name = name[: -len(ending)]

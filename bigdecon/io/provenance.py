@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from bigdecon.addresses import shown_url
 from bigdecon.described import from_json
-from bigdecon.errors import OutputError, WriteError
+from bigdecon.errors import OutputError
 from bigdecon.intensity import IntensityStats
 from bigdecon.io.identity import InputIdentity, input_identity
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
@@ -23,6 +24,7 @@ from bigdecon.storage import places
 from bigdecon.storage.object_path import ObjectPath
 from bigdecon.storage.places import PlaceLike, as_place
 from bigdecon.storage.servers import ServerFailure
+from bigdecon.storage.write_errors import write_error
 from bigdecon.untrusted import MAX_DOCUMENT_BYTES, is_whole, parse_json, reason, shown
 
 __all__ = [
@@ -219,7 +221,7 @@ def fingerprint(
 
 
 def _plain(value: Any) -> Any:
-    """Turn tuples, NumPy numbers and paths into plain JSON values."""
+    """Turn tuples, NumPy numbers and paths into plain JSON values; addresses lose what opens them."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -227,7 +229,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return _plain(value.item())
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return shown_url(os.fspath(value))
+    if isinstance(value, str):
+        return shown_url(value)
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     return value
@@ -250,10 +254,7 @@ def write_run(path: PlaceLike, record: RunRecord) -> None:
     try:
         places.write(target, text.encode())
     except OSError as error:
-        raise WriteError(
-            f"{target} cannot be written: {error.strerror or error}; what is finished is kept, "
-            "and once this is put right the same command continues."
-        ) from error
+        raise write_error(target, error) from error
 
 
 def is_unfinished(folder: PlaceLike) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from bigdecon.addresses import shown_url
 from bigdecon.errors import VolumeError
 from bigdecon.io.image_file import ImageFile, ImageInfo
 from bigdecon.io.stores import is_url, resolve
@@ -74,7 +75,7 @@ def open_volume(
         voxel_size_um=size_um,
         translation_um=shift,
         channels=_channels(info, source),
-        name=info.name or os.path.basename(info.location),
+        name=info.name or os.path.basename(shown_url(info.location)),
         location=info.location,
         time_step=info.time_step,
         time_unit=info.time_unit,
@@ -239,7 +240,7 @@ def inspect_volume(path: str | os.PathLike[str], *, follow_links: bool = False) 
         for level, source in zip(info.levels, sources, strict=True)
     )
     return VolumeSummary(
-        location=info.location,
+        location=shown_url(info.location),
         format=info.format,
         axes=info.axes,
         levels=levels,

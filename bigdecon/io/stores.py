@@ -21,10 +21,11 @@ from bigdecon.storage.servers import QUICK, ask_async, is_url
 from bigdecon.untrusted import read_regular
 
 __all__ = [
+    "ReadOnlyStore",
     "RemoteStore",
     "UnitStore",
+    "byte_bounds",
     "filesystem",
-    "is_denied",
     "is_url",
     "open_store",
     "output_place",
@@ -71,7 +72,8 @@ def filesystem(url: str) -> Any:
         ) from error
 
 
-def _bounds(request: ByteRequest | None) -> tuple[int | None, int | None]:
+def byte_bounds(request: ByteRequest | None) -> tuple[int | None, int | None]:
+    """Give the first byte asked for and the one after the last, as a slice takes them."""
     if isinstance(request, RangeByteRequest):
         return request.start, request.end
     if isinstance(request, OffsetByteRequest):
@@ -93,12 +95,42 @@ def _trim(data: bytes, request: ByteRequest | None) -> bytes:
     return data
 
 
-def is_denied(error: BaseException) -> bool:
-    """Whether a server refused for good. Some say so of files that do not exist (S3 without listing)."""
-    return isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
+class ReadOnlyStore(Store):
+    """A Zarr store of our own, which is read by key alone: nothing is written, nothing listed in depth.
+
+    Zarr's LocalStore and FsspecStore have ways to read that would be inherited past the guards of a subclass.
+    """
+
+    supports_writes = False
+    supports_deletes = False
+    supports_listing = True
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Read several ranges at once."""
+        return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Refuse: the store is read-only."""
+        raise NotImplementedError("this store is read-only")
+
+    async def delete(self, key: str) -> None:
+        """Refuse: the store is read-only."""
+        raise NotImplementedError("this store is read-only")
+
+    async def list(self) -> AsyncIterator[str]:
+        """List nothing: deep listings are never needed here."""
+        for name in NOTHING:
+            yield name
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """List nothing: deep listings are never needed here."""
+        for name in NOTHING:
+            yield name
 
 
-class RemoteStore(Store):
+class RemoteStore(ReadOnlyStore):
     """A read-only Zarr store behind a URL.
 
     Other than zarr's own FsspecStore it holds no connection of its own but takes that of its process,
@@ -167,7 +199,7 @@ class RemoteStore(Store):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Read a file or a range of its bytes; None where there is none."""
-        start, end = _bounds(byte_range)
+        start, end = byte_bounds(byte_range)
         try:
             data = await self._ask(
                 "cat_file",
@@ -179,33 +211,9 @@ class RemoteStore(Store):
             return None
         return prototype.buffer.from_bytes(data)
 
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        """Read several ranges at once."""
-        return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
-
     async def exists(self, key: str) -> bool:
         """Whether there is a file of this name."""
         return bool(await self._ask("exists", key))
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Refuse: the store is read-only."""
-        raise NotImplementedError("this remote store is read-only")
-
-    async def delete(self, key: str) -> None:
-        """Refuse: the store is read-only."""
-        raise NotImplementedError("this remote store is read-only")
-
-    async def list(self) -> AsyncIterator[str]:
-        """List nothing: deep listings of a remote store are never needed here."""
-        for name in NOTHING:
-            yield name
-
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """List nothing: deep listings of a remote store are never needed here."""
-        for name in NOTHING:
-            yield name
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Give the names in one folder."""

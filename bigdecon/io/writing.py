@@ -19,7 +19,7 @@ from zarr.core.chunk_key_encodings import V2ChunkKeyEncoding
 from zarr.storage import LocalStore, MemoryStore
 
 from bigdecon.errors import OutputError
-from bigdecon.io.boxes import Converted, convert, digest, read_box, write_box, write_error
+from bigdecon.io.boxes import Converted, convert, digest, read_box, write_box
 from bigdecon.io.layout import LevelLayout, OutputLayout, plan_output, write_boxes
 from bigdecon.io.ome_writing import DisplayWindow, image_attributes, placeholder_windows, window_json
 from bigdecon.io.output_folder import (
@@ -40,10 +40,12 @@ from bigdecon.io.pyramid import (
     pyramid_boxes,
     write_pyramid_box,
 )
-from bigdecon.io.stores import open_store, output_place, writable_store
+from bigdecon.io.stores import open_store, output_place
 from bigdecon.storage import places
 from bigdecon.storage.object_path import ObjectPath
 from bigdecon.storage.places import Place, PlaceLike
+from bigdecon.storage.write_errors import write_error
+from bigdecon.untrusted import parse_json
 from bigdecon.volume import Box, Volume
 
 __all__ = [
@@ -254,9 +256,14 @@ def _root_attributes(root: Place) -> dict[str, Any]:
 
 
 def _update_attributes(root: Place, attributes: dict[str, Any]) -> None:
+    """Replace the root group's attributes in one step, on the disk before anything else follows."""
     try:
-        group = zarr.open_group(writable_store(root), mode="r+", use_consolidated=False)
-        group.update_attributes(attributes)
+        if places.exists(root / "zarr.json"):
+            target = root / "zarr.json"
+            content = {**parse_json(places.read(target)), "attributes": attributes}
+        else:
+            target, content = root / ".zattrs", attributes
+        places.write(target, json.dumps(content, indent=2).encode())
     except OSError as error:
         raise write_error(root, error) from error
 

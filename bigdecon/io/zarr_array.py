@@ -6,16 +6,19 @@ import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
+import numcodecs
 import numpy as np
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import ShardingCodec
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.codec_pipeline import BatchedCodecPipeline
-from zarr.storage import StorePath
+from zarr.storage import MemoryStore, StorePath
 
-from bigdecon.io.decompression import decompress
+from bigdecon.io.decompression import TooLargeError, decompress
 from bigdecon.io.guarded_store import open_guarded, read_document
 from bigdecon.io.zarr_metadata import (
     COMPRESSORS,
@@ -27,12 +30,39 @@ from bigdecon.io.zarr_metadata import (
 )
 from bigdecon.untrusted import parse_json
 
-__all__ = ["BoundedArray", "open_bounded"]
+__all__ = ["BoundedArray", "check_bounds", "open_bounded"]
 
 STORED_GROWTH = 2
 """How much larger than its decoded chunks a stored file may be: packing noise adds 1 %, and shards that
 were written in pieces may hold gaps."""
 STORED_SLACK = 2**20
+PROBES: Mapping[int, Mapping[str, Any]] = {
+    2: {
+        "zarr_format": 2,
+        "shape": [4],
+        "chunks": [4],
+        "dtype": "|u1",
+        "compressor": {"id": "zstd", "level": 1},
+        "filters": None,
+        "fill_value": 0,
+        "order": "C",
+    },
+    3: {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [4],
+        "data_type": "uint8",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [4]}},
+        "chunk_key_encoding": {"name": "default"},
+        "fill_value": 0,
+        "codecs": [
+            {"name": "bytes"},
+            {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+        ],
+        "attributes": {},
+    },
+}
+"""Arrays of four bytes, for `check_bounds`."""
 INDEX_BYTES = 16
 """A shard's index holds offset and length of every chunk."""
 
@@ -78,6 +108,33 @@ class _BoundedNumcodec:
         return decompress(self.codec_id, np.frombuffer(data, np.uint8), self.size)
 
 
+@lru_cache
+def check_bounds(zarr_format: int) -> None:
+    """Let this process's zarr read a chunk that unpacks to too much, to see that the bounds are in its way.
+
+    The codecs are exchanged inside zarr, whose next version may take them from elsewhere.
+
+    Raises
+    ------
+    ValueError
+        if the chunk was unpacked
+    """
+    chunk = default_buffer_prototype().buffer.from_bytes(numcodecs.Zstd().encode(bytes(2**16)))
+    store = MemoryStore({"c/0": chunk, "0": chunk})
+    document = PROBES[zarr_format]
+    array = zarr.Array.from_dict(StorePath(store, ""), dict(document))
+    try:
+        _with_bounded_codecs(array, describe_array(document, zarr_format))[:]
+    except TooLargeError:
+        return
+    except Exception:
+        pass
+    raise ValueError(
+        f"zarr {zarr.__version__} unpacks chunks without the bounds that keep a damaged or hostile file from "
+        "taking all memory; install zarr 3.1"
+    )
+
+
 def open_bounded(
     location: str, array_path: str, zarr_format: int, *, follow_links: bool = False
 ) -> BoundedArray:
@@ -101,6 +158,7 @@ def open_bounded(
     if zarr_format == 3 and document.get("node_type") != "array":
         raise ValueError(f"{key} does not describe an array")
     description = describe_array(document, zarr_format)
+    check_bounds(zarr_format)
     store = open_guarded(location, follow_links=follow_links, limit=_largest_file(description))
     document = dict(document)
     if zarr_format == 2:

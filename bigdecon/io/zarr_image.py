@@ -12,8 +12,8 @@ from bigdecon.errors import VolumeError
 from bigdecon.io.guarded_store import open_guarded, read_document
 from bigdecon.io.image_file import ImageInfo, LevelInfo, check_planes
 from bigdecon.io.ome_metadata import parse_multiscale, plain_axes
-from bigdecon.io.stores import is_denied, is_url
 from bigdecon.io.zarr_source import ZarrSource, open_zarr_source
+from bigdecon.storage.servers import is_denied, is_url
 from bigdecon.untrusted import parse_json, reason, shown
 
 __all__ = ["ZarrImage", "open_zarr_image"]

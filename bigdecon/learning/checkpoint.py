@@ -17,13 +17,14 @@ from torch import Tensor
 
 from bigdecon.config import LossWeights, Method, NetworkConfig, TrainingConfig
 from bigdecon.described import checked_fields, from_json
-from bigdecon.errors import ModelError, OptionError, WriteError
+from bigdecon.errors import ModelError, OptionError
 from bigdecon.intensity import IntensityStats, Scaling
 from bigdecon.learning.networks import Network, build_network
 from bigdecon.optics.psf import PSF
 from bigdecon.ssi_config import SSIConfig, SSINetworkConfig, Training
 from bigdecon.storage import places
 from bigdecon.storage.places import Place, PlaceLike, as_place
+from bigdecon.storage.write_errors import write_error
 from bigdecon.untrusted import MAX_DOCUMENT_BYTES, parse_json, reason, shown
 
 __all__ = [
@@ -44,6 +45,8 @@ MAX_MODEL_BYTES = 2**32
 MAX_CHANNELS = 4096
 MAX_DEPTH = 12
 """A network twelve levels deep looks at cubes of 2048 voxels at its coarsest."""
+MAX_PSF_EXTENT = 2047
+"""In voxels along an axis: a PSF that reaches from edge to edge of 1024 voxels, on both sides."""
 REQUIRED = ("psf_sha256", "voxel_size_um", "seconds", "device", "stopped_by", "precision")
 """What every version has written."""
 
@@ -221,10 +224,7 @@ def write_atomically(path: Place, data: bytes) -> None:
     try:
         places.write(path, data)
     except OSError as error:
-        raise WriteError(
-            f"{path} cannot be written: {error.strerror or error}; what is finished is kept, "
-            "and once this is put right the same command continues."
-        ) from error
+        raise write_error(path, error) from error
 
 
 def _assemble(described: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
@@ -277,6 +277,10 @@ def _check_weights(config: Training, weights: Mapping[str, Tensor]) -> None:
 def _checked_psf(tensor: Tensor) -> NDArray[np.float32]:
     if tensor.ndim not in (2, 3) or tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
         raise ValueError("its PSF is no image of finite numbers in two or three dimensions")
+    if any(n % 2 == 0 or n > MAX_PSF_EXTENT for n in tensor.shape):
+        raise ValueError(
+            f"its PSF has the shape {tuple(tensor.shape)}; every extent is odd and at most {MAX_PSF_EXTENT}"
+        )
     array: NDArray[np.float32] = tensor.numpy()
     return array
 
@@ -295,13 +299,22 @@ def _read_config(method: object, settings: object) -> Training:
 
 
 def _psf_difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """Half the summed absolute difference of two centred PSFs of odd extents, in [0, 1]."""
-    shape = np.maximum(first.shape, second.shape)
-    placed = []
+    """Half the summed absolute difference of two centred PSFs of odd extents, in [0, 1].
+
+    It takes memory for the box that they share alone: a needle and a plate would span an enormous one.
+    """
+    shape = np.minimum(first.shape, second.shape)
+    shared, outside = [], 0.0
     for psf in (first, second):
-        room = [(int(m) - n) // 2 for m, n in zip(shape, psf.shape, strict=True)]
-        placed.append(np.pad(psf, [(r, r) for r in room]))
-    return float(np.abs(placed[0] - placed[1]).sum() / 2)
+        start = [(n - int(m)) // 2 for n, m in zip(psf.shape, shape, strict=True)]
+        inside = psf[tuple(slice(s, s + int(m)) for s, m in zip(start, shape, strict=True))]
+        shared.append(inside)
+        outside += _energy(psf) - _energy(inside)
+    return (_energy(shared[0] - shared[1]) + outside) / 2
+
+
+def _energy(psf: NDArray[np.float32]) -> float:
+    return float(np.abs(psf).sum(dtype=np.float64))
 
 
 def _sizes(voxel_size_um: tuple[float, ...]) -> str:

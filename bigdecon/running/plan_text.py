@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from dask.utils import format_bytes
 
+from bigdecon.addresses import shown_url
 from bigdecon.deconvolution.tuning import Tuned
 from bigdecon.io.output_folder import is_taken
 from bigdecon.running.planning import RunPlan
@@ -27,7 +28,10 @@ def describe_plan(plan: RunPlan) -> list[tuple[str, str]]:
 def _describe_input(plan: RunPlan) -> list[tuple[str, str]]:
     volume = plan.volume
     shape = " x ".join(str(n) for n in volume.shape)
-    lines = [("input", f"{volume.location or volume.name}"), ("", f"{volume.axes} {shape}, {volume.dtype}")]
+    lines = [
+        ("input", shown_url(volume.location or volume.name)),
+        ("", f"{volume.axes} {shape}, {volume.dtype}"),
+    ]
     size = volume.voxel_size_um
     text = "unknown" if size is None else " x ".join(f"{s:g}" for s in size) + " um"
     lines.append(("voxel size", text))

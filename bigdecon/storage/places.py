@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,6 +61,8 @@ READERS = 32
 """Small objects read at a time: their latency, not their size, is what takes time."""
 ONE_PUT = 2**33
 """Above any object that is written here: a put is one request, and never an upload in parts."""
+ONE_DELETION = 1000
+"""Objects that S3 deletes at one request, at most."""
 
 
 def resolve(path: PlaceLike) -> str:
@@ -328,10 +331,27 @@ def remove_all(folder: Place, *, but: Iterable[str] = ()) -> None:
         if folder.exists():
             shutil.rmtree(folder)
         return
-    kept = {(folder / name).url for name in but}
-    doomed = [str(place) for place in files_below(folder) if str(place) not in kept]
-    if doomed:
-        ask(folder.url, lambda fs: fs.rm(doomed))
+    kept = set(but)
+    doomed = [name for name in file_names(folder) if name not in kept]
+    if not _is_s3(folder):
+        with ThreadPoolExecutor(READERS, thread_name_prefix="delete") as pool:
+            list(pool.map(lambda name: delete(folder / name), doomed))
+        return
+    for some in (doomed[i : i + ONE_DELETION] for i in range(0, len(doomed), ONE_DELETION)):
+        ask(folder.url, partial(_delete_s3, folder=folder, names=some))
+
+
+def _delete_s3(fs: Any, folder: ObjectPath, names: Sequence[str]) -> None:
+    """Delete objects by their literal names: `fs.rm` takes "*", "?" and "[" in names for patterns."""
+    bucket, _, prefix = folder.key.partition("/")
+    prefix = f"{prefix}/" if prefix else ""
+    keys = {"Objects": [{"Key": f"{prefix}{name}"} for name in names], "Quiet": True}
+    answer = fs.call_s3("delete_objects", Bucket=bucket, Delete=keys)
+    for one in answer.get("Errors", ()):  # an answer of success all the same
+        told = f"{one.get('Key')}: {one.get('Message') or one.get('Code')}"
+        if one.get("Code") == "AccessDenied":
+            raise PermissionError(errno.EACCES, told)
+        raise OSError(errno.EIO, told)
 
 
 def seconds_since(place: Place) -> float | None:

@@ -18,7 +18,17 @@ from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-__all__ = ["PATIENT", "QUICK", "ServerFailure", "ask", "ask_async", "connection", "filesystem", "is_url"]
+__all__ = [
+    "PATIENT",
+    "QUICK",
+    "ServerFailure",
+    "ask",
+    "ask_async",
+    "connection",
+    "filesystem",
+    "is_denied",
+    "is_url",
+]
 
 T = TypeVar("T")
 
@@ -35,6 +45,12 @@ CONNECTIONS = 64
 AGAIN = (408, 409, 421, 425, 429)
 """Answers below 500 that pass: time-outs, conflicts, too many requests."""
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
+SECRETS = ("key", "username", "token", "profile", "session")
+"""Names under which fsspec's settings hold credentials, or say where they are."""
+NETWORK = frozenset(
+    {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "s3fs", "urllib3"}
+)
+"""Libraries whose errors tell of servers and the network."""
 UNREACHABLE = ("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError")
 
 
@@ -113,7 +129,7 @@ def _s3() -> Any:
     }
     fs = fsspec.filesystem(
         "s3",
-        anon=given.get("anon", not has_s3_credentials()),
+        anon=given.get("anon", not (any(map(given.get, SECRETS)) or has_s3_credentials())),
         use_listings_cache=False,
         config_kwargs={**config, **given.get("config_kwargs", {})},
         max_concurrency=1,
@@ -159,6 +175,8 @@ def ask(url: str, request: Callable[[Any], T], *, attempts: int = PATIENT) -> T:
         if the server denies it
     ServerFailure
         if it still fails after all attempts, or cannot succeed
+    Exception
+        at once and as it is, what neither server nor network causes: a mistake, or no memory
     """
     series = _Attempts(url, attempts)
     while True:
@@ -197,6 +215,8 @@ class _Attempts:
 
     def pause_after(self, error: Exception) -> float:
         """Give the pause before the next attempt, in seconds; raises where there is none."""
+        if not _is_of_network(error):
+            raise error
         self._left -= 1
         self._made += 1
         if _code(error) in EXPIRED and not self._renewed:
@@ -210,7 +230,7 @@ class _Attempts:
 
     def _give_up(self, error: Exception) -> NoReturn:
         cause = _describe(error)
-        if _is_denied(error):
+        if is_denied(error):
             anonymous = "" if not _asks_nameless(self._url) else ", and no credentials were found"
             raise PermissionError(errno.EACCES, f"access is denied{anonymous}: {cause}") from error
         if self._made > 1:
@@ -243,13 +263,22 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _is_denied(error: BaseException) -> bool:
+def is_denied(error: BaseException) -> bool:
+    """Whether a server refused for good. Some say so of files that do not exist (S3 without listing)."""
     return isinstance(error, PermissionError) or _status(error) in (401, 403)
+
+
+def _is_of_network(error: BaseException) -> bool:
+    """Whether a server or the network may have caused it, or an address or setting that was given."""
+    if isinstance(error, OSError | EOFError | ValueError | TypeError | NotImplementedError):
+        return True
+    return any(kind.__module__.partition(".")[0] in NETWORK for kind in type(error).__mro__)
 
 
 def _is_final(error: BaseException) -> bool:
     """Whether asking again is in vain."""
-    if _is_denied(error) or isinstance(error, ValueError | TypeError | NotImplementedError):
+    hopeless = isinstance(error, ValueError | TypeError | NotImplementedError)
+    if is_denied(error) or hopeless or type(error).__name__ == "ParamValidationError":
         return True
     if _code(error) in ("RequestTimeout", "IncompleteBody", "XAmzContentSHA256Mismatch", "BadDigest"):
         return False

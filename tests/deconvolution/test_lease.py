@@ -155,6 +155,24 @@ def test_one_wins_where_the_store_knows_no_conditions(s3, s3_server, monkeypatch
         test_of_many_that_try_at_once_one_wins(as_place(f"{s3}/a"), abandoned)
 
 
+def test_a_living_holder_is_not_robbed_where_the_store_knows_no_conditions(s3, s3_server, monkeypatch):
+    place = as_place(f"{s3}/a")
+    with FaultyProxy(s3_server) as proxy:
+        proxy.forgets = {"if-none-match"}
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        with Lease(place, renew_seconds=0.1) as lease:
+            held = json.loads(places.read(place / "lease.json"))["id"]
+            time.sleep(1.5)  # longer than a taker waits
+            with pytest.raises(OutputError, match="is writing to"), Lease(place):
+                pass
+            assert json.loads(places.read(place / "lease.json"))["id"] == held
+            check_for_seconds(lease, 0.3)
+        with Lease(place, renew_seconds=60) as lease:
+            edit(place, id="dead", started="1")
+            with Lease(place):
+                pass
+
+
 def test_a_lease_whose_creation_was_answered_by_silence_is_held(s3, s3_server, monkeypatch):
     place = as_place(f"{s3}/a")
     with FaultyProxy(s3_server) as proxy:

@@ -1,7 +1,9 @@
 """Malformed and hostile images: each ends in one sentence, at once, before memory is taken."""
 
+import asyncio
 import bz2
 import gzip
+import inspect
 import json
 import lzma
 import os
@@ -13,14 +15,19 @@ import subprocess
 import sys
 import tempfile
 import zlib
+from abc import ABC
 
 import numcodecs
 import numpy as np
 import pytest
 import tifffile
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
 
 from bigdecon.errors import ReadError, VolumeError
+from bigdecon.io import zarr_array
 from bigdecon.io.decompression import decompress
+from bigdecon.io.guarded_store import GuardedStore
 from bigdecon.io.image_file import decoded_chunk_bytes
 from bigdecon.io.reading import inspect_volume, open_volume
 from bigdecon.io.zarr_metadata import MAX_CHUNK_BYTES
@@ -433,6 +440,43 @@ def test_links_out_of_the_store_are_followed_only_if_allowed(tmp_path, name):
     assert inspect_volume(made, follow_links=True).levels[0].shape == SHAPE
 
 
+def ways_to_read(store):
+    """Give every function that reads a key and that zarr, whichever version, might call on a store."""
+    others = {"__getattribute__", "__getstate__", "with_read_only", "getsize_prefix"}
+    names = {name for kind in type(store).__mro__ for name in vars(kind) if "get" in name or "read" in name}
+    return {name: getattr(store, name) for name in names - others if callable(getattr(store, name))}
+
+
+def test_no_way_to_read_leads_past_the_guards(tmp_path):
+    (tmp_path / "secret").write_text("{}")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/link").symlink_to(tmp_path / "secret")
+    (tmp_path / "a/large").write_bytes(bytes(100))
+    store = GuardedStore(str(tmp_path / "a"), limit=10)
+    prototype = default_buffer_prototype()
+
+    async def consume(found):
+        if hasattr(found, "__aiter__"):
+            return [one async for one in found]
+        return await found if inspect.isawaitable(found) else found
+
+    ways = ways_to_read(store)
+    assert {"get", "get_partial_values", "getsize"} <= ways.keys()
+    for name, read in ways.items():
+        options = {"prototype": prototype} if "prototype" in inspect.signature(read).parameters else {}
+        for key in ("link", "large"):
+            if name == "_get_many":
+                arguments, options = ([(key, prototype, None)],), {}
+            elif name == "get_partial_values":
+                arguments, options = (prototype, [(key, None)]), {}
+            else:
+                arguments = (key,)
+            with pytest.raises(ValueError, match=r"leads out of the store|at most 10 are expected"):
+                asyncio.run(consume(read(*arguments, **options)))
+    for kind in type(store).__mro__:
+        assert kind.__module__.startswith("bigdecon.") or kind in (Store, ABC, object), kind
+
+
 def test_a_collection_whose_image_is_a_link_out(tmp_path):
     store_v3(tmp_path / "outside")
     write(tmp_path / "a/zarr.json", group({"ome": {"bioformats2raw.layout": 3}}))
@@ -618,6 +662,18 @@ def bombs(folder):
     strip = {256: 1024, 257: 512, 278: 512}
     yield tiff_of(folder / "page.tif", strip, zlib.compress(b"")[:2] + zeros)
     yield tiff_of(folder / "rows.tif", {256: 2**31 - 1, 257: 2**31 - 1, 278: 2**31 - 1})
+
+
+@pytest.mark.parametrize("make", [store_v2, store_v3])
+def test_a_zarr_that_goes_past_the_bounds_is_not_used(tmp_path, monkeypatch, make):
+    """As a version would that takes the codecs from the metadata, or from a pipeline of its own."""
+    made = make(tmp_path / "a")
+    assert np.array_equal(open_volume(made).stack()[ALL], VOXELS)
+    zarr_array.check_bounds.cache_clear()
+    monkeypatch.setattr(zarr_array, "_with_bounded_codecs", lambda array, found: array)
+    refused(made, r"zarr .* unpacks chunks without the bounds .* install zarr 3.1")
+    monkeypatch.undo()
+    assert open_volume(made).shape == SHAPE
 
 
 def deflated_zeros(size):

@@ -115,6 +115,16 @@ def record():
     return RunRecord("f" * 64, provenance.as_json())
 
 
+def test_what_opens_an_address_is_not_recorded(tmp_path):
+    signed = "https://me:hush@host/a.zarr?X-Amz-Signature=hush"
+    known = replace(input_identity(Volume.from_array(np.ones((4, 4)))), location=signed)
+    config = RunConfig(signed, ("psf.tif",), model=signed)
+    provenance = Provenance(config.as_dict(), (PSF,), known, 0, "cpu").as_json()
+    write_run(tmp_path / "run.json", RunRecord("f" * 64, {**provenance, "more": signed}, work={"of": signed}))
+    assert "hush" not in json.dumps(provenance) + (tmp_path / "run.json").read_text()
+    assert provenance["input"]["location"] == "https://host/a.zarr"
+
+
 def test_run_record_comes_back(tmp_path):
     path = tmp_path / "run.json"
     assert read_run(path) is None

@@ -152,7 +152,7 @@ def test_another_output_in_the_same_place_is_opened_anew(s3):
 def impatient(monkeypatch):
     """Make two attempts a request, as a dead client makes none."""
     for name in ("servers.ask", "places.write", "places.delete"):
-        monkeypatch.setattr(f"bigdecon.{name}.__kwdefaults__", {"attempts": 2})
+        monkeypatch.setattr(f"bigdecon.storage.{name}.__kwdefaults__", {"attempts": 2})
 
 
 def failing_from(n):
@@ -242,6 +242,15 @@ def test_where_an_output_may_go(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(OutputError, match=r"cannot be looked at .no server answers"):
         check_output_path(f"{s3}/in/b.ome.zarr")
+
+
+def test_an_output_that_may_not_be_read_is_no_stranger(proxy, s3):
+    path = write_ome_zarr(small_volume(), f"{s3}/a", dtype="uint16").path
+    proxy.rule = lambda method, path: "403" if path.endswith("/a/zarr.json") else "none"
+    for act in (check_output_path, is_own_output):
+        with pytest.raises(OutputError, match=r"cannot be looked at \(access is denied"):
+            act(path)
+    assert not is_unfinished(path)
 
 
 def test_a_denied_write_is_found_before_any_work(proxy, s3):

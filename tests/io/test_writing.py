@@ -11,6 +11,7 @@ import pytest
 import yaozarrs
 import zarr
 from hypothesis import given, settings
+from zarr.storage._local import _atomic_write
 
 from bigdecon.errors import OutputError, WriteError
 from bigdecon.io.reading import open_volume
@@ -376,6 +377,51 @@ def test_only_what_bigdecon_wrote_is_removed(tmp_path, version):
     (tmp_path / "b/data").write_text("")
     with pytest.raises(OutputError, match="not written by bigdecon"):
         remove_output(tmp_path / "b")
+
+
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+def test_metadata_that_were_being_written_do_not_keep_an_output_from_being_replaced(tmp_path, version):
+    path = tmp_path / "a"
+    write_ome_zarr(volume_with("zyx"), path, ome_version=version)
+    name = "zarr.json" if version == "0.5" else ".zattrs"
+    content = (path / name).read_bytes()
+    with _atomic_write(path / name, "wb") as file:
+        (left,) = (found for found in path.iterdir() if found.suffix == ".partial")
+        file.write(content)
+    left.touch()
+    (path / f".tmp-{name}-{'0a' * 16}").touch()
+    check_output_path(path, overwrite=True)
+    write_ome_zarr(volume_with("zyx"), path, ome_version=version, overwrite=True)
+    assert not left.exists()
+    assert not list(path.glob(".tmp-*"))
+    for strange in ("zarr.notes.partial", ".tmp-notes", "x.0a.partial"):
+        (path / strange).touch()
+        with pytest.raises(OutputError, match="did not write"):
+            check_output_path(path, overwrite=True)
+        (path / strange).unlink()
+
+
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+def test_root_metadata_are_whole_or_as_they_were(tmp_path, monkeypatch, version):
+    path = tmp_path / "a"
+    write_ome_zarr(volume_with("zyx"), path, ome_version=version)
+    before = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+    synced = []
+    real = os.fsync
+
+    def fail(handle):
+        synced.append(handle)
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(WriteError, match="the disk is gone"):
+        set_provenance(path, {"a": 1})
+    assert synced
+    monkeypatch.setattr(os, "fsync", real)
+    assert {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()} == before
+    set_provenance(path, {"a": 1})
+    assert zarr.open_group(path, mode="r").attrs["bigdecon"]["provenance"] == {"a": 1}
+    assert {file.name for file in path.iterdir() if file.is_file()} == set(before)
 
 
 def test_an_output_is_not_created_over_something(tmp_path):

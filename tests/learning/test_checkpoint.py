@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from bigdecon.intensity import IntensityStats
 from bigdecon.learning.checkpoint import (
     Checkpoint,
     CurvePoint,
+    _psf_difference,
     check_fit,
     load_checkpoint,
     save_checkpoint,
@@ -137,6 +139,35 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
     path.with_suffix(".json").write_text(json.dumps(described))
     with pytest.raises(ModelError, match="incomplete: mask_density is 2"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (5, 2049), (0, 5)])
+def test_a_psf_of_a_shape_that_cannot_be_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = save_checkpoint(checkpoint(psf=np.ones(shape, np.float32)), tmp_path / "model")
+    with pytest.raises(ModelError, match=r"incomplete: its PSF has the shape .* odd and at most 2047"):
+        load_checkpoint(path)
+
+
+def test_psfs_are_compared_within_the_box_that_they_share() -> None:
+    shapes = [(5, 9), (9, 5), (7, 7), (1, 11)]
+    for first in shapes:
+        for second in shapes:
+            a, b = psf_array(first, 1.5), psf_array(second, 1.0)
+            whole = np.zeros((2, 11, 11))
+            for canvas, psf in zip(whole, (a, b), strict=True):
+                room = [(11 - n) // 2 for n in psf.shape]
+                canvas[tuple(slice(r, 11 - r) for r in room)] = psf
+            assert _psf_difference(a, b) == pytest.approx(np.abs(whole[0] - whole[1]).sum() / 2, abs=1e-6)
+
+
+def test_a_needle_and_a_plate_take_no_memory() -> None:
+    needle = np.zeros((2047, 1, 1), np.float32)
+    needle[1023] = 1
+    plate = np.full((1, 501, 501), 501**-2, np.float32)
+    tracemalloc.start()
+    assert _psf_difference(needle, plate) == pytest.approx(1, abs=1e-4)
+    assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    tracemalloc.stop()
 
 
 def test_every_method_has_its_units() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import pytest
 from botocore.exceptions import ClientError
 
@@ -67,6 +69,50 @@ def test_listing(place):
     places.remove_all(place / "a")
     places.remove_all(place / "none")
     assert places.names(place) == ["ab", "b"]
+
+
+@pytest.fixture
+def memory():
+    """Give an empty place in fsspec's memory: an object store other than S3."""
+    place = as_place(f"memory://{os.urandom(6).hex()}")
+    yield place
+    places.remove_all(place)
+
+
+@pytest.mark.parametrize("kind", ["local", "s3", "memory"])
+@pytest.mark.parametrize(
+    "name", ["vol[1].zarr", "v*.zarr", "vol?.zarr", "v**", "{vol1,vol2}.zarr", "a #%20&+"]
+)
+def test_names_are_never_patterns(request, tmp_path, kind, name):
+    where = {"local": lambda: tmp_path, "s3": lambda: as_place(f"{request.getfixturevalue('s3')}/deep")}
+    top = where.get(kind, lambda: request.getfixturevalue("memory"))()
+    others = [top / other / "0" / "x" for other in ("vol1.zarr", "vol2.zarr", "v", "deep")]
+    own = [top / name / "0" / "x", top / name / "0" / "*", top / name / "kept"]
+    for item in (*others, *own):
+        places.make_folder(item.parent)
+        places.write(item, str(item).encode())
+    assert places.names(top / name) == ["0", "kept"]
+    assert set(places.files_below(top / name)) == set(own)
+    places.remove_all(top / name / "0")
+    assert list(places.files_below(top / name)) == own[2:]
+    places.delete(own[2])
+    assert not places.exists(own[2])
+    assert [places.read(item) for item in others] == [str(item).encode() for item in others]
+
+
+def test_objects_that_may_not_be_deleted_are_told(s3, monkeypatch):
+    place = as_place(f"{s3}/a")
+    places.write(place / "b", b"")
+    fs = servers.connection(s3)
+    real = fs.call_s3
+
+    def refuse(verb, **arguments):
+        refused = {"Errors": [{"Key": "a/b", "Code": "AccessDenied", "Message": "Access Denied"}]}
+        return refused if verb == "delete_objects" else real(verb, **arguments)
+
+    monkeypatch.setattr(fs, "call_s3", refuse)
+    with pytest.raises(PermissionError, match="a/b: Access Denied"):
+        places.remove_all(place)
 
 
 @pytest.mark.slow
@@ -175,6 +221,30 @@ def test_pauses_grow_and_are_drawn_at_random(monkeypatch):
             assert longest / 2 <= pause <= longest
 
 
+@pytest.mark.parametrize("kind", [AttributeError, KeyError, MemoryError, RuntimeError, ZeroDivisionError])
+def test_what_no_server_causes_is_neither_repeated_nor_renamed(kind):
+    made = []
+
+    def fail(fs):
+        made.append(fs)
+        raise kind("a mistake")
+
+    async def fail_later(fs):
+        fail(fs)
+
+    with pytest.raises(kind, match="a mistake"):
+        servers.ask("memory://a", fail)
+    with pytest.raises(kind, match="a mistake"):
+        asyncio.run(servers.ask_async("memory://a", fail_later))
+    assert len(made) == 2
+
+
+def test_a_name_that_no_bucket_can_have_is_asked_once(proxy, s3):
+    with pytest.raises(servers.ServerFailure, match="bucket") as caught:
+        places.read(as_place("s3://no bucket/a"))
+    assert "attempts" not in str(caught.value)
+
+
 def test_a_server_that_falls_silent_is_asked_again(proxy, s3, monkeypatch):
     place = as_place(f"{s3}/a")
     places.write(place, b"content")
@@ -184,6 +254,17 @@ def test_a_server_that_falls_silent_is_asked_again(proxy, s3, monkeypatch):
     proxy.rule = lambda method, path: next(slow, "none")
     assert places.read(place) == b"content"
     assert proxy.done[-3:] == ["slow", "slow", "none"]
+
+
+@pytest.mark.parametrize(
+    "given", [{"key": "k", "secret": "s"}, {"profile": "lab"}, {"token": "t"}, {"anon": False}, {}]
+)
+def test_credentials_in_the_settings_of_fsspec_are_used(monkeypatch, given):
+    monkeypatch.setitem(fsspec.config.conf, "s3", given)
+    fs = servers.filesystem("s3://")
+    assert fs.anon == (given == {})
+    for name in ("key", "secret", "token"):
+        assert getattr(fs, name) == given.get(name)
 
 
 def test_credentials_that_expire_are_looked_up_again(s3):
