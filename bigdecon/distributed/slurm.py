@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -33,6 +34,7 @@ from distributed.utils import get_ip
 
 from bigdecon.cluster_settings import SlurmSettings, parse_memory, parse_walltime
 from bigdecon.distributed.job_replacement import JobKeeper
+from bigdecon.distributed.slurm_queue import SlurmQueue
 from bigdecon.distributed.surroundings import sigint_blocked, sigint_kept
 from bigdecon.distributed.transport_security import Certificates, temporary_certificates
 from bigdecon.distributed.walltime import JOB_END
@@ -273,8 +275,9 @@ def slurm_cluster(
             workers_per_job=shape.n_workers,
             logs=logs,
             say=say,
+            queue=SlurmQueue(_clusters(shape)),
         )
-        stack.callback(cluster.sync, keeper.stop)
+        stack.callback(_cancel_jobs, cluster, keeper)
         at_work = False
         try:
             cluster.sync(keeper.start)
@@ -345,6 +348,18 @@ def _start_scheduler(
         )
     except (OSError, RuntimeError, TimeoutError, ValueError) as error:
         raise ClusterError(f"the Dask scheduler could not be started here ({error}).") from error
+
+
+def _clusters(shape: JobShape) -> str | None:
+    """Find what `--clusters=other` or `-M other` among the directives sends the jobs to."""
+    found = re.findall(r"^(?:--clusters?[= ]|-M ?)(\S+)", "\n".join(_directives(shape)), flags=re.MULTILINE)
+    return found[-1] if found else None
+
+
+def _cancel_jobs(cluster: SpecCluster, keeper: JobKeeper) -> None:
+    """Leave no job behind; a second Ctrl-C has to wait for it."""
+    with sigint_blocked():
+        cluster.sync(keeper.stop)
 
 
 def _end(cluster: SpecCluster) -> None:
