@@ -56,7 +56,7 @@ def _end_in_order() -> None:
 
     def end(number: int, frame: FrameType | None) -> None:
         for ending in endings:
-            signal.signal(ending, lambda *_: None)
+            signal.signal(ending, signal.SIG_IGN)  # holds for scancel, too, and while Python itself ends
         signal.default_int_handler(number, frame)
 
     for ending in endings:

@@ -26,7 +26,7 @@ from distributed import Scheduler
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from bigdecon.distributed.progress import TOPIC
+from bigdecon.distributed.progress import TOPIC, TrainingProgress
 from bigdecon.distributed.slurm_queue import QueuedJob, SlurmQueue, sbatch_words
 from bigdecon.errors import ClusterError
 
@@ -42,7 +42,7 @@ FUTILE_JOBS = 3
 """Jobs in a row that may end before any of their workers joined."""
 
 FRUITLESS_JOBS = 5
-"""Jobs in a row that may end with nothing done, although their workers joined."""
+"""Jobs in a row that may end with nothing done, although their workers joined; more where many run."""
 
 ABSENT_LOOKS = 2
 """Looks in a row at a queue without a job after which it is gone; one answer may be old or incomplete."""
@@ -157,7 +157,7 @@ class JobKeeper:
         self._busy_until = time.monotonic()
         self._stopping = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
-        self._fruit = _Fruit(self._bear_fruit)
+        self._fruit = _Fruit(scheduler, self._bear_fruit)
 
     async def start(self) -> None:
         """Submit the first jobs, and look after them from now on.
@@ -334,28 +334,36 @@ class JobKeeper:
                 f"{self._futile} jobs in a row ended before their workers had started; "
                 f"the log of the last, {log}, {_last_words(log)}"
             )
-        if self._fruitless >= FRUITLESS_JOBS:
+        if self._fruitless >= max(FRUITLESS_JOBS, 2 * self._most):
             raise ClusterError(
-                f"{self._fruitless} jobs in a row ended with no task done; give a longer --walltime or "
-                f"smaller blocks; the log of the last, {log}, {_last_words(log)}"
+                f"{self._fruitless} jobs in a row ended with no region of the output written; give a longer "
+                f"--walltime, more --jobs or smaller blocks; the log of the last, {log}, {_last_words(log)}"
             )
         self._say(f"Job {kept.number} has ended; another takes its place where there is work.")
 
 
 class _Fruit(SchedulerPlugin):
-    """Notices that something gets done: a task ended, or told of its progress."""
+    """Notices that something lasting gets done: what a client waits for, or a step of training.
+
+    The blocks of a region do not count: where no job lives long enough for all of them, they are computed
+    again and again.
+    """
 
     name = "bigdecon-jobs"
 
-    def __init__(self, notice: Callable[[], None]) -> None:
+    def __init__(self, scheduler: Scheduler, notice: Callable[[], None]) -> None:
+        self._scheduler = scheduler
         self._notice = notice
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
-        if start == "processing" and finish in ("memory", "erred"):
+        if start != "processing" or finish not in ("memory", "erred"):
+            return
+        task = self._scheduler.tasks.get(key)
+        if finish == "erred" or (task is not None and task.who_wants):
             self._notice()
 
     def log_event(self, topic: str, msg: Any) -> None:
-        if topic == TOPIC:
+        if topic == TOPIC and TrainingProgress.__name__ in str(msg):
             self._notice()
 
 

@@ -155,7 +155,7 @@ def test_a_signal_stops_it_in_order(tmp_path, number):
         time.sleep(0.1)
         process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 130, (out, err)
     assert err == "Stopped. What is finished is kept; the same command continues.\n"
     assert [json.loads(line)["event"] for line in out.splitlines()][:2] == ["Plan", "StageStarted"]
     left = {p.name for p in tmp_path.iterdir() if not p.name.startswith("torchinductor")}

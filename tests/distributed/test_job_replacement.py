@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import dask
 import pytest
+from dask import delayed
 from distributed import Scheduler
 
 from bigdecon.distributed import job_replacement, slurm_queue
 from bigdecon.distributed.job_replacement import JobKeeper
+from bigdecon.distributed.progress import TOPIC
 from bigdecon.distributed.slurm_queue import SlurmQueue, sbatch_words
 
 SQUEUE = """#!/bin/sh
@@ -202,6 +205,25 @@ def test_a_limit_is_told_once_and_asked_for_seldom(slurm, monkeypatch):
         await keeper.stop()
 
     keep(slurm, check, (2, 2))
+
+
+def test_what_counts_is_what_a_client_waits_for(connection):
+    noticed: list[int] = []
+    scheduler = connection.client.cluster.scheduler
+    plugin = job_replacement._Fruit(scheduler, lambda: noticed.append(1))
+    scheduler.add_plugin(plugin, name=plugin.name)
+    try:
+        blocks = [delayed(pow)(2, number, dask_key_name=f"block-{number}") for number in range(5)]
+        region = delayed(sum)(blocks, dask_key_name="region")
+        with dask.config.set({"optimization.fuse.active": False}):
+            assert connection.client.compute(region).result() == 31
+        assert noticed == [1]
+        plugin.log_event(TOPIC, {"run": "", "bigdecon": {"event": "Message"}})
+        assert noticed == [1]
+        plugin.log_event(TOPIC, {"run": "", "bigdecon": {"event": "TrainingProgress"}})
+        assert noticed == [1, 1]
+    finally:
+        scheduler.remove_plugin(plugin.name)
 
 
 def test_sbatch_has_the_word():
