@@ -207,7 +207,7 @@ class JobKeeper:
                 self._give_up(error)
                 return
             except Exception as error:  # nothing that goes wrong here may end the watch unnoticed
-                logger.exception("looking after the jobs failed")
+                logger.warning("looking after the jobs failed (%r); another look follows", error)
                 failed += 1
                 if failed >= FAILED_LOOKS:
                     self._give_up(ClusterError(f"the jobs cannot be looked after any more: {error!r}."))

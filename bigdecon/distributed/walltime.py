@@ -80,7 +80,8 @@ def job_end(environment: Mapping[str, str] | None = None) -> float | None:
 def _end_in_queue(job: str) -> float | None:
     """Ask SLURM, whose answer is local time as in 2026-11-24T11:26:13, or words."""
     command = ["squeue", "--noheader", f"--jobs={job}", "--format=%e"]
-    env = os.environ | {"SLURM_TIME_FORMAT": "standard"}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+    env["SLURM_TIME_FORMAT"] = "standard"
     with suppress(OSError, subprocess.SubprocessError, ValueError):
         answer = subprocess.run(
             command, capture_output=True, text=True, timeout=20, check=True, env=env
