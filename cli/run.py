@@ -13,6 +13,8 @@ from bigdecon_cli.options import run_config, run_options
 from bigdecon.errors import BigdeconError, RunError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from bigdecon.config import RunConfig
     from bigdecon.pipeline import RunResult
     from bigdecon.running.planning import RunPlan
@@ -37,9 +39,28 @@ def command(input_path: str, *, quiet: bool, as_json: bool, **settings: Any) -> 
       bigdecon run stack.tif --psf psf.tif --method richardson-lucy --voxel-size 0.3 0.13 0.13
       bigdecon run volume.ome.zarr --psf psf.tif --method richardson-lucy --iterations 10 --sieve 0
     """  # noqa: D301
-    # A terminated job ends in order, as with Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _end_in_order()
     _run(run_config(input_path, settings), quiet=quiet, as_json=as_json)
+
+
+def _end_in_order() -> None:
+    """Have a terminated job, or one whose connection drops, end as with Ctrl-C: its jobs are cancelled.
+
+    Only the first of these signals counts: a shell that loses its terminal repeats them, and the second one
+    would cut the ending short. What is ignored, as under nohup, stays so.
+    """
+    endings = [signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:
+        endings.append(hangup)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for ending in endings:
+            signal.signal(ending, signal.SIG_IGN)  # holds for scancel, too, and while Python itself ends
+        signal.default_int_handler(number, frame)
+
+    for ending in endings:
+        signal.signal(ending, end)
 
 
 def _run(config: RunConfig, *, quiet: bool, as_json: bool) -> None:

@@ -31,7 +31,7 @@ from bigdecon.distributed.workers import Layout, plan_workers
 from bigdecon.errors import ClusterError, OptionError
 
 if TYPE_CHECKING:
-    from bigdecon.distributed.slurm import JobShape
+    from bigdecon.distributed.slurm_job import JobShape
 
 __all__ = ["Connection", "connect", "plan_local_workers", "slurm_device", "slurm_job_script"]
 
@@ -153,7 +153,7 @@ def slurm_job_script(
     OptionError
         if one of them cannot be
     """
-    from bigdecon.distributed.slurm import job_script
+    from bigdecon.distributed.slurm_job import job_script
 
     return job_script(_shape(workers, threads, gpus, memory_limit, device, interface, tls, slurm))
 
@@ -168,7 +168,7 @@ def slurm_device(device: str = "auto", gpus: int | None = None, slurm: SlurmSett
     OptionError
         if the device is unknown
     """
-    from bigdecon.distributed.slurm import JobShape
+    from bigdecon.distributed.slurm_job import JobShape
 
     choose_gpus(device, tuple("0123456789"))  # refuses what is no device; which GPUs, SLURM says
     if device != "auto":
@@ -186,7 +186,7 @@ def _shape(
     tls: bool,
     settings: SlurmSettings | None,
 ) -> JobShape:
-    from bigdecon.distributed.slurm import JobShape
+    from bigdecon.distributed.slurm_job import JobShape
 
     if gpus is not None and not isinstance(gpus, int):
         raise OptionError("on SLURM, GPUs are asked for by their number; SLURM says which.")

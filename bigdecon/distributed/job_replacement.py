@@ -13,9 +13,8 @@ line of the last one's log.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-import os
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,7 +26,8 @@ from distributed import Scheduler
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from bigdecon.distributed.progress import TOPIC
+from bigdecon.distributed.progress import TOPIC, TrainingProgress
+from bigdecon.distributed.slurm_queue import QueuedJob, SlurmQueue, sbatch_words
 from bigdecon.errors import ClusterError
 
 __all__ = ["BatchJob", "JobKeeper"]
@@ -42,10 +42,19 @@ FUTILE_JOBS = 3
 """Jobs in a row that may end before any of their workers joined."""
 
 FRUITLESS_JOBS = 5
-"""Jobs in a row that may end with nothing done, although their workers joined."""
+"""Jobs in a row that may end with nothing done, although their workers joined; more where many run."""
 
-ALIVE = frozenset({"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED", "STOPPED", "SIGNALING"})
+ABSENT_LOOKS = 2
+"""Looks in a row at a queue without a job after which it is gone; one answer may be old or incomplete."""
 
+ABSENT_SECONDS = 60.0
+"""How old a job must be for that: a queue that is shown from a cache does not know new ones."""
+
+FAILED_LOOKS = 10
+"""Looks in a row that may fail for reasons unknown."""
+
+REFUSED_SECONDS = (10.0, 300.0)
+"""First and longest pause after SLURM did not take a job, as beyond a limit; doubled in between."""
 
 HOPELESS = frozenset(
     {
@@ -65,6 +74,8 @@ HOPELESS = frozenset(
 )
 """Reasons, in SLURM's words, for which a job that was taken will wait for ever."""
 
+logger = logging.getLogger("bigdecon.jobs")
+
 
 class BatchJob(Protocol):
     """A job as dask-jobqueue has it."""
@@ -73,9 +84,6 @@ class BatchJob(Protocol):
 
     async def start(self) -> None:
         """Submit it; sets `job_id`."""
-
-    async def close(self) -> None:
-        """Cancel it."""
 
 
 @dataclass
@@ -87,10 +95,19 @@ class _Kept:
     submitted: float = field(default_factory=time.monotonic)
     joined: bool = False
     leaving: bool = False
+    absent: int = 0
 
     @property
     def number(self) -> str:
         return str(self.job.job_id)
+
+    def is_gone(self, queue: dict[str, QueuedJob]) -> bool:
+        """Judge by one more look at the queue whether the job is over."""
+        found = queue.get(self.number)
+        self.absent = 0 if found else self.absent + 1
+        if found:
+            return found.ended
+        return self.absent >= ABSENT_LOOKS and time.monotonic() > self.submitted + ABSENT_SECONDS
 
 
 class JobKeeper:
@@ -104,6 +121,7 @@ class JobKeeper:
     workers_per_job : worker processes that a job holds
     logs : folder of the files bigdecon-JOB.out
     say : gets sentences for the user
+    queue : that the jobs are in; this user's on this cluster by default
 
     Attributes
     ----------
@@ -119,6 +137,7 @@ class JobKeeper:
         workers_per_job: int,
         logs: Path,
         say: Callable[[str], None],
+        queue: SlurmQueue | None = None,
     ) -> None:
         self.failure: ClusterError | None = None
         self._scheduler = scheduler
@@ -127,14 +146,18 @@ class JobKeeper:
         self._workers_per_job = workers_per_job
         self._logs = logs
         self._say = say
+        self._queue = queue or SlurmQueue()
         self._kept: list[_Kept] = []
+        self._submitted: list[str] = []  # all numbers ever: none may be left behind
+        self._submitting = asyncio.Lock()
+        self._refusal, self._pause, self._try_again = "", 0.0, 0.0
         self._numbers = 0
         self._futile = self._fruitless = 0
         self._has_work = False
         self._busy_until = time.monotonic()
         self._stopping = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
-        self._fruit = _Fruit(self._bear_fruit)
+        self._fruit = _Fruit(scheduler, self._bear_fruit)
 
     async def start(self) -> None:
         """Submit the first jobs, and look after them from now on.
@@ -146,6 +169,8 @@ class JobKeeper:
         """
         self._scheduler.add_plugin(self._fruit, name=self._fruit.name)
         await self._submit(self._least)
+        if self._stopping.is_set():
+            return
         numbers = ", ".join(kept.number for kept in self._kept)
         plural = "s" if len(self._kept) > 1 else ""
         self._say(f"Submitted {len(self._kept)} job{plural} to SLURM ({numbers}); waiting for a start.")
@@ -155,13 +180,15 @@ class JobKeeper:
         """Cancel all jobs."""
         # Not cancelled: a job that is just being submitted would be forgotten.
         self._stopping.set()
-        if self._watch is not None:
-            await self._watch
-        kept, self._kept = self._kept, []
-        numbers = [one.number for one in kept if one.job.job_id is not None]
-        if numbers:
-            with suppress(OSError, RuntimeError):
-                await _call("scancel", *numbers)
+        try:
+            if self._watch is not None:
+                await self._watch
+        finally:
+            async with self._submitting:  # sbatch may be at it
+                self._kept = []
+            left = await self._queue.cancel(self._submitted)
+            if left:
+                self._say(f"Jobs that may still be in the queue; cancel them with: scancel {' '.join(left)}")
 
     @property
     def job_numbers(self) -> tuple[str, ...]:
@@ -171,13 +198,25 @@ class JobKeeper:
     # --- the watch -------------------------------------------------------------------------------
 
     async def _keep_watch(self) -> None:
-        try:
-            while not await self._told_to_stop(LOOK_SECONDS):
+        failed = 0
+        while not await self._told_to_stop(LOOK_SECONDS):
+            try:
                 await self._look()
-        except ClusterError as error:
-            self.failure = error
-            # Whoever waits for a result wakes up by that; `slurm_cluster` tells them why.
-            asyncio.get_running_loop().create_task(self._scheduler.close(reason="no more jobs"))
+                failed = 0
+            except ClusterError as error:
+                self._give_up(error)
+                return
+            except Exception as error:  # nothing that goes wrong here may end the watch unnoticed
+                logger.warning("looking after the jobs failed (%r); another look follows", error)
+                failed += 1
+                if failed >= FAILED_LOOKS:
+                    self._give_up(ClusterError(f"the jobs cannot be looked after any more: {error!r}."))
+                    return
+
+    def _give_up(self, failure: ClusterError) -> None:
+        """Wake up whoever waits for a result; `slurm_cluster` tells them why."""
+        self.failure = failure
+        asyncio.get_running_loop().create_task(self._scheduler.close(reason="no more jobs"))
 
     async def _told_to_stop(self, seconds: float) -> bool:
         with suppress(asyncio.TimeoutError):
@@ -187,11 +226,11 @@ class JobKeeper:
     async def _look(self) -> None:
         """Compare what there is with what is wanted."""
         self._note_workers()
-        queue = await _queue()
+        queue = await self._queue.look()
         if queue is None:  # the controller does not answer; the jobs go on without it
             return
         self._refuse_hopeless(queue)
-        gone = [kept for kept in self._kept if kept.number not in queue]
+        gone = [kept for kept in self._kept if kept.is_gone(queue)]
         self._kept = [kept for kept in self._kept if kept not in gone]
         for kept in gone:
             self._mourn(kept)
@@ -199,20 +238,17 @@ class JobKeeper:
         wanted = self._wanted()
         missing = wanted - len(staying)
         if missing > 0:
-            first = len(self._kept)
-            await self._submit(missing)
-            numbers = ", ".join(kept.number for kept in self._kept[first:])
-            self._say(f"Submitted to SLURM: {numbers}.")
+            await self._submit_more(missing)
         elif missing < 0 and time.monotonic() > self._busy_until + IDLE_SECONDS:
             await self._give_back(staying[missing:])
 
-    def _refuse_hopeless(self, queue: dict[str, str]) -> None:
+    def _refuse_hopeless(self, queue: dict[str, QueuedJob]) -> None:
         for kept in self._kept:
-            reason = queue.get(kept.number)
-            if reason in HOPELESS:
+            found = queue.get(kept.number)
+            if found and not found.ended and found.reason in HOPELESS:
                 raise ClusterError(
-                    f"SLURM took job {kept.number} but will never start it, for the reason {reason}; ask for "
-                    "what the partition allows (--walltime, --mem, --account, --partition)."
+                    f"SLURM took job {kept.number} but will never start it, for the reason {found.reason}; "
+                    "ask for what the partition allows (--walltime, --mem, --account, --partition)."
                 )
 
     def _note_workers(self) -> None:
@@ -233,25 +269,45 @@ class JobKeeper:
             self._busy_until = time.monotonic()
         return min(self._most, max(self._least, math.ceil(tasks / self._workers_per_job)))
 
-    async def _submit(self, count: int) -> None:
-        for _ in range(count):
-            if self._stopping.is_set():
-                return
-            name = f"job{self._numbers}"
-            self._numbers += 1
-            job = self._make_job(name)
-            try:
-                await job.start()
-            except (OSError, RuntimeError, ValueError) as error:
-                await self._refused(error)
-                return
-            self._kept.append(_Kept(name, job))
-
-    async def _refused(self, error: Exception) -> None:
-        """Give up where nothing is left; else hope that SLURM takes the job at the next look."""
-        if self._kept:
+    async def _submit_more(self, count: int) -> None:
+        """Submit jobs, unless SLURM has refused one a moment ago."""
+        if time.monotonic() < self._try_again:
             return
-        raise ClusterError(f"SLURM did not take the job: {_reason(str(error))}") from error
+        before = len(self._kept)
+        await self._submit(count)
+        added = [kept.number for kept in self._kept[before:]]
+        if added:
+            self._say(f"Submitted to SLURM: {', '.join(added)}.")
+
+    async def _submit(self, count: int) -> None:
+        async with self._submitting:
+            for _ in range(count):
+                if self._stopping.is_set():
+                    return
+                name = f"job{self._numbers}"
+                self._numbers += 1
+                job = self._make_job(name)
+                try:
+                    await job.start()
+                except (OSError, RuntimeError, ValueError) as error:
+                    self._note_refusal(error)
+                    return
+                kept = _Kept(name, job)
+                self._submitted.append(kept.number)
+                self._kept.append(kept)
+                self._pause = 0.0
+
+    def _note_refusal(self, error: Exception) -> None:
+        """Give up where nothing is left; else try again later, and say why once."""
+        reason = sbatch_words(str(error))
+        if not self._kept:
+            raise ClusterError(f"SLURM did not take the job: {reason}") from error
+        first, longest = REFUSED_SECONDS
+        self._pause = min(longest, max(first, 2 * self._pause))
+        self._try_again = time.monotonic() + self._pause
+        if reason != self._refusal:
+            self._refusal = reason
+            self._say(f"SLURM does not take more jobs for now: {reason} It is asked again now and then.")
 
     async def _give_back(self, surplus: list[_Kept]) -> None:
         names = [str(ws.name) for ws in self._scheduler.workers.values()]
@@ -259,8 +315,8 @@ class JobKeeper:
             mine = [name for name in names if name.startswith(f"{kept.name}-")]
             if mine:
                 await self._scheduler.retire_workers(names=mine, close_workers=True)
-            await kept.job.close()
             self._kept.remove(kept)
+        await self._queue.cancel([kept.number for kept in surplus])
         self._say(f"Gave back {len(surplus)} jobs for which there is no work.")
 
     # --- what jobs die of ------------------------------------------------------------------------
@@ -278,59 +334,37 @@ class JobKeeper:
                 f"{self._futile} jobs in a row ended before their workers had started; "
                 f"the log of the last, {log}, {_last_words(log)}"
             )
-        if self._fruitless >= FRUITLESS_JOBS:
+        if self._fruitless >= max(FRUITLESS_JOBS, 2 * self._most):
             raise ClusterError(
-                f"{self._fruitless} jobs in a row ended with no task done; give a longer --walltime or "
-                f"smaller blocks; the log of the last, {log}, {_last_words(log)}"
+                f"{self._fruitless} jobs in a row ended with no region of the output written; give a longer "
+                f"--walltime, more --jobs or smaller blocks; the log of the last, {log}, {_last_words(log)}"
             )
         self._say(f"Job {kept.number} has ended; another takes its place where there is work.")
 
 
 class _Fruit(SchedulerPlugin):
-    """Notices that something gets done: a task ended, or told of its progress."""
+    """Notices that something lasting gets done: what a client waits for, or a step of training.
+
+    The blocks of a region do not count: where no job lives long enough for all of them, they are computed
+    again and again.
+    """
 
     name = "bigdecon-jobs"
 
-    def __init__(self, notice: Callable[[], None]) -> None:
+    def __init__(self, scheduler: Scheduler, notice: Callable[[], None]) -> None:
+        self._scheduler = scheduler
         self._notice = notice
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
-        if start == "processing" and finish in ("memory", "erred"):
+        if start != "processing" or finish not in ("memory", "erred"):
+            return
+        task = self._scheduler.tasks.get(key)
+        if finish == "erred" or (task is not None and task.who_wants):
             self._notice()
 
     def log_event(self, topic: str, msg: Any) -> None:
-        if topic == TOPIC:
+        if topic == TOPIC and TrainingProgress.__name__ in str(msg):
             self._notice()
-
-
-async def _queue() -> dict[str, str] | None:
-    """Ask SLURM for this user's jobs that are not over; None if it does not answer.
-
-    Gives, by the job's number, the reason for which it waits, or whatever SLURM has to say of it.
-    """
-    try:
-        answer = await _call("squeue", "--noheader", f"--user={os.getuid()}", "--format=%A|%T|%r")
-    except (OSError, RuntimeError):
-        return None
-    lines = [line.strip().split("|") for line in answer.splitlines()]
-    return {line[0]: line[2] for line in lines if len(line) == 3 and line[1] in ALIVE}
-
-
-async def _call(*command: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    output, complaint = await process.communicate()
-    if process.returncode:
-        raise RuntimeError(complaint.decode(errors="replace"))
-    return output.decode(errors="replace")
-
-
-def _reason(text: str) -> str:
-    """Find sbatch's own words in what dask-jobqueue says of a failed command."""
-    found = re.findall(r"^sbatch: error: (.+)$", text, flags=re.MULTILINE)
-    words = found[-1] if found else text.strip().partition("\n")[0]
-    return words.removeprefix("Batch job submission failed: ").rstrip(".") + "."
 
 
 def _last_words(log: Path) -> str:

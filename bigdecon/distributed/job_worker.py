@@ -28,11 +28,12 @@ from pathlib import Path
 
 import dask
 from distributed import Nanny, Security
-from distributed.utils import get_ip_interface
+from distributed.comm.addressing import get_address_host
+from distributed.utils import get_ip, get_ip_interface, json_load_robust
 
 from bigdecon.distributed.allocation import allocated_cores, allocated_memory
 from bigdecon.distributed.gpus import visible_gpus
-from bigdecon.distributed.walltime import JOB_END, job_end
+from bigdecon.distributed.walltime import JOB_END, JOB_MARGIN, job_end, margin_seconds
 from bigdecon.distributed.worker_setup import SHIELDED
 from bigdecon.distributed.workers import Layout, plan_workers, worker_options, worker_settings
 from bigdecon.errors import BigdeconError
@@ -129,13 +130,19 @@ def _root(error: BaseException) -> str:
 
 
 def _set_end(walltime: float | None) -> None:
-    """Let the workers know when the job ends; SLURM's own answer is the better one."""
+    """Let the workers know when the job ends; SLURM's own answer is the better one.
+
+    And what to keep free before that, which is a part of the whole job: a worker that is started again
+    late in it would take it of what is left.
+    """
+    given = os.environ.get("SLURM_JOB_START_TIME", "")
+    started = float(given) if given.isdigit() else time.time()
     end = job_end()
     if end is None and walltime is not None:
-        started = os.environ.get("SLURM_JOB_START_TIME", "")
-        end = (float(started) if started.isdigit() else time.time()) + walltime
+        end = started + walltime
     if end is not None:
         os.environ[JOB_END] = str(end)
+        os.environ.setdefault(JOB_MARGIN, str(margin_seconds(end - started)))
 
 
 async def _run(request: _Request, layout: Layout) -> None:
@@ -146,7 +153,8 @@ async def _run(request: _Request, layout: Layout) -> None:
         ) as folder,
         dask.config.set(worker_settings() | {"temporary-directory": folder}),
     ):
-        nannies = [_nanny(request, layout, index, Path(folder)) for index in range(len(layout.gpus))]
+        host = await asyncio.to_thread(_listening_host, request)
+        nannies = [_nanny(request, layout, index, Path(folder), host) for index in range(len(layout.gpus))]
         signalled = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, signalled.set)
@@ -163,7 +171,17 @@ async def _run(request: _Request, layout: Layout) -> None:
             await work
 
 
-def _nanny(request: _Request, layout: Layout, index: int, folder: Path) -> Nanny:
+def _listening_host(request: _Request) -> str:
+    """Say where the workers listen: on one address, from which they reach the scheduler, never on all."""
+    if request.interface:
+        return str(get_ip_interface(request.interface))
+    address = request.scheduler
+    if address is None:
+        address = json_load_robust(request.scheduler_file, timeout=request.death_timeout)["address"]
+    return str(get_ip(get_address_host(address)))
+
+
+def _nanny(request: _Request, layout: Layout, index: int, folder: Path, host: str) -> Nanny:
     options = worker_options(layout, index, folder)
     security = Security(
         **{
@@ -180,7 +198,7 @@ def _nanny(request: _Request, layout: Layout, index: int, folder: Path) -> Nanny
         request.scheduler,
         scheduler_file=request.scheduler_file,
         name=f"{request.name}-{index}",
-        host=get_ip_interface(request.interface) if request.interface else None,
+        host=host,
         protocol=request.protocol,
         security=security,
         death_timeout=request.death_timeout,

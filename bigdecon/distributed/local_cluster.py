@@ -4,6 +4,9 @@
         ├── nanny 0 ── worker process 0, sees GPU 0 only
         └── nanny 1 ── worker process 1, sees GPU 1 only
 
+In a job of SLURM, whose node others may share, they encrypt what they send and accept nobody without this
+run's certificate: whoever reaches a scheduler can have it run anything.
+
 Ctrl-C is for this process alone: workers are started with SIGINT blocked, and are told to end by their
 nanny. They also end by themselves when this process dies, whatever kills it.
 """
@@ -21,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
@@ -103,10 +106,12 @@ class _LastOneOut(SchedulerPlugin):
 
 
 def _start(layout: Layout, dashboard: str | None, folder: str) -> SpecCluster:
+    security = Security.temporary() if "SLURM_JOB_ID" in os.environ else None
+    network = {"host": LOOPBACK, "protocol": "tls://" if security else "tcp://", "security": security}
     scheduler = {
         "cls": Scheduler,
         "options": {
-            "host": LOOPBACK,
+            **network,
             "port": 0,
             "dashboard": dashboard is not None,
             # Dask serves its health pages even without a dashboard; unless told otherwise, to everybody
@@ -114,12 +119,16 @@ def _start(layout: Layout, dashboard: str | None, folder: str) -> SpecCluster:
         },
     }
     workers = {
-        index: {"cls": Nanny, "options": _worker_options(layout, index, folder)}
+        index: {"cls": Nanny, "options": network | _worker_options(layout, index, folder)}
         for index in range(len(layout.gpus))
     }
     try:
         return SpecCluster(
-            workers=workers, scheduler=scheduler, name="bigdecon", silence_logs=logging.CRITICAL + 1
+            workers=workers,
+            scheduler=scheduler,
+            security=security,
+            name="bigdecon",
+            silence_logs=logging.CRITICAL + 1,
         )
     except (OSError, RuntimeError, TimeoutError) as error:
         raise ClusterError(f"the workers on this machine could not be started ({error}).") from error
@@ -128,7 +137,6 @@ def _start(layout: Layout, dashboard: str | None, folder: str) -> SpecCluster:
 def _worker_options(layout: Layout, index: int, folder: str) -> dict[str, Any]:
     options = worker_options(layout, index, Path(folder))
     return options | {
-        "host": LOOPBACK,
         "env": options["env"] | {QUIET: "1"},
         "death_timeout": START_SECONDS,
         "silence_logs": logging.CRITICAL + 1,

@@ -19,6 +19,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import key_split
@@ -28,10 +29,26 @@ from distributed.core import Status
 if TYPE_CHECKING:
     from distributed import Worker
 
-__all__ = ["JOB_END", "SAFETY", "LeaveInTime", "job_end", "margin_seconds", "seconds_left"]
+__all__ = [
+    "JOB_END",
+    "JOB_MARGIN",
+    "LONGEST_TASK",
+    "SAFETY",
+    "LeaveInTime",
+    "job_end",
+    "job_margin",
+    "margin_seconds",
+    "seconds_left",
+]
 
 JOB_END = "BIGDECON_JOB_END"
 """Name in the environment of the time at which the job ends, in seconds since 1970."""
+
+JOB_MARGIN = "BIGDECON_JOB_MARGIN"
+"""Name in the environment of the seconds to keep free before the job ends."""
+
+LONGEST_TASK = "BIGDECON_JOB_LONGEST_TASK"
+"""Name in the environment of a file that tells a worker that is started again what the first one learnt."""
 
 SAFETY = 1.25
 """How much longer than the longest recent task the next one may take."""
@@ -63,7 +80,8 @@ def job_end(environment: Mapping[str, str] | None = None) -> float | None:
 def _end_in_queue(job: str) -> float | None:
     """Ask SLURM, whose answer is local time as in 2026-11-24T11:26:13, or words."""
     command = ["squeue", "--noheader", f"--jobs={job}", "--format=%e"]
-    env = os.environ | {"SLURM_TIME_FORMAT": "standard"}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+    env["SLURM_TIME_FORMAT"] = "standard"
     with suppress(OSError, subprocess.SubprocessError, ValueError):
         answer = subprocess.run(
             command, capture_output=True, text=True, timeout=20, check=True, env=env
@@ -83,20 +101,33 @@ def margin_seconds(seconds: float) -> float:
     return min(MARGIN_MOST, max(MARGIN_LEAST, MARGIN_PART * seconds))
 
 
+def job_margin(end: float, environment: Mapping[str, str] | None = None) -> float:
+    """Give what to keep free before a job's end: as the environment says, else by the length of the job."""
+    env = os.environ if environment is None else environment
+    with suppress(ValueError):
+        if env.get(JOB_MARGIN):
+            return float(env[JOB_MARGIN])
+    started = env.get("SLURM_JOB_START_TIME", "")
+    return margin_seconds(end - (float(started) if started.isdigit() else time.time()))
+
+
 class LeaveInTime(WorkerPlugin):
     """Lets a worker leave while all that it has begun can still finish.
 
     Parameters
     ----------
     end : when the job ends, in seconds since 1970
-    margin : seconds to keep free before that; a twentieth of what is left now by default
+    margin : seconds to keep free before that; `job_margin` by default
+    memory : file in which the longest duration outlives the process; None for none
     """
 
     name = "bigdecon-walltime"
 
-    def __init__(self, end: float, margin: float | None = None) -> None:
+    def __init__(self, end: float, margin: float | None = None, memory: Path | None = None) -> None:
         self.end = end
-        self.margin = margin_seconds(end - time.time()) if margin is None else margin
+        self.margin = job_margin(end) if margin is None else margin
+        self._memory = memory
+        self._inherited = self._longest = 0.0
         self._begun: dict[Any, float] = {}
         self._durations: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
         self._timer: asyncio.TimerHandle | None = None
@@ -105,6 +136,7 @@ class LeaveInTime(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         """Start to watch the time."""
         self._worker = worker
+        self._inherited = self._longest = self._recall()
         self._loop = asyncio.get_running_loop()
         self._set_timer()
 
@@ -124,6 +156,7 @@ class LeaveInTime(WorkerPlugin):
             taken = time.time() - self._begun.pop(key)
             if finish in ("memory", "error"):
                 self._durations[kind].append(taken)
+                self._remember(taken)
         else:
             return
         self._set_timer()
@@ -136,11 +169,27 @@ class LeaveInTime(WorkerPlugin):
         successor would need. So this is decided before the task ends and its successor begins.
         """
         usable = self.end - self.margin
-        known = max((max(recent) for recent in self._durations.values()), default=0.0)
+        known = max((max(recent) for recent in self._durations.values()), default=self._inherited)
+        if sum(map(len, self._durations.values())) < RECENT:
+            known = max(known, self._inherited)
         at = usable - SAFETY * known
         if self._begun:
             at = min(at, (usable + SAFETY * min(self._begun.values())) / (1 + SAFETY))
         return at
+
+    def _recall(self) -> float:
+        with suppress(OSError, ValueError):
+            if self._memory is not None:
+                return float(self._memory.read_text())
+        return 0.0
+
+    def _remember(self, taken: float) -> None:
+        """Write down a duration that is longer than any before."""
+        if self._memory is None or taken <= self._longest:
+            return
+        self._longest = taken
+        with suppress(OSError):
+            self._memory.write_text(str(taken))
 
     def _set_timer(self) -> None:
         if self._leaving is not None:

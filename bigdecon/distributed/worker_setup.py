@@ -12,10 +12,11 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bigdecon.distributed.surroundings import silence_dask
-from bigdecon.distributed.walltime import LeaveInTime, job_end
+from bigdecon.distributed.walltime import LONGEST_TASK, LeaveInTime, job_end
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -39,7 +40,9 @@ async def dask_setup(worker: Worker) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end = job_end()
     if end is not None:
-        await worker.plugin_add(LeaveInTime(end), name=LeaveInTime.name)
+        memory = os.environ.get(LONGEST_TASK)
+        plugin = LeaveInTime(end, memory=Path(memory) if memory else None)
+        await worker.plugin_add(plugin, name=LeaveInTime.name)
 
 
 def _speak(name: str) -> None:

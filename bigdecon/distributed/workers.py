@@ -10,6 +10,7 @@ from typing import Any
 from dask.utils import parse_bytes
 
 from bigdecon.distributed.devices import choose_gpus
+from bigdecon.distributed.walltime import LONGEST_TASK
 from bigdecon.errors import OptionError
 
 __all__ = [
@@ -143,6 +144,9 @@ def worker_options(layout: Layout, index: int, folder: Path) -> dict[str, Any]:
         "memory_limit": layout.memory_bytes,
         "local_directory": str(folder),
         "dashboard_address": f"{LOOPBACK}:0",
-        "env": {"CUDA_VISIBLE_DEVICES": layout.gpus[index]},
+        "env": {
+            "CUDA_VISIBLE_DEVICES": layout.gpus[index],
+            LONGEST_TASK: str(folder / f"longest-task-{index}"),
+        },
         "preload": ["bigdecon.distributed.worker_setup"],
     }

@@ -131,7 +131,7 @@ def workers_planned(config: RunConfig, device: str, remote: Connection | None = 
         smallest = min((n for n in gpus.values() if n), default=None)
         return WorkersPlanned(remote.n_workers, remote.threads_per_worker, least, smallest)
     if config.cluster == "slurm":
-        from bigdecon.distributed.slurm import JobShape
+        from bigdecon.distributed.slurm_job import JobShape
 
         settings = config.slurm
         shape = JobShape(settings, config.workers, config.threads, config.gpus, config.memory_limit)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import dask
 import pytest
+from dask_jobqueue.slurm import SLURMJob
 
 from bigdecon.cluster_settings import SlurmSettings
 from bigdecon.distributed.cluster import connect, slurm_device, slurm_job_script
-from bigdecon.distributed.slurm import JobShape
+from bigdecon.distributed.slurm_job import JobShape, find_clusters, foreign_names
 from bigdecon.errors import ClusterError, OptionError
 
 EVERYTHING = SlurmSettings(
@@ -98,6 +100,52 @@ def test_the_device_is_known_before_there_are_workers(device, gpus, gres, expect
 def test_numbers_that_cannot_be(options, message):
     with pytest.raises(OptionError, match=message):
         slurm_job_script(**options)
+
+
+def test_what_the_site_has_set_for_dask_jobqueue_is_honoured(tmp_path):
+    site = {
+        "job-script-prologue": ["source /site/profile"],
+        "job-directives-skip": ["-n 1"],
+        "job-extra-directives": None,
+        "log-directory": str(tmp_path),
+        "walltime": 5400,
+        "job-mem": 4096,
+        "worker-extra-args": None,
+        "interface": "ib0",
+    }
+    with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in site.items()}):
+        script = slurm_job_script(slurm=SlurmSettings(prologue=("module load cuda",)))
+    assert "source /site/profile\nmodule load cuda\n" in script
+    directives = {line for line in script.splitlines() if line.startswith("#SBATCH")}
+    assert {"#SBATCH -t 1:30:00", "#SBATCH --mem=4096"} < directives
+    assert not [line for line in directives if line.startswith(("#SBATCH -e", "#SBATCH -o", "#SBATCH -n"))]
+    assert len([line for line in directives if "--output=" in line]) == 1
+
+
+def test_another_dask_jobqueue_is_refused_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(SLURMJob, "job_script", lambda self: "exec dask worker")
+    with pytest.raises(ClusterError, match=r"dask-jobqueue .*constraints\.txt"):
+        slurm_job_script()
+
+
+def test_a_job_does_not_hand_on_what_it_was_given(monkeypatch):
+    own = ("TMPDIR", "OMP_NUM_THREADS", "SRUN_CPUS_PER_TASK", "SLURM_MEM_PER_NODE", "BIGDECON_JOB_END")
+    for name in own:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/slurm.conf")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert not {"TMPDIR", "OMP_NUM_THREADS", "SLURM_CONF"} & set(foreign_names())
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert {*own, "SLURM_JOB_ID"} <= set(foreign_names())
+    assert "SLURM_CONF" not in foreign_names()
+
+
+@pytest.mark.parametrize(
+    ("directives", "clusters"),
+    [((), None), (("--qos=a", "--clusters=b,c"), "b,c"), (("-M other",), "other"), (("--mail=me",), None)],
+)
+def test_jobs_are_looked_for_on_the_cluster_they_are_sent_to(directives, clusters):
+    assert find_clusters(JobShape(SlurmSettings(directives=directives))) == clusters
 
 
 def test_ctrl_c_means_what_it_meant_before():

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from distributed import Client, Security
 
@@ -70,6 +71,13 @@ def look(dask_worker: Any = None) -> tuple[Any, ...]:
     )
 
 
+def listening() -> set[str]:
+    """Addresses on which a worker's process and its parent listen."""
+    own = psutil.Process()
+    found = [link for process in (own, own.parent()) for link in process.net_connections("tcp")]
+    return {link.laddr.ip for link in found if link.status == psutil.CONN_LISTEN}
+
+
 def blamed(dask_scheduler: Any = None) -> int:
     return sum(prefix.suspicious for prefix in dask_scheduler.task_prefixes.values())
 
@@ -86,6 +94,8 @@ def test_a_process_per_gpu_within_what_the_job_was_given(client, start):
     client.wait_for_workers(2, timeout=30)
     found = client.run(look)
     assert sorted(one[0] for one in found.values()) == ["1", "3"]
+    assert all(name.startswith("tcp://127.0.0.1:") for name in client.nthreads())
+    assert {address for heard in client.run(listening).values() for address in heard} == {"127.0.0.1"}
     names = sorted(worker["name"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
     assert names == ["job-7-0", "job-7-1"]
     for _, threads, memory, spills, temporary, local in found.values():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import stat
+import time
 
 import dask
 import pytest
-from distributed import Scheduler, Security, SpecCluster
+from distributed import Client, Scheduler, Security, SpecCluster
 
 from bigdecon.distributed.cluster import connect
 from bigdecon.distributed.surroundings import quiet_logging
@@ -85,3 +86,16 @@ def test_what_is_missing_in_the_configuration_is_named(guarded, tmp_path):
 
 def test_without_tls_nothing_is_asked_for():
     assert client_security("tcp://127.0.0.1:8786") is None
+
+
+def test_in_a_job_the_local_cluster_accepts_its_own_only(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 3600))
+    with connect(workers=2, threads=1, device="cpu", dashboard_address="none") as connection:
+        client = connection.client
+        assert all(address.startswith("tls://127.0.0.1:") for address in client.nthreads())
+        parts = [client.submit(pow, 2, n, workers=[name]) for n, name in enumerate(client.nthreads())]
+        assert client.submit(sum, parts).result() == 3
+        for security in (None, Security.temporary()):
+            with pytest.raises((OSError, TypeError)):
+                Client(client.scheduler.address, security=security, timeout=1, set_as_default=False)

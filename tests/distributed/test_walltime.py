@@ -13,7 +13,14 @@ from bigdecon.distributed.cluster import connect
 from bigdecon.distributed.local_cluster import local_cluster
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.distributed.surroundings import quiet_logging
-from bigdecon.distributed.walltime import SAFETY, LeaveInTime, job_end, margin_seconds, seconds_left
+from bigdecon.distributed.walltime import (
+    SAFETY,
+    LeaveInTime,
+    job_end,
+    job_margin,
+    margin_seconds,
+    seconds_left,
+)
 from bigdecon.distributed.workers import Layout
 from bigdecon.errors import SchedulerLostError
 
@@ -175,3 +182,26 @@ def test_an_older_slurm_is_asked_for_the_end(tmp_path, monkeypatch):
 
 def test_the_margin_grows_with_the_job_within_bounds():
     assert [margin_seconds(s) for s in (1, 60, 600, 86400)] == [2, 3, 30, 60]
+
+
+def test_the_margin_is_that_of_the_whole_job():
+    now = time.time()
+    assert job_margin(now + 40, {"BIGDECON_JOB_MARGIN": "30"}) == 30
+    assert job_margin(now + 40, {"SLURM_JOB_START_TIME": str(int(now) - 560)}) == pytest.approx(30, abs=0.1)
+    assert job_margin(now + 40, {}) == pytest.approx(2, abs=0.1)
+
+
+async def longest_known(dask_worker: Any = None) -> float:
+    plugin = dask_worker.plugins[LeaveInTime.name]
+    return (plugin.end - plugin.margin - plugin.stop_at()) / SAFETY
+
+
+def test_a_worker_that_is_started_again_knows_how_long_tasks_take(monkeypatch):
+    monkeypatch.setenv("BIGDECON_JOB_END", str(time.time() + 600))
+    with quiet_logging(), local_cluster(Layout(("",), 1, 2**30), None) as client:
+        client.submit(time.sleep, 0.3, key="region-0").result()
+        (before,) = client.run(longest_known).values()
+        client.restart_workers(list(client.nthreads()))
+        (after,) = client.run(longest_known).values()
+    assert before >= 0.3
+    assert after == pytest.approx(before, abs=1e-3)
