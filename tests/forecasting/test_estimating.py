@@ -116,7 +116,6 @@ def test_the_plan_says_why_the_engine_was_chosen(plan, config):
     assert estimate(asked, workers(), ROOM, SPEEDS).engines.why == "as asked for"
 
 
-@pytest.mark.skipif(not RECORDED.exists(), reason="not recorded yet")
 def test_the_cost_of_a_block_is_the_recorded_one():
     """Measured by benchmarks/engine_overhead.py: seconds of scheduler and client together."""
     recorded = json.loads(RECORDED.read_text())
