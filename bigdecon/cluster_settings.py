@@ -57,6 +57,11 @@ class SlurmSettings:
             parse_walltime(self.walltime)
         if self.mem is not None:
             parse_memory(self.mem)
+        for directive in self.directives:
+            if not directive.startswith("-"):
+                raise OptionError(
+                    f"--job-directive is {directive!r}; give an option of sbatch, as --constraint=a100."
+                )
         for field in fields(self):
             value = getattr(self, field.name)
             texts = value if isinstance(value, tuple) else (value,)

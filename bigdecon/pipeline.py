@@ -16,7 +16,7 @@ from bigdecon.deconvolution.ledger import Fault
 from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.progress import Listener, Message, stage, subscribe
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
-from bigdecon.errors import RunError
+from bigdecon.errors import OutputError, RunError
 from bigdecon.forecasting.obstacles import refuse_too_little_memory
 from bigdecon.io.output_folder import remove_output
 from bigdecon.io.provenance import (
@@ -117,6 +117,8 @@ def run(
             return RunResult(plan, "planned")
         if plan.state == "finished":
             return RunResult(plan, "found finished", models=_model_paths(plan))
+        if plan.state == "continue":
+            _refuse_while_written(plan)  # before workers are called, which may take a while
         refuse_too_little_memory(plan, workers_planned(config, plan.device, workforce.running))
         connection = workforce.call()
         lease = _open_output(plan, stack)
@@ -148,14 +150,24 @@ def _open_output(plan: RunPlan, stack: ExitStack) -> Lease:
         _take_up(plan) if plan.state == "continue" else _create_output(plan)
         return lease
     if plan.state != "continue":
-        if plan.config.overwrite and places.exists(plan.bookkeeping):
-            with Lease(plan.bookkeeping):
-                pass  # refused while another process writes it
-        _create_output(plan)
+        if plan.config.overwrite:
+            _refuse_while_written(plan)
+        try:
+            _create_output(plan)
+        except OutputError:
+            _refuse_while_written(plan)  # another run of the same command was quicker
+            raise
     stack.enter_context(lease)
     if plan.state == "continue":
         _take_up(plan)
     return lease
+
+
+def _refuse_while_written(plan: RunPlan) -> None:
+    """Refuse an output that another process is writing."""
+    if places.exists(plan.bookkeeping):
+        with Lease(plan.bookkeeping):
+            pass
 
 
 def _take_up(plan: RunPlan) -> None:

@@ -204,7 +204,7 @@ def _output_options(command: Any) -> Any:
             default=500,
             show_default=True,
             metavar="N",
-            help="Go on without up to N blocks that cannot be restored.",
+            help="Stop when more than N blocks cannot be restored; up to N are left empty (exit code 3).",
         ),
         click.option("--overwrite", is_flag=True, help="Replace an earlier result of bigdecon."),
     ]

@@ -130,7 +130,9 @@ def _tell_where(result: RunResult) -> None:
         click.echo(f"{result.output} was finished by an earlier run of this command; nothing was done.")
         return
     if result.skipped:
-        click.echo(f"{result.skipped} blocks were constant or dim, and skipped.")
+        plan = result.plan
+        blocks = len(plan.grid) * plan.volume.n_timepoints * plan.volume.n_channels
+        click.echo(f"{result.skipped} of {blocks} blocks were constant or dim, and skipped.")
     click.echo(f"Result: {result.output}")
     for path in result.models:
         click.echo(f"Model:  {path}")

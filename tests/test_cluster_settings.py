@@ -62,6 +62,11 @@ def test_numbers_of_jobs():
 @pytest.mark.parametrize("field", ["partition", "directives", "prologue"])
 def test_a_setting_is_one_line(field):
     text = "debug\n#SBATCH --exclusive"
-    value = text if field == "partition" else ("a", text)
+    value = text if field == "partition" else ("-a", f"-{text}")
     with pytest.raises(OptionError, match="single line"):
         SlurmSettings(**{field: value})
+
+
+def test_a_directive_is_an_option():
+    with pytest.raises(OptionError, match="give an option of sbatch"):
+        SlurmSettings(directives=("--exclusive", "constraint"))

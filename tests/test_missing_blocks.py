@@ -21,6 +21,7 @@ from bigdecon.errors import OutputError, ReadError, RunError
 from bigdecon.io.provenance import is_unfinished
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.running import planning
+from bigdecon.running.run_status import run_status
 from tests.runs import SIZE, kernel, snapshot, specimen, voxels, write_in_chunks
 
 LONG = (8, 30, 600)
@@ -276,3 +277,11 @@ def test_the_command_ends_with_code_3_and_names_the_cause(image, tmp_path, psf):
         "command again, it does only those. "
         f"bigdecon status {tmp_path / 'a.deconvolved.ome.zarr'} lists them."
     )
+
+
+def test_status_counts_the_voxels_that_are_there(image, restore):
+    tear(image / FAULTY)
+    result = restore(image)
+    level = run_status(result.output).levels[0]
+    assert level.all_voxels - level.voxels == 8 * 30 * 3 * 64
+    assert level.done == level.total - 2

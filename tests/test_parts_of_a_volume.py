@@ -85,7 +85,7 @@ def test_dim_blocks_are_left_as_they_are_on_request(config, tmp_path):
     rest = np.r_[0:256, 448:600]
     np.testing.assert_array_equal(found[..., rest], whole[..., rest])
     assert image.exists()
-    with pytest.raises(OutputError, match=r"skip-dim \(110.0 then, None now\)"):
+    with pytest.raises(OutputError, match=r"skip-dim \(110.0 then, default now\)"):
         run(config, tmp_path, "bright")
 
 

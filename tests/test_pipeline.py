@@ -249,8 +249,8 @@ def test_a_finished_result_is_recognised(tmp_path, restore):
         ({"iterations": 3}, "iterations (2 then, 3 now)"),
         ({"dtype": "uint16"}, "dtype (float32 then, uint16 now)"),
         ({"seed": 4}, "seed (0 then, 4 now)"),
-        ({"tiling": TilingConfig(block=64)}, "tiling"),
-        ({"roi": "0:9,0:9,0:9"}, "roi (None then, 0:9,0:9,0:9 now)"),
+        ({"tiling": TilingConfig(block=64)}, "block (default then, 64 now)"),
+        ({"roi": "0:9,0:9,0:9"}, "roi (default then, 0:9,0:9,0:9 now)"),
     ],
 )
 def test_another_run_is_refused_by_name(tmp_path, restore, changes, named):

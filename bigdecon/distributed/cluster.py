@@ -233,7 +233,12 @@ def _dashboard_place(address: str) -> str | None:
 
 
 def _is_free(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as caller:  # who listens on all addresses does not hinder the bind below
+        caller.settimeout(1)
+        if caller.connect_ex((host.strip("[]"), port)) == 0:
+            return False
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host.strip("[]"), port))

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from bigdecon.distributed.cluster import Connection, connect
 from bigdecon.distributed.devices import computes_here, gpu_workers
 from bigdecon.distributed.progress import Listener, Message
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
-from bigdecon.errors import ConstantImageError, RunError
+from bigdecon.errors import ConstantImageError, OutputError, RunError
 from bigdecon.forecasting.calibration import Calibration, calibrate
 from bigdecon.forecasting.estimating import Estimate, Room, estimate
 from bigdecon.forecasting.obstacles import Obstacle, find_obstacles
@@ -125,7 +125,7 @@ def forecast(
     assumed = _Assumptions()
     with _running_cluster(config) as remote:
         device = device_planned(config, remote)
-        plan = prepare(config, device, assumed.tune, assumed.measure)
+        plan = _prepare(config, device, assumed)
         for sentence in plan.warnings:
             listener(Message(sentence, "warning"))
         workers = workers_planned(config, plan.device, remote)
@@ -137,6 +137,18 @@ def forecast(
         assumed.told.append(f"about {share:.0%} of the blocks touch the mask; the others are left out.")
     found = estimate(plan, workers, _room_at(plan.output), calibration, _part_done(plan), share)
     return Forecast(plan, found, calibration, tuple(assumed.told), find_obstacles(found))
+
+
+def _prepare(config: RunConfig, device: str, assumed: _Assumptions) -> RunPlan:
+    """Plan as a run would; another run's output in the way is no reason not to plan."""
+    try:
+        return prepare(config, device, assumed.tune, assumed.measure)
+    except OutputError as error:
+        if config.overwrite:
+            raise
+        plan = prepare(replace(config, overwrite=True), device, assumed.tune, assumed.measure)
+        assumed.told.append(f"the run itself would be refused: {error}")
+        return plan
 
 
 def _running_cluster(config: RunConfig) -> AbstractContextManager[Connection | None]:

@@ -66,6 +66,11 @@ class Mask:
             return False
         return any((self.stack[piece] != 0).any() for piece in _pieces(tuple(bounds), self.stack.chunks))
 
+    def covers(self, shape: Sequence[int]) -> bool:
+        """Whether the mask reaches over a whole image of this shape, but for one of its voxels at each end."""
+        ends = zip(shape, self.scale, self.offset, self.stack.shape, strict=True)
+        return all(offset > -1.5 and (n - 1) * scale + offset < size + 0.5 for n, scale, offset, size in ends)
+
     def _nearest(self, axis: int, index: NDArray[np.int_]) -> NDArray[np.int_]:
         """Find the mask's nearest voxel; of two that are as near, the later."""
         nearest: NDArray[np.int_] = np.floor(index * self.scale[axis] + self.offset[axis] + 0.5).astype(int)

@@ -69,8 +69,21 @@ def _describe_work(plan: RunPlan) -> list[tuple[str, str]]:
             "memory",
             f"about {format_bytes(plan.bytes_per_worker)} for a block{tile}, besides the program",
         ),
+        *_describe_mask(plan),
         ("output", f"{plan.output} ({_state(plan)})"),
     ]
+
+
+def _describe_mask(plan: RunPlan) -> list[tuple[str, str]]:
+    lines = []
+    if plan.mask is not None:
+        extent = " x ".join(str(n) for n in plan.mask.stack.shape)
+        lines.append(("mask", f"{plan.config.mask}, {extent}; the result is 0 outside"))
+    if plan.config.skip_dim is not None:
+        lines.append(
+            ("", f"blocks whose brightest voxel is below {plan.config.skip_dim:g} are left as they are")
+        )
+    return lines
 
 
 def _state(plan: RunPlan) -> str:

@@ -136,7 +136,13 @@ class RunPlan:
         found += _warnings_of_sizes(self.config, self.volume, self.psfs)
         if self.state == "continue":
             found += changed_surroundings(self.earlier, installed_versions(), self.device)
-        found += [f"the brightness was measured without {s.unread}" for s in self.stats if s.unread]
+        when = " when the run began" if self.state == "continue" else ""
+        found += [f"the brightness was measured{when} without {s.unread}" for s in self.stats if s.unread]
+        if self.mask is not None and not self.mask.covers(self.volume.spatial_shape):
+            found.append(
+                "the mask does not cover the whole image, by the voxel sizes and places of both; the result "
+                "is 0 where there is no mask."
+            )
         if (
             isinstance(self.training, TrainingConfig)
             and self.config.preset == "paper"

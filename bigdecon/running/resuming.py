@@ -133,12 +133,13 @@ def _differences(
 ) -> list[str]:
     """Name what differs between the run on disk and this one."""
     before, now = settings_that_matter(old["configuration"]), settings_that_matter(config.as_dict())
-    found = []
-    for name, value in {**now, **now.pop("tiling")}.items():
+    tiling, found = now.pop("tiling"), []
+    for name, value in {**now, **tiling}.items():
         was = before.get(name, before["tiling"].get(name))
         plain = list(value) if isinstance(value, tuple) else value
         if was != plain:
-            found.append(f"{name.replace('_', '-')} ({was} then, {plain} now)")
+            words = ["default" if v is None else v for v in (was, plain)]
+            found.append(f"{name.replace('_', '-')} ({words[0]} then, {words[1]} now)")
     if [psf["sha256"] for psf in old["psfs"]] != [psf.sha256 for psf in psfs]:
         found.append("the PSF")
     if old["input"]["digest"] != identity.digest or old["input"]["shape"] != list(identity.shape):

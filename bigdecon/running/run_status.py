@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from bigdecon.config import CLASSICAL
 from bigdecon.deconvolution.lease import Holder, find_holder
-from bigdecon.deconvolution.ledger import Fault, Ledger, RegionKey, RegionRecord
+from bigdecon.deconvolution.ledger import Fault, Ledger, LedgerScan, RegionKey, RegionRecord
 from bigdecon.errors import OutputError
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
 from bigdecon.io.provenance import RunRecord, read_run
@@ -88,7 +88,7 @@ def run_status(path: PlaceLike) -> RunStatus:
     folder = root / BOOKKEEPING
     scan = Ledger(folder / "ledger").scan()
     known = scan.finished | scan.faulty
-    levels = tuple(_level(work, level, scan.finished) for level in range(len(work.layout.levels)))
+    levels = tuple(_level(work, level, scan) for level in range(len(work.layout.levels)))
     missing = tuple(
         (key, fault) for key, entry in scan.faulty.items() if key.level == 0 for fault in entry.faults
     )
@@ -136,10 +136,19 @@ def find_run(path: PlaceLike) -> tuple[Place, RunRecord, WorkRecord]:
     return root, record, WorkRecord.from_json(record.work)
 
 
-def _level(work: WorkRecord, level: int, finished: dict[RegionKey, RegionRecord]) -> LevelStatus:
+def _level(work: WorkRecord, level: int, scan: LedgerScan) -> LevelStatus:
     keys = work.keys(level)
-    done = [key for key in keys if key in finished]
-    return LevelStatus(level, len(done), len(keys), sum(k.voxels for k in done), sum(k.voxels for k in keys))
+    done = [key for key in keys if key in scan.finished]
+    voxels = sum(key.voxels for key in done)
+    voxels += sum(
+        key.voxels - _missing_voxels(scan.faulty[key]) for key in keys if key in scan.faulty and not level
+    )
+    return LevelStatus(level, len(done), len(keys), voxels, sum(key.voxels for key in keys))
+
+
+def _missing_voxels(record: RegionRecord) -> int:
+    """Count the voxels of the blocks that a region lacks."""
+    return sum(RegionKey(0, 0, 0, *fault.extent).voxels for fault in record.faults)
 
 
 def _method(record: RunRecord) -> str:

@@ -101,3 +101,13 @@ def test_a_mask_that_cannot_be_is_refused(tmp_path):
     write_ome_zarr(many, tmp_path / "many", dtype="uint8")
     with pytest.raises(VolumeError, match="2 channels and 1 time points"):
         open_mask(str(tmp_path / "many"), volume)
+
+
+def test_a_mask_that_leaves_a_part_out_is_told(tmp_path):
+    volume = write(tmp_path / "a", np.ones((40, 60), "uint16"))
+    shapes = {"whole": (20, 30), "small": (4, 6)}
+    covers = {}
+    for name, shape in shapes.items():
+        write(tmp_path / name, np.ones(shape, "uint8"), (2.0, 2.0), (0.5, 0.5))
+        covers[name] = open_mask(str(tmp_path / name), volume).covers(volume.spatial_shape)
+    assert covers == {"whole": True, "small": False}
