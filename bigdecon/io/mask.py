@@ -67,7 +67,7 @@ class Mask:
         return any((self.stack[piece] != 0).any() for piece in _pieces(tuple(bounds), self.stack.chunks))
 
     def covers(self, shape: Sequence[int]) -> bool:
-        """Whether the mask reaches over a whole image of this shape, but for one of its voxels at each end."""
+        """Whether the mask reaches over a whole image of this shape, but for one voxel at each end."""
         ends = zip(shape, self.scale, self.offset, self.stack.shape, strict=True)
         return all(offset > -1.5 and (n - 1) * scale + offset < size + 0.5 for n, scale, offset, size in ends)
 

@@ -7,9 +7,9 @@ import sys
 
 import dask
 import pytest
-from dask_jobqueue.slurm import SLURMJob
 
 from bigdecon.cluster_settings import SlurmSettings
+from bigdecon.distributed import slurm_job
 from bigdecon.distributed.cluster import connect, slurm_device, slurm_job_script
 from bigdecon.distributed.slurm_job import JobShape, find_clusters, foreign_names
 from bigdecon.errors import ClusterError, OptionError
@@ -123,7 +123,7 @@ def test_what_the_site_has_set_for_dask_jobqueue_is_honoured(tmp_path):
 
 
 def test_another_dask_jobqueue_is_refused_in_a_sentence(monkeypatch):
-    monkeypatch.setattr(SLURMJob, "job_script", lambda self: "exec dask worker")
+    monkeypatch.setattr(slurm_job.SLURMJob, "job_script", lambda self: "exec dask worker")
     with pytest.raises(ClusterError, match=r"dask-jobqueue .*constraints\.txt"):
         slurm_job_script()
 
