@@ -217,8 +217,14 @@ class Lease:
 
 
 def holds(folder: PlaceLike, lease_id: str) -> bool:
-    """Whether a lease of this id is held on a folder now; to be asked by those who work for its holder."""
-    holder = find_holder(folder)
+    """Whether a lease of this id is held on a folder now; to be asked by those who work for its holder.
+
+    Where it cannot be read, as in an outage, nobody is known to have taken over.
+    """
+    try:
+        holder = _read(as_place(folder) / NAME)
+    except OSError:
+        return True
     return holder is not None and holder.id == lease_id
 
 
