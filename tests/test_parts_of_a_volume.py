@@ -57,6 +57,7 @@ def test_missing_chunks_are_restored_once_and_give_the_same_bytes(config, tmp_pa
     np.testing.assert_array_equal(voxels(result.output), voxels(plain.output))
 
 
+@pytest.mark.slow
 def test_two_images_with_the_same_settings_on_the_same_workers(config, tmp_path):
     """What a worker remembers of constant blocks is of one run: the next has another background."""
     results = []

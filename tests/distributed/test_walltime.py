@@ -196,6 +196,7 @@ async def longest_known(dask_worker: Any = None) -> float:
     return (plugin.end - plugin.margin - plugin.stop_at()) / SAFETY
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_started_again_knows_how_long_tasks_take(monkeypatch):
     monkeypatch.setenv("BIGDECON_JOB_END", str(time.time() + 600))
     with quiet_logging(), local_cluster(Layout(("",), 1, 2**30), None) as client:
