@@ -92,9 +92,9 @@ def test_a_cancelled_job_is_replaced_and_nothing_is_lost_or_blamed(slurm_node, t
 
 def test_a_job_leaves_before_its_time_is_up_and_is_replaced(tmp_path):
     # SLURM's own clock knows minutes only; the workers believe what stands in the environment.
-    short = 'export BIGDECON_JOB_END="$(($(date +%s) + 12))"'
+    short = 'export BIGDECON_JOB_END="$(($(date +%s) + 20))"'
     with connect("slurm", slurm=settings(tmp_path, prologue=(short,)), **OPTIONS) as connection:
-        did = run_all(connection, 28, 0.3)
+        did = run_all(connection, 70, 0.3)
         assert connection.client.run_on_scheduler(blamed) == 0
     assert len(set(did.values())) >= 2
     first = (tmp_path / "logs" / f"bigdecon-{did[0]}.out").read_text()
