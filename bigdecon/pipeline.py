@@ -18,7 +18,7 @@ from bigdecon.distributed.progress import Listener, Message, stage, subscribe
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import OutputError, RunError
 from bigdecon.forecasting.obstacles import refuse_too_little_memory
-from bigdecon.io.output_folder import remove_output
+from bigdecon.io.output_folder import is_own_output, remove_output
 from bigdecon.io.provenance import (
     CurvePoint,
     Provenance,
@@ -118,7 +118,7 @@ def run(
         if plan.state == "finished":
             return RunResult(plan, "found finished", models=_model_paths(plan))
         if plan.state == "continue":
-            _refuse_while_written(plan)  # before workers are called, which may take a while
+            Lease(plan.bookkeeping).refuse_living()  # before workers are called, which may take a while
         refuse_too_little_memory(plan, workers_planned(config, plan.device, workforce.running))
         connection = workforce.call()
         lease = _open_output(plan, stack)
@@ -145,29 +145,16 @@ def _open_output(plan: RunPlan, stack: ExitStack) -> Lease:
     there the lease comes first.
     """
     lease = Lease(plan.bookkeeping)
-    if isinstance(plan.output, ObjectPath):
+    lease_first = plan.state == "continue" or isinstance(plan.output, ObjectPath)
+    if lease_first:
         stack.enter_context(lease)
-        _take_up(plan) if plan.state == "continue" else _create_output(plan)
-        return lease
-    if plan.state != "continue":
-        if plan.config.overwrite:
-            _refuse_while_written(plan)
-        try:
-            _create_output(plan)
-        except OutputError:
-            _refuse_while_written(plan)  # another run of the same command was quicker
-            raise
-    stack.enter_context(lease)
     if plan.state == "continue":
         _take_up(plan)
+    else:
+        _create_output(plan, lease)
+    if not lease_first:
+        stack.enter_context(lease)
     return lease
-
-
-def _refuse_while_written(plan: RunPlan) -> None:
-    """Refuse an output that another process is writing."""
-    if places.exists(plan.bookkeeping):
-        with Lease(plan.bookkeeping):
-            pass
 
 
 def _take_up(plan: RunPlan) -> None:
@@ -179,13 +166,24 @@ def _take_up(plan: RunPlan) -> None:
         write_run(plan.bookkeeping / "run.json", replace(plan.earlier, provenance=provenance))
 
 
-def _create_output(plan: RunPlan) -> None:
+def _create_output(plan: RunPlan, lease: Lease) -> None:
+    """Create the arrays and their metadata; what lies there is replaced if that was asked for."""
     if plan.config.overwrite:
+        if places.exists(plan.bookkeeping):
+            lease.refuse_living()
         remove_output(plan.output)
     # The record is there from the start: a run that is killed at any time can be continued.
     record = RunRecord(plan.fingerprint, _provenance(plan, ()).as_json(), work=plan.work.as_json())
     name = plan.output.name.removesuffix(".ome.zarr")
-    create_ome_zarr(plan.output, plan.volume, plan.layout, name=name, record=record)
+    try:
+        create_ome_zarr(plan.output, plan.volume, plan.layout, name=name, record=record)
+    except OutputError as error:
+        if isinstance(plan.output, ObjectPath) or not is_own_output(plan.output):
+            raise
+        raise OutputError(
+            f"{plan.output} has just been made by another bigdecon; wait until that one has finished, or "
+            "choose another output with -o."
+        ) from error
 
 
 # --- training ------------------------------------------------------------------------------------

@@ -398,6 +398,22 @@ def test_two_at_once_are_refused(tmp_path, restore):
     np.testing.assert_array_equal(voxels(output), before)
 
 
+def test_of_two_that_begin_at_once_the_later_one_is_told(tmp_path, restore, monkeypatch):
+    """The output appears between this run's plan and its first file."""
+    image = write_image(tmp_path / "a.ome.zarr", specimen())
+    create = pipeline.create_ome_zarr
+
+    def too_late(*arguments, **options):
+        create(*arguments, **options)
+        create(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "create_ome_zarr", too_late)
+    with pytest.raises(OutputError, match="has just been made by another bigdecon"):
+        restore(image)
+    monkeypatch.undo()
+    assert restore(image).state == "finished"
+
+
 # --- the same bytes ------------------------------------------------------------------------------
 
 

@@ -254,6 +254,7 @@ class _Constants:
         self._lock = threading.Lock()
 
     def get(self, key: Any) -> NDArray[np.float32] | None:
+        """Give a result that is known; None if it is not."""
         with self._lock:
             return self._known.get(key)
 

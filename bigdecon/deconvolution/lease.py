@@ -158,19 +158,26 @@ class Lease:
 
     def _acquire(self) -> None:
         """Refuse where another process lives; else create the lease, or replace an abandoned one."""
-        self._refuse_a_living_one()  # first of all: a store may create without looking
+        self.refuse_living()  # first of all: a store may create without looking
         if self._create():
             # A second creation is refused, unless this store creates without looking: then see who stays.
             if self._create():
                 self._settle()
             return
-        self._refuse_a_living_one()
+        self.refuse_living()
         self._renew()
         self._settle()
 
-    def _refuse_a_living_one(self) -> None:
+    def refuse_living(self) -> None:
+        """Refuse while another process holds the lease; the lease itself is left alone.
+
+        Raises
+        ------
+        OutputError
+            naming that process
+        """
         holder = self._present()
-        if holder is None or holder.is_dead:
+        if holder is None or holder.is_dead or holder.id == self._holder.id:
             return
         silent = places.seconds_since(self._path)
         if silent is not None and silent < self._expire_seconds:

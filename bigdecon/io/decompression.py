@@ -35,7 +35,7 @@ class TooLargeError(ValueError):
 
 
 class _Stream(Protocol):
-    """What decompressors of the standard library have in common (bz2, lzma)."""
+    """What decompressors of the standard library have in common (zlib, bz2, lzma)."""
 
     @property
     def eof(self) -> bool: ...
@@ -162,22 +162,12 @@ def _little(data: Bytes, at: int, width: int) -> int:
 
 
 def _zlib(data: Bytes, size: int) -> bytes:
-    """Gzip and zlib: by their headers; gzip may consist of several members."""
-    rest, parts, room = data.tobytes(), [], size
-    while rest:
-        stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-        part = stream.decompress(rest, room + 1)
-        if len(part) > room:
-            raise _too_large(size + 1, size)
-        if not stream.eof:
-            raise ValueError("it is cut short")
-        parts.append(part)
-        room -= len(part)
-        rest = stream.unused_data.lstrip(b"\0")
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    """Gzip and zlib: by their headers; gzip may consist of several members, and be filled up with zeros."""
+    return _streamed(data, size, lambda: zlib.decompressobj(wbits=zlib.MAX_WBITS | 32), filling=b"\0")
 
 
-def _streamed(data: Bytes, size: int, start: Callable[[], _Stream]) -> bytes:
+def _streamed(data: Bytes, size: int, start: Callable[[], _Stream], filling: bytes = b"") -> bytes:
+    """One stream after another, each with a decompressor of its own."""
     rest, parts, room = data.tobytes(), [], size
     while rest:
         stream = start()
@@ -188,8 +178,8 @@ def _streamed(data: Bytes, size: int, start: Callable[[], _Stream]) -> bytes:
             raise ValueError("it is cut short")
         parts.append(part)
         room -= len(part)
-        rest = stream.unused_data
-    return b"".join(parts)
+        rest = stream.unused_data.lstrip(filling)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _bz2(data: Bytes, size: int) -> bytes:

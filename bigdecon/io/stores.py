@@ -17,7 +17,7 @@ from bigdecon.errors import OutputError, VolumeError
 from bigdecon.storage import places, servers
 from bigdecon.storage.object_path import ObjectPath
 from bigdecon.storage.places import Place, PlaceLike, as_place, resolve
-from bigdecon.storage.servers import QUICK, ask_async, is_url
+from bigdecon.storage.servers import OBJECT_STORES, QUICK, ask_async, is_url
 from bigdecon.untrusted import read_regular
 
 __all__ = [
@@ -45,13 +45,18 @@ def output_place(path: PlaceLike) -> Place:
     Raises
     ------
     OutputError
-        if `path` is the address of a web server, which takes no files
+        if `path` is the address of a server that takes no files, or names no bucket
     """
+    scheme, colon, rest = str(path).partition(":")
+    if colon and scheme in OBJECT_STORES and not rest.removeprefix("//").strip("/"):
+        raise OutputError(f"the output {path} names no bucket; give {scheme}://bucket/name.ome.zarr.")
+    if colon and scheme in OBJECT_STORES and not rest.startswith("//"):
+        raise OutputError(f"the output {path} lacks a slash; give {scheme}://{rest.lstrip('/')}.")
     place = as_place(path)
-    if isinstance(place, ObjectPath) and place.url.startswith(("http://", "https://")):
+    if isinstance(place, ObjectPath) and scheme not in OBJECT_STORES:
         raise OutputError(
-            f"the output {place} is on a web server; results are written to local folders or object "
-            "stores, such as s3://bucket/name.ome.zarr."
+            f"the output {place} is on a server that takes no files; results are written to local folders or "
+            "object stores, such as s3://bucket/name.ome.zarr."
         )
     return place
 

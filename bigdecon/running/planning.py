@@ -198,11 +198,7 @@ def prepare(
     psfs = load_psfs(config, volume)
     models = load_models(config, psfs, volume)
     psfs = psfs or tuple(psf_of(model) for model in models)
-    output = output_place(config.output) if config.output else default_output(config.input)
-    if output.suffix.lower() in (".tif", ".tiff"):
-        raise OutputError(
-            f"the result is an OME-Zarr folder, but {output} is a TIFF by name; give {output.stem}.ome.zarr."
-        )
+    output = _choose_output(config)
     classical = config.method in CLASSICAL
     ndim = len(volume.spatial_axes)
     trains = not (classical or models)
@@ -258,6 +254,16 @@ def prepare(
         mask=mask,
         earlier=earlier,
     )
+
+
+def _choose_output(config: RunConfig) -> Place:
+    """Say where the result goes."""
+    output = output_place(config.output) if config.output else default_output(config.input)
+    if output.suffix.lower() in (".tif", ".tiff"):
+        raise OutputError(
+            f"the result is an OME-Zarr folder, but {output} is a TIFF by name; give {output.stem}.ome.zarr."
+        )
+    return output
 
 
 def _check_options(config: RunConfig) -> None:

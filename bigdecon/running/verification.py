@@ -154,18 +154,18 @@ def _faults(work: WorkRecord, damaged: Sequence[Damage]) -> Iterator[Fault]:
 
 def _made_from(work: WorkRecord, damaged: Sequence[Damage]) -> set[RegionKey]:
     """Find the units of coarser levels that were averaged from damaged shards."""
-    found = set()
-    for damage in damaged:
-        fine = work.layout.levels[damage.key.level].factors
-        for level in range(damage.key.level + 1, len(work.layout.levels)):
-            factors = [b // a for a, b in zip(fine, work.layout.levels[level].factors, strict=True)]
+    found, levels = set(), work.layout.levels
+    for level in range(1, len(levels)):
+        keys = work.keys(level)
+        for damage in (one for one in damaged if one.key.level < level):
+            pairs = zip(levels[damage.key.level].factors, levels[level].factors, strict=True)
+            factors = [coarse // fine for fine, coarse in pairs]
             above = tuple(
                 slice(part.start // f, -(-part.stop // f))
                 for part, f in zip(damage.unit.box, factors, strict=True)
             )
-            found |= {
-                key for key in work.keys(level) if key[1:3] == damage.key[1:3] and overlap(key.box, above)
-            }
+            place = (damage.key.timepoint, damage.key.channel)
+            found |= {k for k in keys if (k.timepoint, k.channel) == place and overlap(k.box, above)}
     return found
 
 

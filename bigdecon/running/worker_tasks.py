@@ -8,11 +8,11 @@ write_coarse_unit          a shard of a coarser level
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -79,30 +79,18 @@ def train_on_worker(
         publish(TrainingProgress(**asdict(step)), run_id)
 
     with messages_sent(run_id), device_watched():
-        if isinstance(training, SSIConfig):
-            return train_ssi(
-                volume,
-                psf,
-                training,
-                channel=channel,
-                device=device,
-                stats=stats,
-                state_path=state_path,
-                on_event=report,
-            )
-        return train(
-            volume,
-            psf,
-            training,
+        learn = partial(
+            train_ssi if isinstance(training, SSIConfig) else train,
             channel=channel,
             device=device,
             stats=stats,
             state_path=state_path,
             on_event=report,
         )
+        return learn(volume, psf, training)
 
 
-@functools.lru_cache(maxsize=8)
+@lru_cache(maxsize=8)
 def load_network(
     path: Place,
     sha256: str,

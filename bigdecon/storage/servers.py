@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 __all__ = [
+    "OBJECT_STORES",
     "PATIENT",
     "QUICK",
     "ServerFailure",
@@ -68,6 +69,12 @@ def is_url(location: str) -> bool:
     return "://" in location and len(scheme) > 1
 
 
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
+"""Schemes of stores that are read and written; what is not S3 needs its package of fsspec."""
+WEB = ("http", "https")
+"""Schemes of servers that are read only."""
+
+
 # --- connections ---------------------------------------------------------------------------------
 
 
@@ -105,6 +112,8 @@ def filesystem(url: str) -> Any:
     import fsspec
 
     protocol = urlsplit(url).scheme
+    if protocol not in (*OBJECT_STORES, *WEB):
+        raise OSError(errno.EPROTONOSUPPORT, f"nothing here reads {protocol}:// addresses")
     makers = {"s3": _s3, "s3a": _s3, "http": _http, "https": _http}
     try:
         if protocol in makers:

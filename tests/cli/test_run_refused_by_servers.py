@@ -52,7 +52,7 @@ def run_to(tmp_path):
 
 def test_what_cannot_be_written_is_refused_before_any_work(s3, s3_server, run_to, monkeypatch):
     assert "there is no bucket 'no-such-bucket'" in run_to("s3://no-such-bucket/out.ome.zarr")
-    assert "is on a web server" in run_to("http://127.0.0.1:9/out.ome.zarr")
+    assert "is on a server that takes no files" in run_to("http://127.0.0.1:9/out.ome.zarr")
     places.write(as_place(f"{s3}/other/data"), b"mine")
     assert "was not written by bigdecon" in run_to(f"{s3}/other")
     with FaultyProxy(s3_server) as proxy:

@@ -229,7 +229,11 @@ def test_where_an_output_may_go(s3, monkeypatch):
         (path.parent, "inside the output"),
         (f"{s3}/other", "not written by bigdecon"),
         ("s3://no-such-bucket/a.zarr", r"s3://no-such-bucket/a\.zarr cannot be written \(there is no bucket"),
-        ("http://127.0.0.1/a.zarr", "is on a web server"),
+        ("http://127.0.0.1/a.zarr", "is on a server that takes no files"),
+        ("ftp://host/a.zarr", "is on a server that takes no files"),
+        ("s3://", "s3:// names no bucket; give s3://bucket"),
+        ("s3:", "s3: names no bucket; give s3://bucket"),
+        ("s3:/bucket/a.zarr", "lacks a slash; give s3://bucket/a.zarr"),
     ):
         location = "" if bad == path else str(path)
         with pytest.raises(OutputError, match=message):

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigdecon.config import RunConfig, TilingConfig
+from bigdecon.deconvolution.lease import Lease
 from bigdecon.deconvolution.tuning import Trial, Tuned
 from bigdecon.errors import OptionError, VolumeError
 from bigdecon.io.output_folder import default_output
@@ -125,7 +126,7 @@ def test_what_is_auto_is_chosen_once_and_taken_up_again(config, tmp_path):
     assert plan.tuned[0].settings.accelerate
     assert plan.stats[0].background == plan.tuned[0].settings.background
     assert "chosen by hidden voxels, from 1 settings" in "\n".join(t for _, t in describe_plan(plan))
-    _create_output(plan)
+    _create_output(plan, Lease(plan.bookkeeping))
 
     def refuse(*arguments):
         raise AssertionError("a run that goes on must not choose anew")
