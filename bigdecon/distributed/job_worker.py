@@ -42,6 +42,7 @@ __all__ = ["main", "plan_job"]
 
 DEATH_SECONDS = 60.0
 UNREGISTER_SECONDS = 5.0
+STARTING_SECONDS = 3.0
 
 logger = logging.getLogger("bigdecon.job")
 
@@ -214,7 +215,7 @@ async def _until_finished(nannies: list[Nanny]) -> None:
 
 async def _leave(nanny: Nanny) -> None:
     """Tell the scheduler that it is not the tasks' fault, and end the worker."""
-    address = nanny.worker_address
+    address = await _worker_address(nanny)
     if address:
         with suppress(OSError, asyncio.TimeoutError):
             await asyncio.wait_for(
@@ -224,6 +225,14 @@ async def _leave(nanny: Nanny) -> None:
                 UNREGISTER_SECONDS,
             )
     await nanny.close(timeout=2, reason="the job was told to end")
+
+
+async def _worker_address(nanny: Nanny) -> str:
+    """Give the worker's address, which the scheduler may know a moment before the nanny does."""
+    deadline = time.monotonic() + STARTING_SECONDS
+    while not nanny.worker_address and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    return str(nanny.worker_address or "")
 
 
 def _parser() -> argparse.ArgumentParser:
