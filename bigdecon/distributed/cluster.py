@@ -23,6 +23,7 @@ from distributed import Client
 
 from bigdecon.cluster_settings import SlurmSettings
 from bigdecon.distributed.allocation import allocated_cores, allocated_memory
+from bigdecon.distributed.client import ConnectedClient
 from bigdecon.distributed.devices import choose_gpus
 from bigdecon.distributed.local_cluster import local_cluster
 from bigdecon.distributed.surroundings import quiet_logging
@@ -258,7 +259,7 @@ def _existing(address: str) -> Iterator[Client]:
     """Connect to a scheduler that somebody else runs."""
     security = client_security(address)
     try:
-        client = Client(address, timeout=SCHEDULER_SECONDS, set_as_default=False, security=security)
+        client = ConnectedClient(address, timeout=SCHEDULER_SECONDS, security=security)
     except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
         raise ClusterError(
             f"no Dask scheduler answers at {address} (waited {SCHEDULER_SECONDS:.0f} s); check the address, "

@@ -28,6 +28,7 @@ from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from bigdecon.distributed.client import ConnectedClient
 from bigdecon.distributed.surroundings import environment_kept, sigint_blocked
 from bigdecon.distributed.walltime import job_end
 from bigdecon.distributed.worker_setup import QUIET
@@ -71,7 +72,7 @@ def local_cluster(layout: Layout, dashboard: str | None) -> Iterator[Client]:
         if job_end() is not None:
             scheduler: Any = cluster.scheduler
             scheduler.add_plugin(last, name=last.name)
-        client = stack.enter_context(Client(cluster, timeout=SCHEDULER_SECONDS, set_as_default=False))
+        client = stack.enter_context(ConnectedClient(cluster, timeout=SCHEDULER_SECONDS))
         try:
             yield client
         except BaseException as error:
@@ -99,6 +100,8 @@ class _LastOneOut(SchedulerPlugin):
         for _ in range(50):
             await asyncio.sleep(0.1)
             nannies = list(self._cluster.workers.values())
+            if self._cluster.status is not Status.running:
+                return  # it is being closed, and will ask the scheduler itself
             if all(nanny.status in LEFT for nanny in nannies):
                 self.noticed = True
                 asyncio.get_running_loop().create_task(scheduler.close(reason="the job ends"))

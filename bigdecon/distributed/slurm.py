@@ -26,6 +26,7 @@ from distributed import Client, Scheduler, SpecCluster
 from distributed.core import Status
 from distributed.utils import get_ip
 
+from bigdecon.distributed.client import ConnectedClient
 from bigdecon.distributed.job_replacement import JobKeeper
 from bigdecon.distributed.slurm_job import DEFAULT_LOGS, JobShape, find_clusters, make_job
 from bigdecon.distributed.slurm_queue import SlurmQueue
@@ -89,7 +90,7 @@ def slurm_cluster(
         at_work = False
         try:
             cluster.sync(keeper.start)
-            client = stack.enter_context(Client(cluster, timeout=CLIENT_SECONDS, set_as_default=False))
+            client = stack.enter_context(ConnectedClient(cluster, timeout=CLIENT_SECONDS))
             _wait_for_a_worker(scheduler, keeper)
             at_work = True
             yield client

@@ -14,10 +14,11 @@ from typing import Any
 
 import psutil
 import pytest
-from distributed import Client, Security
+from distributed import Security
 
 from bigdecon.cluster_settings import SlurmSettings
 from bigdecon.distributed import job_worker
+from bigdecon.distributed.client import ConnectedClient
 from bigdecon.distributed.cluster import connect
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import ClusterError, SchedulerLostError
@@ -158,7 +159,7 @@ def test_only_who_has_the_certificate_gets_in(tmp_path, monkeypatch, capfd):
         assert here == {"127.0.0.1"}
         for security in (None, Security.temporary()):
             with pytest.raises((OSError, TypeError)):
-                Client(address, security=security, timeout=1, set_as_default=False)
+                ConnectedClient(address, security=security, timeout=1)
         arguments = [address, "--interface", "lo", "--death-timeout", "3", "--device", "cpu"]
         assert job_worker.main(arguments) == 1
         assert "the workers could not be started: " in capfd.readouterr().out
@@ -201,6 +202,7 @@ def test_a_folder_with_spaces_and_percent_signs_holds_the_logs(tmp_path):
 CLIENT = """
 import sys, time
 from bigdecon.cluster_settings import SlurmSettings
+from bigdecon.distributed.client import ConnectedClient
 from bigdecon.distributed.cluster import connect
 if __name__ == "__main__":
     settings = SlurmSettings(walltime="10", mem="900M", log_directory="logs")

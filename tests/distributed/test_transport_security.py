@@ -7,8 +7,9 @@ import time
 
 import dask
 import pytest
-from distributed import Client, Scheduler, Security, SpecCluster
+from distributed import Scheduler, Security, SpecCluster
 
+from bigdecon.distributed.client import ConnectedClient
 from bigdecon.distributed.cluster import connect
 from bigdecon.distributed.surroundings import quiet_logging
 from bigdecon.distributed.transport_security import client_security, temporary_certificates
@@ -98,4 +99,6 @@ def test_in_a_job_the_local_cluster_accepts_its_own_only(monkeypatch):
         assert client.submit(sum, parts).result() == 3
         for security in (None, Security.temporary()):
             with pytest.raises((OSError, TypeError)):
-                Client(client.scheduler.address, security=security, timeout=1, set_as_default=False)
+                ConnectedClient(client.scheduler.address, security=security, timeout=1)
+        last = client.cluster.scheduler.plugins["bigdecon-last-one-out"]
+    assert not last.noticed, "closing the cluster then waits for a scheduler that has ended itself"
