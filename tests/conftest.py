@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 
 from bigdecon.storage.places import Place, as_place
+from tests.browser import browser  # noqa: F401  (a fixture for whoever asks)
 from tests.servers import object_store
 from tests.slurm import slurm_node  # noqa: F401  (a fixture for whoever asks)
 
