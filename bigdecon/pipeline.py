@@ -168,7 +168,7 @@ def _take_up(plan: RunPlan) -> None:
         write_run(plan.bookkeeping / "run.json", replace(plan.earlier, provenance=provenance))
 
 
-def _create_output(plan: RunPlan, lease: Lease, command: str) -> None:
+def _create_output(plan: RunPlan, lease: Lease, command: str = "") -> None:
     """Create the arrays and their metadata; what lies there is replaced if that was asked for."""
     if plan.config.overwrite:
         if places.exists(plan.bookkeeping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -116,12 +117,17 @@ class _Stage:
 
 @contextmanager
 def _temporary_folder() -> Iterator[Path]:
-    """Have all temporary files of this process in one folder, and remove it, whoever still uses it."""
-    before = tempfile.tempdir
+    """Have all temporary files of this process and of its workers in one folder, and remove it."""
+    before, named = tempfile.tempdir, os.environ.get("TMPDIR")
     folder = tempfile.mkdtemp(prefix="bigdecon-doctor-")
-    tempfile.tempdir = folder  # the cluster's own files, too: one that hangs cannot remove them
+    # The cluster's files and PyTorch's, too: what hangs cannot remove them.
+    tempfile.tempdir = os.environ["TMPDIR"] = folder
     try:
         yield Path(folder)
     finally:
         tempfile.tempdir = before
+        if named is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = named
         shutil.rmtree(folder, ignore_errors=True)

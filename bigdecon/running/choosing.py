@@ -76,4 +76,4 @@ class _SignOfLife:
     def __call__(self, tried: int) -> None:
         if time.monotonic() - self._told > SIGN_OF_LIFE_SECONDS:
             self._told = time.monotonic()
-            self._listener(Message(f"  {tried} settings tried, of some tens"))
+            self._listener(Message(f"  {tried} settings tried"))
