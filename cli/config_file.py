@@ -62,7 +62,7 @@ def command_line(context: click.Context) -> str:
         secret = equals and flag in private
         shown.append("..." if hides else f"{flag}=..." if secret else shown_url(argument))
         hides = argument in private and not hides
-    return f"{context.command_path} {shlex.join(shown)}".strip()
+    return f"bigdecon {context.info_name} {shlex.join(shown)}".strip()
 
 
 def config_options(command: Any) -> Any:

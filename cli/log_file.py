@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
+import stat
 import time
 import traceback
 from contextlib import suppress
@@ -29,17 +31,29 @@ class LogFile:
     Raises
     ------
     OptionError
-        if the file cannot be opened for writing
+        if the file cannot be opened for writing, or holds something else than a log
     """
 
     def __init__(self, path: str) -> None:
+        # A pipe without a reader is refused, not waited for.
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
         try:
-            self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            self._handle = os.open(path, flags, 0o666)
+            begins = self._first_bytes()
         except OSError as error:
             raise OptionError(
                 f"--log-file {path} cannot be written ({error.strerror or error}); "
                 "give a file in a folder that exists and is yours."
             ) from error
+        if begins and not re.match(rb"\d{4}-\d\d-\d\dT", begins):
+            os.close(self._handle)
+            raise OptionError(f"--log-file {path} exists and is no log of bigdecon; choose another name.")
+
+    def _first_bytes(self) -> bytes:
+        """Read how a file begins; nothing of a device."""
+        if not stat.S_ISREG(os.fstat(self._handle).st_mode):
+            return b""
+        return os.read(self._handle, 20)
 
     def write(self, level: str, text: str) -> None:
         """Append one line, whole: there is no buffer that a crash could take along."""

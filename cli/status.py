@@ -20,7 +20,7 @@ EXPIRE_SECONDS = 60.0
 
 
 @click.command("status", short_help="Show how far a run is, from its result on disk.")
-@click.argument("output")
+@click.argument("output", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts; lists every missing block.")
 def command(output: str, as_json: bool) -> None:
     """Show how far the run that writes OUTPUT is: what is done, what is missing, and why.

@@ -45,14 +45,24 @@ def _say(label: str, text: str, colour: str) -> None:
 
 @contextmanager
 def libraries_quiet() -> Iterator[None]:
-    """Keep off the terminal what libraries log and warn of; a log file still gets it."""
+    """Keep off the terminal what libraries log and warn of; a log file still gets it.
+
+    What bigdecon itself warns of in this process is for the user.
+    """
     import logging
 
-    root, nobody = logging.getLogger(), logging.NullHandler()
+    class Tell(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say_warning(record.getMessage())
+
+    root, ours = logging.getLogger(), logging.getLogger("bigdecon")
+    nobody, tell = logging.NullHandler(), Tell(logging.WARNING)
     root.addHandler(nobody)  # else Python writes warnings that nobody takes to the terminal
+    ours.addHandler(tell)
     logging.captureWarnings(True)
     try:
         yield
     finally:
         logging.captureWarnings(False)
+        ours.removeHandler(tell)
         root.removeHandler(nobody)

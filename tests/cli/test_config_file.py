@@ -298,7 +298,7 @@ def test_the_command_line_hides_secrets():
         "--seed", "2",
     )  # fmt: skip
     assert command_line(context) == (
-        "run https://host/a.zarr --psf 'my psf.tif' --cluster slurm --prologue ... --prologue=... "
+        "bigdecon run https://host/a.zarr --psf 'my psf.tif' --cluster slurm --prologue ... --prologue=... "
         "--job-directive ... --seed 2"
     )
 

@@ -93,6 +93,17 @@ def test_it_can_be_read_after_a_crash(tmp_path):
     assert [text for _, text in entries(tmp_path / "log")][1:] == ["last words"]
 
 
+def test_other_files_are_left_alone(tmp_path):
+    (tmp_path / "image.tif").write_bytes(b"II*\x00")
+    with pytest.raises(OptionError, match=r"image\.tif exists and is no log of bigdecon"):
+        choose_display(log_file=str(tmp_path / "image.tif"))
+    assert (tmp_path / "image.tif").read_bytes() == b"II*\x00"
+    (tmp_path / "empty").touch()
+    with choose_display(quiet=True, log_file=str(tmp_path / "empty"), title="t"):
+        pass
+    assert len(entries(tmp_path / "empty")) == 2
+
+
 @pytest.mark.parametrize("place", ["absent/log", "."])
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path, place):
     with pytest.raises(OptionError, match=r"--log-file .* cannot be written"):

@@ -54,11 +54,11 @@ def test_libraries_say_nothing_on_the_terminal():
     code = (
         "import logging, warnings\nfrom bigdecon_cli.terminal import libraries_quiet\n"
         "with libraries_quiet():\n    logging.getLogger('tifffile').error('noise')\n"
-        "    warnings.warn('noise')\n"
+        "    warnings.warn('noise')\n    logging.getLogger('bigdecon.x').warning('ours')\n"
         "logging.getLogger('tifffile').error('heard again')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "heard again\n")
+    assert (done.stdout, done.stderr) == ("", "Warning: ours\nheard again\n")
 
 
 def test_warnings_stay_errors_for_those_who_want_them():
