@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -45,7 +46,15 @@ def command(output: str, as_json: bool) -> None:
       bigdecon doctor --output /data/results
     """  # noqa: D301
     started = time.monotonic()
-    findings = _examine(Path(output), quiet=as_json)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    try:
+        findings = _examine(Path(output), quiet=as_json)
+    except KeyboardInterrupt:
+        click.echo("\nStopped.", err=True)
+        _leave(130)
+        raise
     problems = sum(finding.needs_attention for finding in findings)
     if as_json:
         found = [{**finding.as_json(), "verdict": _verdict(finding)} for finding in findings]

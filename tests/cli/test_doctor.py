@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -50,6 +51,23 @@ def test_this_machine_is_well_and_nothing_is_left(tmp_path):
     assert {check["verdict"] for check in told["checks"]} <= {"good", "note"}
     assert told["verdict"] == "good"
     assert list(scratch.iterdir()) == list(results.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_when_stopped_in_a_run_it_leaves_nothing(tmp_path, number):
+    command = [sys.executable, "-u", "-m", "bigdecon_cli", "doctor"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as doctor:
+        for line in doctor.stdout:
+            if "dashboard" in line:  # the next is a run
+                break
+        doctor.send_signal(number)
+        _, err = doctor.communicate(timeout=120)
+    assert (doctor.returncode, err) == (130, "\nStopped.\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_problem_is_told_with_its_remedy_and_code_3(doctor, monkeypatch):
