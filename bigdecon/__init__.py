@@ -107,7 +107,11 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
+    """Import a public name on first use; the version comes from what is installed."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bigdecon")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'bigdecon' has no attribute {name!r}")
     return getattr(importlib.import_module(f"bigdecon.{_HOME_OF[name]}"), name)

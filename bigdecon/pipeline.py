@@ -86,6 +86,7 @@ def run(
     *,
     on_plan: Callable[[RunPlan], None] | None = None,
     on_event: Listener | None = None,
+    command: str = "",
 ) -> RunResult:
     """Restore a volume: plan, train, deconvolve region by region, write, and record how.
 
@@ -96,6 +97,7 @@ def run(
     config : what to do
     on_plan : gets the plan before anything is written
     on_event : gets progress, from several threads
+    command : what was typed, for the record of the run
 
     Raises
     ------
@@ -121,12 +123,12 @@ def run(
             Lease(plan.bookkeeping).refuse_living()  # before workers are called, which may take a while
         refuse_too_little_memory(plan, workers_planned(config, plan.device, workforce.running))
         connection = workforce.call()
-        lease = _open_output(plan, stack)
+        lease = _open_output(plan, stack, command)
         models = _train(plan, connection, listener, lease)
         walked = restore_regions(plan, connection, models, listener, lease)
         write_coarser_levels(plan, connection, walked.faults, listener, lease)
         lease.check()
-        _finish(plan, models, complete=not walked.faults)
+        _finish(plan, models, command, complete=not walked.faults)
         return RunResult(
             plan,
             "incomplete" if walked.faults else "finished",
@@ -138,7 +140,7 @@ def run(
         )
 
 
-def _open_output(plan: RunPlan, stack: ExitStack) -> Lease:
+def _open_output(plan: RunPlan, stack: ExitStack, command: str) -> Lease:
     """Create the arrays, or take up an interrupted run's; nobody else writes there until the stack ends.
 
     A folder is made beside its place and renamed, and the lease lies in it. Objects cannot be renamed, and
@@ -151,7 +153,7 @@ def _open_output(plan: RunPlan, stack: ExitStack) -> Lease:
     if plan.state == "continue":
         _take_up(plan)
     else:
-        _create_output(plan, lease)
+        _create_output(plan, lease, command)
     if not lease_first:
         stack.enter_context(lease)
     return lease
@@ -166,14 +168,14 @@ def _take_up(plan: RunPlan) -> None:
         write_run(plan.bookkeeping / "run.json", replace(plan.earlier, provenance=provenance))
 
 
-def _create_output(plan: RunPlan, lease: Lease) -> None:
+def _create_output(plan: RunPlan, lease: Lease, command: str = "") -> None:
     """Create the arrays and their metadata; what lies there is replaced if that was asked for."""
     if plan.config.overwrite:
         if places.exists(plan.bookkeeping):
             lease.refuse_living()
         remove_output(plan.output)
     # The record is there from the start: a run that is killed at any time can be continued.
-    record = RunRecord(plan.fingerprint, _provenance(plan, ()).as_json(), work=plan.work.as_json())
+    record = RunRecord(plan.fingerprint, _provenance(plan, (), command).as_json(), work=plan.work.as_json())
     name = plan.output.name.removesuffix(".ome.zarr")
     try:
         create_ome_zarr(plan.output, plan.volume, plan.layout, name=name, record=record)
@@ -248,16 +250,16 @@ def _model_paths(plan: RunPlan) -> tuple[Place, ...]:
 # --- metadata ------------------------------------------------------------------------------------
 
 
-def _finish(plan: RunPlan, models: tuple[Place, ...], *, complete: bool) -> None:
+def _finish(plan: RunPlan, models: tuple[Place, ...], command: str, *, complete: bool) -> None:
     """Set display windows, write provenance, and mark the run as finished if nothing is missing."""
     set_display_windows(plan.output, measure_windows(plan.output, plan.layout))
-    provenance = _provenance(plan, tuple(load_checkpoint(path) for path in models)).as_json()
+    provenance = _provenance(plan, tuple(load_checkpoint(path) for path in models), command).as_json()
     set_provenance(plan.output, provenance)
     record = RunRecord(plan.fingerprint, provenance, complete, plan.work.as_json())
     write_run(plan.bookkeeping / "run.json", record)
 
 
-def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...]) -> Provenance:
+def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...], command: str) -> Provenance:
     training = tuple(
         TrainingRecord(
             (channel,),
@@ -283,4 +285,5 @@ def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...]) -> Provenance:
         device=plan.device,
         training=training,
         created=str(plan.earlier.provenance["created"]) if plan.earlier else now(),
+        command=command,
     )

@@ -10,7 +10,12 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+import click
+from bigdecon_cli.terminal import say_warning, wants_colour
+
 from bigdecon.distributed.progress import (
+    BlockProgress,
+    BlocksRestored,
     Event,
     Message,
     RegionDone,
@@ -27,6 +32,9 @@ __all__ = ["Display", "JsonLines", "PlainLines", "Quiet", "RichProgress", "choos
 
 LINE_SECONDS = 10.0
 
+Moves = TrainingProgress | RegionDone | BlockProgress
+"""Events that move a bar."""
+
 
 class Display(AbstractContextManager["Display"]):
     """A listener that is open for the length of a `with` block; this one shows warnings alone."""
@@ -34,7 +42,10 @@ class Display(AbstractContextManager["Display"]):
     def __call__(self, event: Event) -> None:
         """Show an event; may be called from any thread."""
         if isinstance(event, Message) and event.level == "warning":
-            print(f"Warning: {event.text}", file=sys.stderr, flush=True)
+            say_warning(event.text)
+
+    def log(self, text: str) -> None:
+        """Take what is for a log file alone."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -73,11 +84,15 @@ class PlainLines(Display):
         with self._lock:
             if isinstance(event, StageStarted):
                 self._last = time.monotonic()
-            elif isinstance(event, TrainingProgress | RegionDone) and not self._is_due(event):
+            elif isinstance(event, Moves) and not self._is_due(event):
                 return
-            print(describe(event), file=self._stream, flush=True)
+            warns = isinstance(event, Message) and event.level == "warning"
+            text = describe(event)
+            if warns and wants_colour(self._stream):
+                text = click.style(text, fg="yellow")
+            print(text, file=self._stream, flush=True)
 
-    def _is_due(self, event: TrainingProgress | RegionDone) -> bool:
+    def _is_due(self, event: Moves) -> bool:
         now = time.monotonic()
         if now < self._last + self._line_seconds and not _is_last(event):
             return False
@@ -122,19 +137,45 @@ class RichProgress(Display):
             elif self._stage is not None:
                 self._move(self._stage, event)
 
-    def _move(self, stage: TaskID, event: TrainingProgress | RegionDone | StageFinished) -> None:
+    def _move(self, stage: TaskID, event: Moves | StageFinished | BlocksRestored) -> None:
         if isinstance(event, StageFinished):
             # Training may end early: a full bar would claim steps that were never made.
             self._progress.update(stage, detail=_duration(event.seconds))
             self._stage = None
         elif isinstance(event, TrainingProgress):
             self._progress.update(stage, completed=event.step, total=event.steps, detail=_detail(event))
-        else:
+        elif isinstance(event, RegionDone) and event.all_blocks:
+            blocks, total = event.blocks, event.all_blocks
+            self._progress.update(stage, completed=blocks, total=total, detail=_detail(event))
+        elif not isinstance(event, BlocksRestored):
             self._progress.update(stage, completed=event.done, total=event.total, detail=_detail(event))
 
 
-def choose_display(*, quiet: bool = False, as_json: bool = False) -> Display:
-    """Choose how progress is shown: by the flags, and by whether somebody sits at a terminal."""
+def choose_display(
+    *, quiet: bool = False, as_json: bool = False, log_file: str | None = None, title: str = ""
+) -> Display:
+    """Choose how progress is shown: by the flags, and by whether somebody sits at a terminal.
+
+    Parameters
+    ----------
+    quiet, as_json : the flags
+    log_file : where all messages go as well
+    title : first line in that file
+
+    Raises
+    ------
+    OptionError
+        if the log file cannot be written
+    """
+    display = _choose(quiet=quiet, as_json=as_json)
+    if log_file is None:
+        return display
+    from bigdecon_cli.log_file import Logged
+
+    return Logged(display, log_file, title)
+
+
+def _choose(*, quiet: bool, as_json: bool) -> Display:
     if as_json:
         return JsonLines()
     if quiet:
@@ -150,14 +191,19 @@ def describe(event: Event) -> str:
         case TrainingProgress():
             return f"  step {event.step}/{event.steps}  {_detail(event)}"
         case RegionDone():
-            return f"  region {event.done}/{event.total}  {_detail(event)}".rstrip()
+            blocks = f"block {event.blocks}/{event.all_blocks}, " if event.all_blocks else ""
+            return f"  {blocks}region {event.done}/{event.total}  {_detail(event)}".rstrip()
+        case BlockProgress():
+            return f"  block {event.done}/{event.total}  {_detail(event)}".rstrip()
+        case BlocksRestored():
+            return f"  {event.blocks} blocks of region {event.region}"
         case StageFinished():
             return f"{event.name}: done in {_duration(event.seconds)}"
         case Message():
             return f"Warning: {event.text}" if event.level == "warning" else event.text
 
 
-def _detail(event: TrainingProgress | RegionDone) -> str:
+def _detail(event: Moves) -> str:
     parts = []
     if isinstance(event, TrainingProgress):
         parts.append(f"loss {event.loss:.4g}")
@@ -168,9 +214,11 @@ def _detail(event: TrainingProgress | RegionDone) -> str:
     return "  ".join(parts)
 
 
-def _is_last(event: TrainingProgress | RegionDone) -> bool:
+def _is_last(event: Moves) -> bool:
     if isinstance(event, TrainingProgress):
         return event.step >= event.steps
+    if isinstance(event, BlockProgress):
+        return False  # the last region is still to be written
     return event.done >= event.total
 
 

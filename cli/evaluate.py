@@ -26,8 +26,8 @@ WHOLE_VOXEL = 0.01
 
 
 @click.command()
-@click.argument("result")
-@click.argument("truth")
+@click.argument("result", type=click.Path())
+@click.argument("truth", type=click.Path())
 @click.option(
     "--level", type=click.IntRange(min=0), default=0, show_default=True, help="Pyramid level of both."
 )

@@ -15,7 +15,7 @@ BYTES_PER_STEP = 1024
 
 
 @click.command("info", short_help="Show what bigdecon sees in an image file.")
-@click.argument("volume")
+@click.argument("volume", type=click.Path())
 @click.option("--follow-links", is_flag=True, help="Links inside a Zarr store may lead out of it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 def command(volume: str, follow_links: bool, as_json: bool) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import click
+from bigdecon_cli.terminal import libraries_quiet, say_error, wants_colour
 
 from bigdecon.errors import BigdeconError
 
@@ -18,6 +20,8 @@ COMMANDS = {
     "psf": "Make or check a point spread function.",
     "simulate": "Make a test volume with its truth and PSF.",
     "evaluate": "Score a result against the truth.",
+    "doctor": "Check that bigdecon works on this machine.",
+    "completion": "Print the script that has a shell complete commands.",
 }
 
 
@@ -35,6 +39,25 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"bigdecon_cli.{cmd_name}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command that was typed; name the nearest where there is none."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            ctx.fail(f"No such command '{name}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """Complete names of commands without importing them."""
+        from click.shell_completion import CompletionItem
+
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        commands = [CompletionItem(name, help=COMMANDS[name]) for name in names]
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
@@ -56,7 +79,8 @@ def bigdecon() -> None:
 def main() -> None:
     """Run the command line; bad input ends with one sentence and exit code 2, never a traceback."""
     try:
-        code = bigdecon.main(standalone_mode=False)
+        with libraries_quiet():
+            code = bigdecon.main(standalone_mode=False, color=wants_colour(sys.stdout) or None)
     except click.exceptions.Abort:
         click.echo("Stopped.", err=True)
         code = 130
@@ -65,12 +89,12 @@ def main() -> None:
         code = error.exit_code
     except click.BadParameter as error:
         # The option is there and its name is told: how the command is used would only hide what is wrong.
-        click.echo(f"Error: {error.format_message()}", err=True)
+        say_error(error.format_message())
         code = error.exit_code
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except BigdeconError as error:
-        click.echo(f"Error: {error}", err=True)
+        say_error(str(error))
         code = error.exit_code
     sys.exit(code if isinstance(code, int) else 0)

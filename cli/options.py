@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from bigdecon_cli.config_file import config_options, given_as, typed, was_given
 
 from bigdecon.cluster_settings import SlurmSettings, parse_jobs
 from bigdecon.config import ENGINES, LOSS_PRESETS, METHODS, PRESETS, RunConfig, TilingConfig
@@ -64,7 +65,7 @@ class NumberOrAuto(click.ParamType):
 
 
 def run_options(command: Any) -> Any:
-    """Give a command the options of `bigdecon run`, by group."""
+    """Give a command the options of `bigdecon run`, by group; the last ones make no part of the settings."""
     groups = (
         _input_options,
         _method_options,
@@ -73,6 +74,8 @@ def run_options(command: Any) -> Any:
         _output_options,
         _cluster_options,
         _slurm_options,
+        config_options,
+        _log_option,
     )
     for group in reversed(groups):
         command = group(command)
@@ -103,7 +106,13 @@ def run_config(input_path: str, settings: Mapping[str, Any]) -> RunConfig:
 
 def _input_options(command: Any) -> Any:
     options = [
-        click.option("--psf", multiple=True, metavar="FILE", help="PSF; one for all channels, or one each."),
+        click.option(
+            "--psf",
+            multiple=True,
+            type=click.Path(),
+            metavar="FILE",
+            help="PSF; one for all channels, or one each.",
+        ),
         click.option("--psf-voxel-size", cls=VoxelSize, help="Voxel size of the PSF, um (2D: 1 Y X)."),
         click.option("--voxel-size", cls=VoxelSize, help="Voxel size of the volume, um (2D: 1 Y X)."),
         click.option("--level", default=0, show_default=True, help="Resolution level, 0 is the finest."),
@@ -116,6 +125,7 @@ def _input_options(command: Any) -> Any:
         ),
         click.option(
             "--mask",
+            type=click.Path(),
             metavar="FILE",
             help="Restore only where this image, of any resolution, is not 0; elsewhere the result is 0.",
         ),
@@ -144,7 +154,8 @@ def _method_options(command: Any) -> Any:
         click.option("--loss", metavar="NAME|WEIGHTS", help=f"{losses}, or weights as rec=1,inv=2."),
         click.option("--steps", type=int, help="Training steps at most."),
         click.option("--train-minutes", type=float, help="Time budget for training."),
-        click.option("--model", metavar="FILE", help="Trained model, or an earlier result with one."),
+        click.option("--model", type=click.Path(), metavar="FILE",
+                     help="Trained model, or an earlier result with one."),
         click.option("--refine", type=int, metavar="N",
                      help="N accelerated iterations of Richardson-Lucy after the network; 20 is a good"
                      " number, fewer than 10 blur."),
@@ -185,7 +196,11 @@ def _tiling_options(command: Any) -> Any:
 def _output_options(command: Any) -> Any:
     options = [
         click.option(
-            "-o", "--output", metavar="DIR", help="Default: NAME.deconvolved.ome.zarr beside the input."
+            "-o",
+            "--output",
+            type=click.Path(),
+            metavar="DIR",
+            help="Default: NAME.deconvolved.ome.zarr beside the input.",
         ),
         click.option(
             "--dtype", default="float32", show_default=True, help="Of the result; integers are rounded."
@@ -239,7 +254,7 @@ def _slurm_options(command: Any) -> Any:
                      help="SLURM: another option of sbatch, as --constraint=a100; repeatable."),
         click.option("--prologue", multiple=True, metavar="LINE",
                      help="SLURM: shell line before the workers start, as 'module load cuda'; repeatable."),
-        click.option("--log-directory", metavar="DIR",
+        click.option("--log-directory", type=click.Path(), metavar="DIR",
                      help="SLURM: where jobs write their logs [default: NAME.logs beside the result]."),
         click.option("--interface", metavar="NAME",
                      help="SLURM: network interface of scheduler and workers, as ib0."),
@@ -249,13 +264,21 @@ def _slurm_options(command: Any) -> Any:
     return _apply(options, command)
 
 
+def _log_option(command: Any) -> Any:
+    option = click.option(
+        "--log-file", type=click.Path(), metavar="FILE", help="Append all messages, with times, to this file."
+    )
+    return option(command)
+
+
 def _slurm_settings(chosen: dict[str, Any]) -> SlurmSettings:
     """Take the options of SLURM's jobs out of those chosen, and refuse them for another cluster."""
     context = click.get_current_context()
     for name in (*SLURM, "interface", "tls"):
-        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        # Who types another cluster than the file names need not take the file's jobs out of it.
+        given = typed(context, name) or (was_given(context, name) and not typed(context, "cluster"))
         if given and chosen["cluster"] != "slurm":
-            flag = "--no-tls" if name == "tls" else "--" + name.replace("_", "-")
+            flag = "--no-tls" if name == "tls" and typed(context, name) else given_as(context, name)
             raise OptionError(f"{flag} belongs to --cluster slurm, not to {chosen['cluster']}.")
     values = {field: chosen.pop(name) for name, field in SLURM.items()}
     values["jobs"] = parse_jobs(values["jobs"]) if values["jobs"] else (1, 1)
@@ -267,9 +290,9 @@ def _refuse_idle_options(method: str, model: str | None) -> None:
     """Refuse options that the method would take no notice of: who gives one expects it to matter."""
     context = click.get_current_context()
     for name, owners in OWNERS.items():
-        if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+        if not was_given(context, name):
             continue
-        flag = "--" + name.replace("_", "-")
+        flag = given_as(context, name)
         if method not in owners:
             several = f"methods {', '.join(owners[:-1])} and {owners[-1]}"
             whose = several if len(owners) > 1 else f"method {owners[0]}"

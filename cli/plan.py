@@ -6,14 +6,15 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import click
+from bigdecon_cli.config_file import RecordedCommand, check_place, command_line, save_settings
 from bigdecon_cli.options import run_config, run_options
 
 if TYPE_CHECKING:
     from bigdecon.forecasting.forecast import Forecast
 
 
-@click.command()
-@click.argument("input_path", metavar="INPUT")
+@click.command(cls=RecordedCommand)
+@click.argument("input_path", metavar="INPUT", type=click.Path())
 @run_options
 @click.option(
     "--calibrate/--no-calibrate",
@@ -24,7 +25,18 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Of bigdecon run; a plan is dry in any case.")
 @click.option("--quiet", is_flag=True, help="Print only what may not fit.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with numbers.")
-def command(input_path: str, *, calibrate: bool, quiet: bool, as_json: bool, **settings: Any) -> None:
+@click.pass_context
+def command(
+    context: click.Context,
+    input_path: str,
+    *,
+    save_config: str | None,
+    log_file: str | None,
+    calibrate: bool,
+    quiet: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Tell what a run would take: time, memory, disk and files.
 
     Takes the options of bigdecon run, so put plan in the place of run. Nothing is written; what may not fit
@@ -40,8 +52,13 @@ def command(input_path: str, *, calibrate: bool, quiet: bool, as_json: bool, **s
     from bigdecon.forecasting.forecast import forecast
 
     config = run_config(input_path, settings)
-    with choose_display(quiet=quiet or as_json, as_json=False) as display:
+    if save_config:
+        check_place(save_config)
+    silent = quiet or as_json
+    with choose_display(quiet=silent, log_file=log_file, title=command_line(context)) as display:
         found = forecast(config, calibrate_seconds=8.0 if calibrate else None, on_event=display)
+    if save_config:
+        save_settings(context, save_config, quiet=silent)
     _show(found, quiet=quiet, as_json=as_json)
 
 

@@ -8,7 +8,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+from bigdecon_cli.config_file import RecordedCommand, check_place, command_line, save_settings
 from bigdecon_cli.options import run_config, run_options
+from bigdecon_cli.terminal import say_error, say_warning
 
 from bigdecon.errors import BigdeconError, RunError
 
@@ -20,13 +22,23 @@ if TYPE_CHECKING:
     from bigdecon.running.planning import RunPlan
 
 
-@click.command()
-@click.argument("input_path", metavar="INPUT")
+@click.command(cls=RecordedCommand)
+@click.argument("input_path", metavar="INPUT", type=click.Path())
 @run_options
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-def command(input_path: str, *, quiet: bool, as_json: bool, **settings: Any) -> None:
+@click.pass_context
+def command(
+    context: click.Context,
+    input_path: str,
+    *,
+    save_config: str | None,
+    log_file: str | None,
+    quiet: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Restore a volume: blur and noise are removed together.
 
     INPUT is an OME-Zarr (path or URL) or a TIFF. The default method trains a small network on the volume
@@ -38,9 +50,13 @@ def command(input_path: str, *, quiet: bool, as_json: bool, **settings: Any) -> 
       bigdecon run volume.ome.zarr --psf psf.tif
       bigdecon run stack.tif --psf psf.tif --method richardson-lucy --voxel-size 0.3 0.13 0.13
       bigdecon run volume.ome.zarr --psf psf.tif --method richardson-lucy --iterations 10 --sieve 0
+      bigdecon run --config run.toml
     """  # noqa: D301
     _end_in_order()
-    _run(run_config(input_path, settings), quiet=quiet, as_json=as_json)
+    config = run_config(input_path, settings)
+    if save_config:
+        check_place(save_config)
+    _run(context, config, save_config, log_file, quiet=quiet, as_json=as_json)
 
 
 def _end_in_order() -> None:
@@ -63,12 +79,22 @@ def _end_in_order() -> None:
         signal.signal(ending, end)
 
 
-def _run(config: RunConfig, *, quiet: bool, as_json: bool) -> None:
+def _run(
+    context: click.Context,
+    config: RunConfig,
+    save_config: str | None,
+    log_file: str | None,
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     from bigdecon_cli.display import choose_display
 
     from bigdecon.pipeline import run
     from bigdecon.running.plan_text import describe_plan
     from bigdecon.running.workforce import job_script
+
+    command_typed = command_line(context)
 
     def show_plan(plan: RunPlan) -> None:
         script = job_script(config) if config.dry_run else ""
@@ -80,10 +106,16 @@ def _run(config: RunConfig, *, quiet: bool, as_json: bool) -> None:
                 click.echo(f"{heading:>12}  {text}")
             if script:
                 click.echo(f"\nThe script of each job, for sbatch:\n\n{script}")
+        display.log(
+            "plan: " + "; ".join(f"{heading} {text}".strip() for heading, text in describe_plan(plan))
+        )
+        if save_config:  # now that they are known to work
+            save_settings(context, save_config, quiet=quiet or as_json)
 
-    with choose_display(quiet=quiet, as_json=as_json) as display:
+    with choose_display(quiet=quiet, as_json=as_json, log_file=log_file, title=command_typed) as display:
         try:
-            result = run(config, on_plan=show_plan, on_event=display)
+            result = run(config, on_plan=show_plan, on_event=display, command=command_typed)
+            display.log(f"{result.state}: {result.output}")
         except KeyboardInterrupt:
             if sys.stderr.isatty():
                 click.echo(err=True)  # below the bar
@@ -113,15 +145,14 @@ def _conclude(result: RunResult, *, quiet: bool, as_json: bool) -> None:
 def _tell(result: RunResult, *, quiet: bool) -> None:
     if result.clipped:
         kind = result.plan.config.dtype
-        click.echo(f"Warning: {result.clipped} voxels were beyond the range of {kind}: clipped.", err=True)
+        say_warning(f"{result.clipped} voxels were beyond the range of {kind}: clipped.")
     if not quiet and result.state != "planned":
         _tell_where(result)
     if result.missing:
         many = "1 block" if len(result.missing) == 1 else f"{len(result.missing)} blocks"
-        click.echo(
-            f"Error: {many} could not be restored and are empty in the result; mend the input and give the "
-            f"same command again, it does only those. bigdecon status {result.output} lists them.",
-            err=True,
+        say_error(
+            f"{many} could not be restored and are empty in the result; mend the input and give the "
+            f"same command again, it does only those. bigdecon status {result.output} lists them."
         )
 
 

@@ -24,7 +24,7 @@ NOISY, TRUTH, PSF_FILE = "noisy.ome.zarr", "truth.ome.zarr", "psf.tif"
 
 
 @click.command()
-@click.argument("truth", metavar="KIND|IMAGE")
+@click.argument("truth", metavar="KIND|IMAGE", type=click.Path())
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to write into.")
 @click.option(
     "--shape",

@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from bigdecon.deconvolution.lease import Holder
     from bigdecon.deconvolution.ledger import RegionKey
-    from bigdecon.running.run_status import RunStatus
+    from bigdecon.running.run_status import RunStatus, TrainingStatus
 
 MOST_LINES = 20
 EXPIRE_SECONDS = 60.0
@@ -20,7 +20,7 @@ EXPIRE_SECONDS = 60.0
 
 
 @click.command("status", short_help="Show how far a run is, from its result on disk.")
-@click.argument("output")
+@click.argument("output", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts; lists every missing block.")
 def command(output: str, as_json: bool) -> None:
     """Show how far the run that writes OUTPUT is: what is done, what is missing, and why.
@@ -45,7 +45,14 @@ def as_plain(status: RunStatus) -> dict[str, Any]:
         for key, fault in status.missing
     ]
     levels = [level._asdict() for level in status.levels]
-    return {**asdict(status), "output": str(status.output), "levels": levels, "missing": missing}
+    training = [one._asdict() for one in status.training]
+    return {
+        **asdict(status),
+        "output": str(status.output),
+        "levels": levels,
+        "missing": missing,
+        "training": training,
+    }
 
 
 def describe(status: RunStatus) -> list[str]:
@@ -56,8 +63,11 @@ def describe(status: RunStatus) -> list[str]:
         ("writer", _writer(status)),
         ("method", f"{status.method}, begun {status.created}"),
     ]
+    if status.command:
+        rows.append(("command", status.command))
     if status.to_train:
         rows.append(("trained", f"{status.trained} of {status.to_train} networks"))
+    rows += [("", _training(training)) for training in status.training]
     for level in status.levels:
         part = f"{level.voxels / level.all_voxels:.1%}"
         rows.append((f"level {level.level}", f"{level.done} of {level.total} regions, {part} of the voxels"))
@@ -68,6 +78,13 @@ def describe(status: RunStatus) -> list[str]:
     rows += _missing(status)
     rows += [("passed over", text) for text in status.passed_over[:MOST_LINES]]
     return [f"{label:<11} {value}".rstrip() for label, value in rows]
+
+
+def _training(training: TrainingStatus) -> str:
+    of = f" of {training.steps}" if training.steps else ""
+    error = "" if training.held_out_error is None else f", held-out error {training.held_out_error:.4g}"
+    took = f"{training.seconds:.0f} s" if training.seconds < 120 else f"{training.seconds / 60:.0f} min"
+    return f"channel {training.channel}: step {training.step}{of}, after {took}{error}"
 
 
 def _state(status: RunStatus) -> str:

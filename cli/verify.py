@@ -16,7 +16,7 @@ MOST_LINES = 20
 
 
 @click.command("verify", short_help="Check a result on disk against the hashes of what was written.")
-@click.argument("output")
+@click.argument("output", type=click.Path())
 @click.option(
     "--repair", is_flag=True, help="Mark damaged shards, for the same run command to do them again."
 )

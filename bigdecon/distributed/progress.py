@@ -8,7 +8,9 @@ An event says what happened; how it looks (a bar, a line, JSON) is the listener'
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TOPIC",
+    "BlockProgress",
+    "BlocksRestored",
     "Event",
     "Level",
     "Listener",
@@ -28,6 +32,7 @@ __all__ = [
     "StageFinished",
     "StageStarted",
     "TrainingProgress",
+    "count_block",
     "from_dict",
     "publish",
     "stage",
@@ -40,6 +45,9 @@ TOPIC = "bigdecon"
 
 Level = Literal["info", "warning"]
 
+TALLY_SECONDS = 0.5
+"""Single blocks are told of no more often than this, by a worker and to the listener."""
+
 
 @dataclass(frozen=True)
 class StageStarted:
@@ -48,7 +56,7 @@ class StageStarted:
     Attributes
     ----------
     name : as shown, "train channel 0" or "deconvolve"
-    total : steps or regions to come
+    total : steps, blocks, or regions of a coarser level, to come
     """
 
     name: str
@@ -83,11 +91,43 @@ class RegionDone:
     done, total : regions finished, of all
     voxels : output voxels finished so far
     seconds_left : estimate; None before there is one
+    blocks, all_blocks : blocks restored, of all; 0 of 0 where a region has none, as in coarser levels
     """
 
     done: int
     total: int
     voxels: int
+    seconds_left: float | None = None
+    blocks: int = 0
+    all_blocks: int = 0
+
+
+@dataclass(frozen=True)
+class BlocksRestored:
+    """Blocks of a region were restored in a worker; they are not written yet.
+
+    Attributes
+    ----------
+    region : its name
+    blocks : how many since this worker's last event on the region
+    """
+
+    region: str
+    blocks: int
+
+
+@dataclass(frozen=True)
+class BlockProgress:
+    """Blocks got restored, in regions that are being worked on.
+
+    Attributes
+    ----------
+    done, total : blocks restored, of all
+    seconds_left : estimate; None before there is one
+    """
+
+    done: int
+    total: int
     seconds_left: float | None = None
 
 
@@ -119,7 +159,9 @@ class StageFinished:
     seconds: float
 
 
-Event = StageStarted | TrainingProgress | RegionDone | Message | StageFinished
+Event = (
+    StageStarted | TrainingProgress | RegionDone | BlocksRestored | BlockProgress | Message | StageFinished
+)
 Listener = Callable[[Event], None]
 
 _KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
@@ -186,35 +228,110 @@ def subscribe(client: Client, listener: Listener, run_id: str = "") -> Iterator[
 
 @contextmanager
 def stage(name: str, total: int, listener: Listener) -> Iterator[None]:
-    """Tell a listener that a stage of so many steps or regions begins, and, if all went well, its end."""
+    """Tell a listener that a stage of so many steps or blocks begins, and, if all went well, its end."""
     started = time.monotonic()
     listener(StageStarted(name, total))
     yield
     listener(StageFinished(name, time.monotonic() - started))
 
 
+def count_block(run_id: str, region: str) -> None:
+    """Tell the listeners of a run, from within a task, that one more block of a region is restored.
+
+    Blocks may take milliseconds, and every event costs the scheduler some time: they are told of together.
+    """
+    _TALLY.add(run_id, region)
+
+
+class _Tally:
+    """Blocks that this worker process has restored and not told of yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told = -float("inf")
+        self._untold: Counter[tuple[str, str]] = Counter()
+
+    def add(self, run_id: str, region: str) -> None:
+        with self._lock:
+            self._untold[run_id, region] += 1
+            if time.monotonic() < self._told + TALLY_SECONDS:
+                return
+            self._told = time.monotonic()
+            due, self._untold = self._untold, Counter()
+        for (run, name), blocks in due.items():
+            publish(BlocksRestored(name, blocks), run)
+
+
+_TALLY = _Tally()
+
+
 class RegionCounter:
-    """Counts regions and estimates the time left.
+    """Counts regions and the blocks in them, and estimates the time left.
 
     Parameters
     ----------
-    listener : gets a `RegionDone` for every region
+    listener : gets a `RegionDone` for every region, and now and then a `BlockProgress` in between
     total : regions in all
     done, voxels : regions, and their voxels, that an earlier run finished
+    blocks, all_blocks : blocks that an earlier run restored, of all; 0 of 0 where regions have none
     """
 
-    def __init__(self, listener: Listener, total: int, done: int = 0, voxels: int = 0) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        total: int,
+        done: int = 0,
+        voxels: int = 0,
+        blocks: int = 0,
+        all_blocks: int = 0,
+    ) -> None:
         self._listener = listener
-        self._event = RegionDone(done, total, voxels)
-        self._first = done
-        self._started = time.monotonic()
+        self._event = RegionDone(done, total, voxels, None, blocks, all_blocks)
+        self._first, self._first_block = done, blocks
+        self._started = self._told = time.monotonic()
+        self._begun: dict[str, int] = {}
+        self._restored: Counter[str] = Counter()
+        self._lock = threading.Lock()
         if done:
             listener(self._event)
 
-    def advance(self, voxels: int) -> None:
-        """Count one more region."""
-        done = self._event.done + 1
-        rate = (time.monotonic() - self._started) / (done - self._first)
-        left = rate * (self._event.total - done)
-        self._event = replace(self._event, done=done, voxels=self._event.voxels + voxels, seconds_left=left)
-        self._listener(self._event)
+    def begin(self, region: str, blocks: int) -> None:
+        """Take note of a region of so many blocks whose turn has come."""
+        with self._lock:
+            self._begun[region] = blocks
+
+    def restored(self, region: str, blocks: int) -> None:
+        """Count blocks of a region that has begun; a region that is done again counts once."""
+        with self._lock:
+            if region not in self._begun:
+                return
+            self._restored[region] = min(self._restored[region] + blocks, self._begun[region])
+            now = time.monotonic()
+            if now < self._told + TALLY_SECONDS:
+                return
+            self._told = now
+            done, total = self._event.blocks + self._restored.total(), self._event.all_blocks
+            self._listener(BlockProgress(done, total, self._seconds_left(done, total, self._first_block)))
+
+    def advance(self, voxels: int, region: str = "", blocks: int = 0) -> None:
+        """Count one more region, with all of its blocks."""
+        with self._lock:
+            self._begun.pop(region, None)
+            self._restored.pop(region, None)
+            event = self._event
+            done, written = event.done + 1, event.blocks + blocks
+            if event.all_blocks:
+                begun = written + self._restored.total()
+                left = self._seconds_left(begun, event.all_blocks, self._first_block)
+            else:
+                left = self._seconds_left(done, event.total, self._first)
+            self._event = replace(
+                event, done=done, voxels=event.voxels + voxels, seconds_left=left, blocks=written
+            )
+            # What the listener is told never falls: blocks of other regions count, too.
+            self._listener(replace(self._event, blocks=written + self._restored.total()))
+
+    def _seconds_left(self, done: int, total: int, first: int) -> float | None:
+        if done <= first:
+            return None
+        return (time.monotonic() - self._started) / (done - first) * (total - done)

@@ -34,6 +34,9 @@ async def dask_setup(worker: Worker) -> None:
     """Keep a local worker's messages off the terminal, and have it leave before its job ends."""
     if os.environ.get(QUIET):
         silence_dask()
+        # What other libraries warn of; ours reach the run as messages.
+        logging.captureWarnings(True)
+        logging.getLogger().addHandler(logging.NullHandler())
     else:
         _speak(str(worker.name))
     if os.environ.get(SHIELDED) and threading.current_thread() is threading.main_thread():

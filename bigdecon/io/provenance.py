@@ -132,6 +132,7 @@ class Provenance:
     training : one entry for every trained model; none for methods without training
     versions : of Python and the packages
     created : time in UTC, ISO 8601
+    command : what was typed, if anything was; without what it may have held of secrets
     """
 
     configuration: Mapping[str, Any]
@@ -142,6 +143,7 @@ class Provenance:
     training: tuple[TrainingRecord, ...] = ()
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     created: str = field(default_factory=lambda: now())
+    command: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Give plain JSON values; NaN and infinity become null."""

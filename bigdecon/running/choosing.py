@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from numpy.typing import NDArray
 
@@ -13,8 +15,9 @@ from bigdecon.deconvolution.tuning import Tuned, Tuning, tune_channel
 from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.device_failure import device_watched
 from bigdecon.distributed.devices import computes_here, gpu_workers
-from bigdecon.distributed.progress import Listener, Message
+from bigdecon.distributed.progress import Listener, Message, publish, subscribe
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
+from bigdecon.distributed.worker_messages import messages_sent
 from bigdecon.running.classical_settings import Tuner
 from bigdecon.volume import Stack
 
@@ -45,18 +48,22 @@ def make_tuner(choosers: Callable[[], Connection] | None, device: str, listener:
         remote = choosers()
         found: dict[str, Tuned] = {}
         workers = gpu_workers(remote.client) if device != "cpu" else ()
-        work = Call(_tune_on_worker, (stacks, psf, tuning))
+        run_id = uuid4().hex
+        work = Call(_tune_on_worker, (stacks, psf, tuning, run_id))
         task = Task("tune", lambda: work, "tune", workers=workers)
         patience = remote.patience_seconds
-        run_tasks(remote.client, [task], in_flight=1, on_done=found.__setitem__, patience_seconds=patience)
+        with subscribe(remote.client, listener, run_id):
+            run_tasks(
+                remote.client, [task], in_flight=1, on_done=found.__setitem__, patience_seconds=patience
+            )
         return found["tune"]
 
     return tune
 
 
-def _tune_on_worker(stacks: Sequence[Stack], psf: NDArray[Any], tuning: Tuning) -> Tuned:
-    with device_watched():
-        return tune_channel(stacks, psf, tuning)
+def _tune_on_worker(stacks: Sequence[Stack], psf: NDArray[Any], tuning: Tuning, run_id: str) -> Tuned:
+    with messages_sent(run_id), device_watched():
+        return tune_channel(stacks, psf, tuning, _SignOfLife(partial(publish, run_id=run_id)))
 
 
 class _SignOfLife:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bigdecon.deconvolution.block import WrappedMethod
 from bigdecon.deconvolution.recovery import restore_within_memory
 from bigdecon.distributed.device_failure import device_watched
+from bigdecon.distributed.progress import count_block
 from bigdecon.distributed.worker_messages import messages_sent
 
 __all__ = ["GuardedMethod"]
@@ -27,9 +28,11 @@ class GuardedMethod(WrappedMethod):
     ----------
     method : what restores a block
     run_id : whose listeners are told
+    region : that the blocks are part of
     """
 
     run_id: str = ""
+    region: str = ""
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[np.float32]:
         """Restore a block ([z,] y, x) in data units; the result has its shape and units.
@@ -40,4 +43,6 @@ class GuardedMethod(WrappedMethod):
             if the memory does not suffice for the smallest part of the block
         """
         with messages_sent(self.run_id), device_watched():
-            return restore_within_memory(self.method, block)
+            restored = restore_within_memory(self.method, block)
+        count_block(self.run_id, self.region)
+        return restored

@@ -65,6 +65,7 @@ def _describe_work(plan: RunPlan) -> list[tuple[str, str]]:
         ("device", plan.device),
         ("blocks", f"{stacks * len(grid)} in {stacks * len(plan.regions)} regions, engine {plan.engine}"),
         ("", f"up to {block} with a halo of {halo}: {grid.overhead:.2f} voxels computed for one written"),
+        *_describe_raised(plan),
         (
             "memory",
             f"about {format_bytes(plan.bytes_per_worker)} for a block{tile}, besides the program",
@@ -72,6 +73,20 @@ def _describe_work(plan: RunPlan) -> list[tuple[str, str]]:
         *_describe_mask(plan),
         ("output", f"{plan.output} ({_state(plan)})"),
     ]
+
+
+def _describe_raised(plan: RunPlan) -> list[tuple[str, str]]:
+    """Say so where blocks had to be larger than was asked for."""
+    asked, grid = plan.config.tiling.block, plan.grid
+    if asked is None:
+        return []
+    axes = zip(grid.cuts, grid.halo, strict=True)
+    cores = [cuts[1] - cuts[0] for cuts, halo in axes if len(cuts) > 2 or halo > asked]
+    if max(cores, default=0) <= asked:
+        return []
+    halo = max(grid.halo)
+    why = f"is less than the halo of {halo}" if asked < halo else "does not suit the method"
+    return [("", f"--block {asked} {why}: a block's core is up to {max(cores)} wide")]
 
 
 def _describe_mask(plan: RunPlan) -> list[tuple[str, str]]:

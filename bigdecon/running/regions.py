@@ -11,8 +11,10 @@ region has its faults too, and is made again.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -28,7 +30,15 @@ from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.tiling import overlap
 from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.devices import gpu_workers
-from bigdecon.distributed.progress import Listener, Message, RegionCounter, stage, subscribe
+from bigdecon.distributed.progress import (
+    BlocksRestored,
+    Event,
+    Listener,
+    Message,
+    RegionCounter,
+    stage,
+    subscribe,
+)
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import RunError
 from bigdecon.io.layout import OutputLayout
@@ -54,8 +64,8 @@ REGION_REMEDY = (
     "--overwrite, and --model with this output if it is trained"
 )
 
-MethodOnWorkers = Callable[[], Delayed]
-"""Says how to get the deconvolver; small in every region's graph."""
+MethodOnWorkers = Callable[[str], Delayed]
+"""Says how to get the deconvolver for a region of that name; small in every region's graph."""
 
 
 @dataclass
@@ -105,24 +115,46 @@ class _Walk:
         task: Callable[[RegionKey, RegionRecord | None], Task[RegionKey]],
         in_flight: int,
         on_done: Callable[[RegionKey, RegionRecord], None] = lambda key, record: None,
+        run_id: str = "",
     ) -> None:
-        """Do the tasks of all regions that the ledger lacks, or knows with faults, and enter them."""
+        """Do the tasks of all regions that the ledger lacks, or knows with faults, and enter them.
+
+        With a `run_id`, its workers are listened to.
+        """
         scan = self.ledger.scan()
         earlier = [key for key in keys if key in scan.finished]
         for key in earlier:
             on_done(key, scan.finished[key])
-        counter = RegionCounter(self.listener, len(keys), len(earlier), sum(key.voxels for key in earlier))
+        voxels, blocks = sum(key.voxels for key in earlier), sum(map(self._blocks_of, earlier))
+        total = sum(map(self._blocks_of, keys))
+        counter = RegionCounter(self.listener, len(keys), len(earlier), voxels, blocks, total)
+
+        def begin(key: RegionKey) -> Task[RegionKey]:
+            counter.begin(key.name, self._blocks_of(key))
+            return task(key, scan.faulty.get(key))
 
         def done(key: RegionKey, record: RegionRecord) -> None:
             self.lease.check()
             self.ledger.mark(key, record)
             on_done(key, record)
-            counter.advance(key.voxels)
+            counter.advance(key.voxels, key.name, self._blocks_of(key))
 
-        missing = (task(key, scan.faulty.get(key)) for key in keys if key not in scan.finished)
+        def hear(event: Event) -> None:
+            if isinstance(event, BlocksRestored):
+                counter.restored(event.region, event.blocks)
+            else:
+                self.listener(event)
+
+        missing = (begin(key) for key in keys if key not in scan.finished)
         patience = self.connection.patience_seconds
         client = self.connection.client
-        run_tasks(client, missing, in_flight=in_flight, on_done=done, patience_seconds=patience)
+        with subscribe(client, hear, run_id) if run_id else nullcontext():
+            run_tasks(client, missing, in_flight=in_flight, on_done=done, patience_seconds=patience)
+
+    def _blocks_of(self, key: RegionKey) -> int:
+        """Count the blocks of a region; a coarser level has none."""
+        cuts = self.plan.grid.cuts_within(key.box) if key.level == 0 else ((),)
+        return math.prod(max(0, len(axis) - 1) for axis in cuts)
 
 
 def restore_regions(
@@ -153,8 +185,9 @@ def restore_regions(
             _report(record.faults, walked.n_faults, plan.config.max_failed, listener)
 
     in_flight = 2 * (len(workers) or connection.n_workers)
-    with stage("deconvolve", len(keys), listener), subscribe(connection.client, listener, run_id):
-        walk.go(keys, task, in_flight, done)
+    blocks = len(plan.grid) * plan.volume.n_timepoints * plan.volume.n_channels
+    with stage("deconvolve", blocks, listener):
+        walk.go(keys, task, in_flight, done, run_id)
     return walked
 
 
@@ -185,9 +218,10 @@ def _method(
         threads = connection.threads_per_worker if plan.device == "cpu" else None
         name, psf = plan.config.method, plan.psfs[channel].array
         classical = classical_method(name, psf, plan.tuned[channel].settings, plan.device, threads)
-        method = GuardedMethod(classical, run_id)
         # A key of its own each time: under one key the scheduler would mix up channels and runs.
-        return lambda: delayed(method, name=f"{name}-{uuid4().hex}", traverse=False)
+        return lambda region: delayed(
+            GuardedMethod(classical, run_id, region), name=f"{name}-{uuid4().hex}", traverse=False
+        )
     arguments = (
         models[channel].absolute(),
         load_checkpoint(models[channel]).sha256,
@@ -200,7 +234,7 @@ def _method(
         max(0.0, plan.background(channel)),
     )
     guarded = delayed(GuardedMethod, pure=False)
-    return lambda: guarded(delayed(load_network, pure=False)(*arguments), run_id)
+    return lambda region: guarded(delayed(load_network, pure=False)(*arguments), run_id, region)
 
 
 class _RegionWork:
@@ -248,7 +282,9 @@ class _RegionWork:
         stack = plan.volume.stack(timepoint=key.timepoint, channel=key.channel)
         # Of this walk alone: another run may have the same settings and other voxels, or another network.
         rules = BlockRules(f"{self._run_id} {key.channel}", plan.config.skip_dim)
-        return attempt_blocks(stack, self._method(), cores, grid=plan.grid, engine=engine, rules=rules)
+        return attempt_blocks(
+            stack, self._method(key.name), cores, grid=plan.grid, engine=engine, rules=rules
+        )
 
     def _jobs(self, replaced: Sequence[Box], earlier: RegionRecord | None) -> Iterator[UnitJob]:
         """Give the write units: all of the region, or those in which a block is replaced."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -12,11 +13,13 @@ from bigdecon.errors import OutputError
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
 from bigdecon.io.provenance import RunRecord, read_run
 from bigdecon.io.stores import output_place
+from bigdecon.learning.training_progress import read_progress
 from bigdecon.running.resuming import WorkRecord
 from bigdecon.storage import places
 from bigdecon.storage.places import Place, PlaceLike
+from bigdecon.untrusted import is_whole
 
-__all__ = ["LevelStatus", "RunStatus", "find_run", "run_status"]
+__all__ = ["LevelStatus", "RunStatus", "TrainingStatus", "find_run", "run_status"]
 
 State = Literal["finished", "incomplete", "unfinished"]
 
@@ -38,6 +41,24 @@ class LevelStatus(NamedTuple):
     all_voxels: int
 
 
+class TrainingStatus(NamedTuple):
+    """How far a training is, by its last saved state.
+
+    Attributes
+    ----------
+    channel : index of the channel
+    step, steps : done, and planned at most; 0 where the record does not say
+    seconds : time it took so far
+    held_out_error : newest measurement; None before the first
+    """
+
+    channel: int
+    step: int
+    steps: int
+    seconds: float
+    held_out_error: float | None
+
+
 @dataclass(frozen=True)
 class RunStatus:
     """How far a run is.
@@ -55,6 +76,8 @@ class RunStatus:
     seconds : sum of the time that all regions took
     method : name of the method
     created : when the run began, UTC
+    command : what was typed, as far as it is known and not secret
+    training : trainings that have begun and are not over
     """
 
     output: Place
@@ -70,6 +93,8 @@ class RunStatus:
     seconds: float
     method: str
     created: str
+    command: str = ""
+    training: tuple[TrainingStatus, ...] = ()
 
 
 def run_status(path: PlaceLike) -> RunStatus:
@@ -113,6 +138,8 @@ def run_status(path: PlaceLike) -> RunStatus:
         seconds=sum(entry.seconds for entry in known.values()),
         method=_method(record),
         created=str(record.provenance.get("created", "")),
+        command=str(record.provenance.get("command", "")),
+        training=tuple(_trainings(folder, networks, _steps(record))),
     )
 
 
@@ -162,6 +189,27 @@ def _trained(folder: Place) -> int:
     except OSError as error:
         raise OutputError(f"{folder} cannot be listed ({error.strerror or error}).") from error
     return sum(name.startswith("channel-") and name.endswith(".json") for name in found)
+
+
+def _trainings(folder: Place, channels: int, steps: int) -> Iterator[TrainingStatus]:
+    """Give the trainings that have saved a state, and no network yet."""
+    for channel in range(channels):
+        name = f"channel-{channel}"
+        try:
+            if places.exists(folder / "model" / f"{name}.json"):
+                continue
+            progress = read_progress(folder / "training" / f"{name}.safetensors")
+        except OSError:
+            continue  # a look at progress is no reason to fail
+        if progress is not None:
+            yield TrainingStatus(channel, progress.step, steps, progress.seconds, progress.held_out_error)
+
+
+def _steps(record: RunRecord) -> int:
+    """Give the steps that a training takes at most; 0 where the record does not say."""
+    training = record.provenance["configuration"].get("chosen", {}).get("training")
+    steps = training.get("steps") if isinstance(training, dict) else None
+    return int(steps) if steps is not None and is_whole(steps, 1) else 0
 
 
 def _writer(folder: Place) -> Holder | None:

@@ -10,6 +10,7 @@ from bigdecon_cli import display
 from bigdecon_cli.display import JsonLines, PlainLines, Quiet, RichProgress, choose_display
 
 from bigdecon.distributed.progress import (
+    BlockProgress,
     Message,
     RegionDone,
     StageFinished,
@@ -25,10 +26,14 @@ RUN = [
     TrainingProgress(300, 300, 0.31234, 0.29, 0.0),
     StageFinished("train channel 0", 191.0),
     Message("the PSF was moved by 0.3 voxel", "warning"),
-    StageStarted("deconvolve", 2),
-    RegionDone(1, 2, 10**6, 4.2),
-    RegionDone(2, 2, 2 * 10**6),
+    StageStarted("deconvolve", 8),
+    BlockProgress(2, 8, 6.3),
+    RegionDone(1, 2, 10**6, 4.2, 4, 8),
+    RegionDone(2, 2, 2 * 10**6, None, 8, 8),
     StageFinished("deconvolve", 8.4),
+    StageStarted("level 1", 3),
+    RegionDone(3, 3, 100),
+    StageFinished("level 1", 0.2),
 ]
 
 
@@ -51,8 +56,11 @@ def test_plain_lines_come_at_intervals_and_the_last_always():
         "train channel 0: done in 3 min",
         "Warning: the PSF was moved by 0.3 voxel",
         "deconvolve ...",
-        "  region 2/2",
+        "  block 8/8, region 2/2",
         "deconvolve: done in 8.4 s",
+        "level 1 ...",
+        "  region 3/3",
+        "level 1: done in 0.2 s",
     ]
 
 
@@ -61,6 +69,13 @@ def test_plain_lines_tell_the_time_left():
     show = PlainLines(stream, line_seconds=0)
     show(RUN[1])
     assert stream.getvalue() == "  step 100/300  loss 0.5123  2 min left\n"
+
+
+def test_the_bar_moves_with_blocks(capsys):
+    with RichProgress() as show:
+        show(StageStarted("deconvolve", 8))
+        show(BlockProgress(5, 8, 6.3))
+    assert "5/8" in capsys.readouterr().out
 
 
 def test_quiet_shows_warnings_alone(capsys):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from bigdecon_cli import main as entry
 from bigdecon_cli.main import COMMANDS, bigdecon
 from click.testing import CliRunner
 
+import bigdecon as bigdecon_package
 from bigdecon.errors import BigdeconError, InputError, RunError
 
 
@@ -62,7 +64,13 @@ def test_every_command_has_help_with_an_example():
 
 def test_version(monkeypatch, capsys):
     assert run_main(monkeypatch, "--version") == 0
-    assert "bigdecon" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"bigdecon, version {bigdecon_package.__version__}\n"
+    assert bigdecon_package.__version__ == metadata.version("bigdecon")
+
+
+def test_a_mistyped_command_is_told_the_nearest(monkeypatch, capsys):
+    assert run_main(monkeypatch, "docter") == 2
+    assert "No such command 'docter'. Did you mean doctor?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

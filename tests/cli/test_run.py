@@ -402,6 +402,28 @@ def test_json_is_one_object_a_line(here, run, cluster):
     assert lines[-1]["clipped_voxels"] > 0
 
 
+def test_settings_are_saved_once_they_are_known_to_work(here, run, cluster):
+    assert run("none.ome.zarr", "--psf", "psf.tif", *QUICK, "--save-config", "run.toml")[0] == 2
+    assert not Path("run.toml").exists()
+    saving = ("--save-config", "run.toml", "-o", "out", "--cluster", cluster)
+    code, out, err = run(*GOOD, *QUICK, *saving, "--dry-run")
+    assert (code, err) == (0, "")
+    assert "use them with --config run.toml" in out
+    assert not Path("out").exists()
+    before = listing(here)
+    code, out, err = run("--config", "run.toml", "--save-config", "psf.tif")
+    assert (code, out) == (2, "")
+    assert "psf.tif exists and was not written by --save-config" in err
+    assert listing(here) == before
+    code, out, err = run("--config", "run.toml", "--log-file", "log.txt")
+    assert (code, err) == (0, "")
+    assert "Result: " in out
+    assert "finished: " in Path("log.txt").read_text()
+    record = json.loads(Path("out/bigdecon/run.json").read_text())
+    assert record["provenance"]["command"] == "bigdecon run --config run.toml --log-file log.txt"
+    assert "was finished by an earlier run" in run(*GOOD, *QUICK, "-o", "out", "--cluster", cluster)[1]
+
+
 @pytest.mark.parametrize("style", [[], ["--json"], ["--quiet"]])
 def test_a_dry_run_writes_nothing(here, run, style):
     before = listing(here)

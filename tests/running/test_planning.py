@@ -102,6 +102,17 @@ def test_blocks_smaller_than_a_wide_halo_grow(config):
         assert cuts[1] % 8 == 0 or cuts[1] == cuts[-1]
 
 
+def test_a_block_that_had_to_grow_is_told(config):
+    small = replace(config, tiling=TilingConfig(block=8), **PLAIN)
+    lines = [text for _, text in describe_plan(prepare(small, "cpu"))]
+    assert [text for text in lines if "--block" in text] == [
+        "--block 8 is less than the halo of 12: a block's core is up to 16 wide"
+    ]
+    for block in (None, 64, 200):
+        plan = prepare(replace(small, tiling=TilingConfig(block=block)), "cpu")
+        assert not any("--block" in text for _, text in describe_plan(plan))
+
+
 def test_the_plan_names_the_numbers_that_are_used(config):
     text = "\n".join(line for _, line in describe_plan(prepare(replace(config, **PLAIN), "cpu")))
     assert "richardson-lucy, 2 iterations, background 0, no sieve" in text

@@ -1,0 +1,90 @@
+"""How long the command takes to answer: processor time of help, version, info and shell completion.
+
+    python benchmarks/start.py [REPEATS]     writes results/start.json
+
+Each command runs in a process of its own, by turns with the others; the median counts. The same for
+`python -c pass` and `python -c "import numpy"`, to which the ratios are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import machine
+import numpy as np
+
+from bigdecon.io.writing import write_ome_zarr
+from bigdecon.volume import Volume
+
+RESULT = Path(__file__).parent / "results" / "start.json"
+BIGDECON = (sys.executable, "-m", "bigdecon_cli")
+COMPLETED = {
+    "COMP_WORDS": "bigdecon run --method w",
+    "COMP_CWORD": "3",
+    "_BIGDECON_COMPLETE": "bash_complete",
+}
+ENTRY = "import sys; sys.argv = ['bigdecon']; from bigdecon_cli.main import main; main()"
+WANTED_SECONDS = 0.3
+"""What help, version and completion may take."""
+
+
+def cases(folder: Path) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]:
+    """Give the commands, and what their environment has besides."""
+    write_ome_zarr(Volume.from_array(np.ones((8, 64, 64), "uint16")), folder / "a.ome.zarr")
+    image = str(folder / "a.ome.zarr")
+    return {
+        "python -c pass": ((sys.executable, "-c", "pass"), {}),
+        "import numpy": ((sys.executable, "-c", "import numpy"), {}),
+        "bigdecon --help": ((*BIGDECON, "--help"), {}),
+        "bigdecon run --help": ((*BIGDECON, "run", "--help"), {}),
+        "bigdecon --version": ((*BIGDECON, "--version"), {}),
+        "bigdecon completion bash": ((*BIGDECON, "completion", "bash"), {}),
+        "completing a word": ((sys.executable, "-c", ENTRY), COMPLETED),
+        "bigdecon info": ((*BIGDECON, "info", image), {}),
+    }
+
+
+def processor_seconds(command: tuple[str, ...], environment: dict[str, str]) -> float:
+    """Run a command; give the processor time of it and of what it starts."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, env=os.environ | environment, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 11
+    with tempfile.TemporaryDirectory() as folder:
+        commands = cases(Path(folder))
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(repeats + 1):
+            for name, (command, environment) in commands.items():
+                seconds[name].append(processor_seconds(command, environment))
+    median = {
+        name: statistics.median(values[1:]) for name, values in seconds.items()
+    }  # the first fills caches
+    plain, numpy = median["python -c pass"], median["import numpy"]
+    rows = {
+        name: {
+            "processor_seconds": round(value, 3),
+            "of_python": round(value / plain, 2),
+            "of_numpy": round(value / numpy, 2),
+        }
+        for name, value in median.items()
+    }
+    quick = all(value <= WANTED_SECONDS for name, value in median.items() if name != "bigdecon info")
+    RESULT.write_text(
+        json.dumps(machine.describe() | {"repeats": repeats, "quick": quick, "cases": rows}, indent=1) + "\n"
+    )
+    print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

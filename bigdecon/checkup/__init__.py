@@ -1,0 +1,1 @@
+"""Whether bigdecon works on this machine: what `bigdecon doctor` looks at."""
