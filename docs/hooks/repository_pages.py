@@ -1,8 +1,9 @@
-"""Pages of the site that lie elsewhere in the repository, and links that lead there.
+"""Pages of the site that lie elsewhere in the repository, links that lead there, and diagrams within the text.
 
 CHANGELOG.md, CONTRIBUTING.md and SECURITY.md become pages. A page may name other files of the repository by
 relative links, as it would on any host of repositories; such a file is copied to `source/` in the site. What
-is neither there nor in `docs/` stays as it is, and `mkdocs build --strict` fails on it.
+is neither there nor in `docs/` stays as it is, and `mkdocs build --strict` fails on it. Diagrams (SVG) become
+part of the page, so that they take the colours of its text.
 """
 
 from __future__ import annotations
@@ -21,13 +22,18 @@ ROOT = Path(__file__).parents[2]
 PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
 """Pages of the site by their path in the repository."""
 HOME = {"README.md": "index.md", **PAGES}
-LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
+LINK = re.compile(r"\[([^\]]*)(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
+DIAGRAM = re.compile(r"^!\[([^\]]*)\]\((figures/[\w.]+\.svg)\)$", re.MULTILINE)
+STYLE = re.compile(r"<style>.*?</style>\n", re.DOTALL)
+TO_COME: set[str] = set()
+"""Pages in the navigation that are not written yet."""
 CITATION = "<!-- CITATION.cff -->"
 
 
 def on_config(config: MkDocsConfig) -> None:
     """Leave entries out of the navigation whose page is not there."""
     made = {*PAGES.values(), "commands.md"}
+    TO_COME.clear()
 
     def kept(entries: list[Any]) -> list[Any]:
         result: list[Any] = []
@@ -37,6 +43,8 @@ def on_config(config: MkDocsConfig) -> None:
                 result.append({title: kept(value)} if isinstance(value, list) else entry)
             elif entry in made or (ROOT / "docs" / entry).exists():
                 result.append(entry)
+            else:
+                TO_COME.add(entry)
         return result
 
     config.nav = kept(config.nav)
@@ -48,7 +56,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
         files.append(File.generated(config, page, content=(ROOT / source).read_text()))
     for file in [f for f in files if f.is_documentation_page()]:
         for target in LINK.findall(file.content_string):
-            path = _in_repository(file.src_uri, target[1])
+            path = _in_repository(file.src_uri, target[2])
             if path and path not in HOME and not path.startswith("docs/"):
                 copy = f"source/{path}"
                 if copy not in files.src_uris:
@@ -60,16 +68,24 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     here = page.file.src_uri
 
     def resolved(match: re.Match[str]) -> str:
-        path = _in_repository(here, match[2])
+        if match[3] in TO_COME:
+            return match[1]
+        path = _in_repository(here, match[3])
         if path is None:
             return match[0]
         if path.startswith("docs/"):
             target = path.removeprefix("docs/")
         else:
             target = HOME.get(path, f"source/{path}")
-        return match[1] + posixpath.relpath(target, posixpath.dirname(here) or ".") + match[3]
+        return f"[{match[1]}{match[2]}{posixpath.relpath(target, posixpath.dirname(here) or '.')}{match[4]}"
 
+    markdown = DIAGRAM.sub(_drawn, markdown)
     return LINK.sub(resolved, markdown.replace(CITATION, (ROOT / "CITATION.cff").read_text().rstrip()))
+
+
+def _drawn(match: re.Match[str]) -> str:
+    drawing = STYLE.sub("", (ROOT / "docs" / match[2]).read_text()).replace("\n", "")
+    return f'<figure class="diagram">{drawing}<figcaption>{match[1]}.</figcaption></figure>'
 
 
 def _in_repository(page: str, target: str) -> str | None:
