@@ -74,27 +74,24 @@ def href(picture: Picture, high: float | None = None) -> str:
 # --- shapes -----------------------------------------------------------------------------------
 
 
+def rect(x: float, y: float, w: float, h: float, colour: str = "currentColor", extra: str = "") -> str:
+    """Draw the outline of a rectangle; `extra` may fill it."""
+    fill = "" if "fill=" in extra else 'fill="none" '
+    return f'<rect x="{x}" y="{y}" width="{w}" height="{h}" {fill}stroke="{colour}" {extra}/>'
+
+
 def image(x: float, y: float, side: float, picture: Picture, high: float | None = None) -> str:
     """Place a picture with a frame."""
-    return (
-        f'<image x="{x}" y="{y}" width="{side}" height="{side}" href="{href(picture, high)}"/>'
-        f'<rect x="{x}" y="{y}" width="{side}" height="{side}" fill="none" stroke="currentColor" stroke-opacity=".6"/>'
+    place = f'x="{x}" y="{y}" width="{side}" height="{side}"'
+    return f'<image {place} href="{href(picture, high)}"/>' + rect(
+        x, y, side, side, extra='stroke-opacity=".6"'
     )
 
 
-def text(x: float, y: float, words: str, size: int = 15, anchor: str = "middle", extra: str = "") -> str:
+def text(x: float, y: float, words: str, size: int = 15, anchor: str = "middle") -> str:
     """Write one line."""
-    return (
-        f'<text x="{x}" y="{y}" font-size="{size}" text-anchor="{anchor}" fill="currentColor" {extra}>{words}</text>'
-    )
-
-
-def box(x: float, y: float, w: float, h: float, fill: str = "none", opacity: float = 1, extra: str = "") -> str:
-    """Draw a rectangle with an outline."""
-    return (
-        f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="4" fill="{fill}" fill-opacity="{opacity}" '
-        f'stroke="currentColor" {extra}/>'
-    )
+    place = f'x="{x}" y="{y}" font-size="{size}" text-anchor="{anchor}"'
+    return f'<text {place} fill="currentColor">{words}</text>'
 
 
 def arrow(points: Iterable[tuple[float, float]], colour: str = "currentColor", both: bool = False) -> str:
@@ -106,22 +103,22 @@ def arrow(points: Iterable[tuple[float, float]], colour: str = "currentColor", b
     )
 
 
-def network(x: float, y: float, h: float = 60, label: str = "f") -> str:
+def network(x: float, y: float, h: float = 60) -> str:
     """Draw a network: it narrows to its middle and widens again."""
-    w = 74
-    shape = f"{x},{y} {x + w / 2},{y + h * 0.22} {x + w},{y} {x + w},{y + h} {x + w / 2},{y + h * 0.78} {x},{y + h}"
+    w, waist = 74, h * 0.22
+    corners = ((0, 0), (w / 2, waist), (w, 0), (w, h), (w / 2, h - waist), (0, h))
+    shape = " ".join(f"{x + dx},{y + dy}" for dx, dy in corners)
     return (
         f'<polygon points="{shape}" fill="{WORK}" fill-opacity=".25" stroke="{WORK}" stroke-width="1.6"/>'
-        + text(x + w / 2, y + h / 2 + 6, f"<tspan font-style='italic'>{label}</tspan>", 18)
+        + text(x + w / 2, y + h / 2 + 6, "<tspan font-style='italic'>f</tspan>", 18)
     )
 
 
 def blur_box(x: float, y: float) -> str:
     """Draw the convolution with the PSF."""
-    return (
-        f'<rect x="{x}" y="{y}" width="56" height="44" rx="8" fill="{LIGHT}" fill-opacity=".22" '
-        f'stroke="{LIGHT}" stroke-width="1.6"/>' + text(x + 28, y + 29, "<tspan font-style='italic'>g</tspan>", 18)
-    )
+    extra = f'rx="8" fill="{LIGHT}" fill-opacity=".22" stroke-width="1.6"'
+    letter = "<tspan font-style='italic'>g</tspan>"
+    return rect(x, y, 56, 44, LIGHT, extra) + text(x + 28, y + 29, letter, 18)
 
 
 def write(name: str, width: int, height: int, title: str, shapes: list[str]) -> None:
@@ -226,35 +223,29 @@ def masking() -> None:
     """Hidden voxels are predicted from their surroundings."""
     random = np.random.default_rng(3)
     cells = blurred(filaments(32))[8:18, 8:18]
-    cells = 0.25 + 0.6 * cells / cells.max() + random.normal(0, 0.07, cells.shape)
+    cells = 0.15 + 0.55 * cells / cells.max() + random.normal(0, 0.07, cells.shape)
     hidden = [(2, 3), (5, 7), (8, 2)]
     size, shapes = 20, []
 
     def grid(left: float, marked: str) -> None:
+        def cell(row: int, column: int, colour: str, extra: str) -> str:
+            return rect(left + column * size, 44 + row * size, size, size, colour, extra)
+
         for row in range(10):
             for column in range(10):
                 level = int(255 * np.clip(cells[row, column], 0, 1))
-                x, y = left + column * size, 44 + row * size
                 if (row, column) in hidden and marked == "noise":
                     level = int(random.uniform(0, 255))
-                shapes.append(
-                    f'<rect x="{x}" y="{y}" width="{size}" height="{size}" fill="rgb({level},{level},{level})"/>'
-                )
-        for row, column in hidden:
-            colour = LIGHT if marked == "noise" else WORK
-            shapes.append(
-                f'<rect x="{left + column * size}" y="{44 + row * size}" width="{size}" height="{size}" '
-                f'fill="none" stroke="{colour}" stroke-width="3"/>'
-            )
+                shapes.append(cell(row, column, "none", f'fill="rgb({level},{level},{level})"'))
+        colour = LIGHT if marked == "noise" else WORK
+        shapes.extend(cell(row, column, colour, 'stroke-width="3"') for row, column in hidden)
 
     grid(20, "noise")
     grid(500, "told")
     row, column = hidden[1]
     x, y = 20 + column * size, 44 + row * size
-    shapes.append(
-        f'<rect x="{x - 2 * size}" y="{y - 2 * size}" width="{5 * size}" height="{5 * size}" fill="none" '
-        f'stroke="{WORK}" stroke-width="2" stroke-dasharray="5 3"/>'
-    )
+    around = 'stroke-width="2" stroke-dasharray="5 3"'
+    shapes.append(rect(x - 2 * size, y - 2 * size, 5 * size, 5 * size, WORK, around))
     write(
         "masking",
         720,
@@ -278,46 +269,41 @@ def masking() -> None:
 
 
 def blocks() -> None:
-    """A block with its halo, the core that is kept, and cores side by side."""
+    """Draw a block with its halo, the core that is kept, and cores side by side."""
     picture = zoom(noisy(blurred(filaments())), 2, order=1)
-    side = 240
-    core, halo = 80, 26
+    side, core, halo = 240, 80, 26
     left, top = 20, 40
-    x, y = left + core, top + core
-    shapes = [image(left, top, side, picture, float(picture.max()))]
-    for i in (1, 2):
-        shapes.append(
-            f'<path d="M{left + i * core} {top} v{side} M{left} {top + i * core} h{side}" stroke="#fff" stroke-opacity=".7"/>'
-        )
-    shapes += [
-        f'<rect x="{x - halo}" y="{y - halo}" width="{core + 2 * halo}" height="{core + 2 * halo}" fill="none" '
-        f'stroke="{LIGHT}" stroke-width="2.5" stroke-dasharray="6 4"/>',
-        f'<rect x="{x}" y="{y}" width="{core}" height="{core}" fill="{WORK}" fill-opacity=".25" stroke="{WORK}" '
-        'stroke-width="2.5"/>',
+    x, y, wide = left + core, top + core, core + 2 * halo
+    dashed = 'stroke-width="2.5" stroke-dasharray="6 4"'
+    kept = f'stroke-width="2.5" fill="{WORK}" fill-opacity=".25"'
+    cuts = "".join(f"M{left + i} {top} v{side} M{left} {top + i} h{side} " for i in (core, 2 * core))
+    shapes = [
+        image(left, top, side, picture, float(picture.max())),
+        f'<path d="{cuts}" stroke="#fff" stroke-opacity=".7"/>',
+        rect(x - halo, y - halo, wide, wide, LIGHT, dashed),
+        rect(x, y, core, core, WORK, kept),
         text(140, 28, "volume, cut into blocks"),
         arrow([(270, 160), (318, 160)]),
         # the block as it is read
-        f'<rect x="326" y="94" width="132" height="132" fill="{LIGHT}" fill-opacity=".18" stroke="{LIGHT}" '
-        'stroke-width="2.5" stroke-dasharray="6 4"/>',
-        f'<rect x="352" y="120" width="80" height="80" fill="{WORK}" fill-opacity=".25" stroke="{WORK}" '
-        'stroke-width="2.5"/>',
+        rect(326, 94, wide, wide, LIGHT, f'{dashed} fill="{LIGHT}" fill-opacity=".18"'),
+        rect(352, 120, core, core, WORK, kept),
         text(392, 158, "core:", 14),
         text(392, 176, "written", 14),
-        text(392, 112, "halo: computed, cut off", 12),
+        text(392, 112, "halo: computed", 12),
+        text(392, 217, "and cut off", 12),
         text(392, 84, "one block"),
         arrow([(464, 160), (512, 160)]),
     ]
-    for row in range(3):
-        for column in range(3):
-            done = row * 3 + column < 5
-            fill = f'fill="{WORK}" fill-opacity="{0.25 if done else 0}"'
-            shapes.append(
-                f'<rect x="{520 + column * 66}" y="{62 + row * 66}" width="66" height="66" {fill} '
-                'stroke="currentColor" stroke-opacity=".7"/>'
-            )
-            if done:
-                shapes.append(text(553 + column * 66, 100 + row * 66, "✓", 20))
-    shapes += [text(619, 50, "result: cores side by side"), text(619, 284, "the ledger notes what is finished", 13)]
+    for number in range(9):
+        cx, cy, done = 520 + number % 3 * 66, 62 + number // 3 * 66, number < 5
+        extra = f'stroke-opacity=".7" fill="{WORK}" fill-opacity="{0.25 if done else 0}"'
+        shapes.append(rect(cx, cy, 66, 66, extra=extra))
+        if done:
+            shapes.append(text(cx + 33, cy + 38, "✓", 20))
+    shapes += [
+        text(619, 50, "result: cores side by side"),
+        text(619, 284, "the ledger notes what is finished", 13),
+    ]
     write("blocks", 740, 300, "Blocks and halos", shapes)
 
 

@@ -7,10 +7,9 @@ import re
 from collections.abc import Iterator
 
 import click
+from bigdecon_cli.main import bigdecon
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-
-from bigdecon_cli.main import bigdecon
 
 __all__ = ["on_files", "reference"]
 
@@ -30,7 +29,8 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 def reference() -> str:
     """Write the page."""
-    return TOP + "\n".join(_section(context) for context in _contexts(click.Context(bigdecon, info_name="bigdecon")))
+    top = click.Context(bigdecon, info_name="bigdecon")
+    return TOP + "\n".join(_section(context) for context in _contexts(top))
 
 
 def _contexts(context: click.Context) -> Iterator[click.Context]:
@@ -49,9 +49,16 @@ def _section(context: click.Context) -> str:
     usage = " ".join(context.command.get_usage(context).removeprefix("Usage: ").split())
     parts = [f"## {context.command_path}", f"```text\n{usage}\n```"]
     parts += [_paragraph(text) for text in _help(context.command).split("\n\n") if text.strip()]
-    records = [(p.get_help_record(context), p) for p in context.command.get_params(context)]
-    rows = [f"| `{_cell(record[0])}` | {_words(record[1])} |" for record, _ in records if record]
+    rows = [_row(context, p) for p in context.command.get_params(context) if isinstance(p, click.Option)]
     return "\n\n".join([*parts, "\n".join(["| option | meaning |", "|---|---|", *rows])]) + "\n"
+
+
+def _row(context: click.Context, option: click.Option) -> str:
+    """Give one row of the table; what may be chosen stands with the meaning, where there is room."""
+    names, meaning = option.get_help_record(context) or (option.opts[0], "")
+    choices = option.make_metavar(context) if isinstance(option.type, click.Choice) else ""
+    listed = f" One of {', '.join(f'`{c}`' for c in option.type.choices)}." if choices else ""
+    return f"| `{names.removesuffix(choices).strip()}` | {_words(meaning)}{listed} |"
 
 
 def _help(command: click.Command) -> str:
@@ -72,7 +79,3 @@ def _words(text: str) -> str:
     """Give text in which flags are code and nothing is taken for Markdown."""
     plain = re.sub(r"([\\*_<>\[\]|])", r"\\\1", " ".join(text.split()))
     return re.sub(r"(?<![\w-])(--?[a-z][a-z-]*)", r"`\1`", plain).replace(r"\|", "&#124;")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "&#124;") if "|" not in text else text.replace("|", r"\|")

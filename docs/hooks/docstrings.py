@@ -13,8 +13,11 @@ import griffe
 
 __all__ = ["WordsNotTypes", "as_numpydoc"]
 
-SECTION = re.compile(r"^(?P<title>[A-Z][A-Za-z ]+)\n-{3,}\n(?P<body>(?:(?!\n[A-Z][A-Za-z ]+\n---).)*)", re.M | re.S)
-ENTRY = re.compile(r"^(?P<names>\*{0,2}\w+(?:, \*{0,2}\w+)*) : (?P<words>.+)$", re.M)
+SECTION = re.compile(
+    r"^(?P<title>[A-Z][A-Za-z ]+)\n-{3,}\n(?P<body>(?:(?!\n[A-Z][A-Za-z ]+\n---).)*)",
+    re.MULTILINE | re.DOTALL,
+)
+ENTRY = re.compile(r"^(?P<names>\*{0,2}\w+(?:, \*{0,2}\w+)*) : (?P<words>.+)$", re.MULTILINE)
 NAMED = ("Parameters", "Attributes", "Other Parameters")
 RETURNED = ("Returns", "Yields")
 

@@ -1,4 +1,4 @@
-"""Pages of the site that lie elsewhere in the repository, links that lead there, and diagrams within the text.
+"""Pages of the site that lie elsewhere in the repository, links that lead there, and diagrams in the text.
 
 CHANGELOG.md, CONTRIBUTING.md and SECURITY.md become pages. A page may name other files of the repository by
 relative links, as it would on any host of repositories; such a file is copied to `source/` in the site. What
@@ -73,10 +73,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         path = _in_repository(here, match[3])
         if path is None:
             return match[0]
-        if path.startswith("docs/"):
-            target = path.removeprefix("docs/")
-        else:
-            target = HOME.get(path, f"source/{path}")
+        target = path.removeprefix("docs/") if path.startswith("docs/") else HOME.get(path, f"source/{path}")
         return f"[{match[1]}{match[2]}{posixpath.relpath(target, posixpath.dirname(here) or '.')}{match[4]}"
 
     markdown = DIAGRAM.sub(_drawn, markdown)
