@@ -377,3 +377,33 @@ def test_search_works_without_a_server_and_pages_fit_a_phone(site: Path, browser
     )
     errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert not errors
+
+
+@pytest.mark.slow
+def test_diagrams_are_readable_on_light_and_dark_pages(site: Path, browser: Any) -> None:  # noqa: F811
+    """Words are dark on light pages and light on dark ones."""
+    brightness = {}
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        browser.get((site / "how_it_works.html").as_uri())
+        colours = browser.execute_script(
+            "return [...document.querySelectorAll('figure.diagram svg text')]"
+            ".map(word => getComputedStyle(word).fill)"
+        )
+        assert len(colours) > 20
+        assert len(set(colours)) == 1
+        brightness[scheme] = [int(part) for part in re.findall(r"\d+", colours[0])[:3]]
+    assert max(brightness["light"]) < 80
+    assert min(brightness["dark"]) > 150
+
+
+@pytest.mark.slow
+def test_copied_commands_have_no_prompt(site: Path, browser: Any) -> None:  # noqa: F811
+    browser.get((site / "first_run.html").as_uri())
+    copied = browser.execute_script(
+        "return [...document.querySelectorAll('.highlight code')]"
+        ".map(code => { code.setAttribute('data-md-copying', ''); return code.innerText; })"
+    )
+    assert len(copied) > 4
+    assert all(text.startswith("bigdecon ") for text in copied)
