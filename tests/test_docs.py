@@ -220,9 +220,9 @@ def test_code_runs(tmp_path: Path) -> None:
 # --- the reference is whole -------------------------------------------------------------------
 
 
-def hook(name: str) -> Any:
-    """Import a file of docs/hooks."""
-    specification = importlib.util.spec_from_file_location(name, ROOT / "docs" / "hooks" / f"{name}.py")
+def hook(name: str, folder: str = "hooks") -> Any:
+    """Import a file of docs/hooks, or of another folder of docs/."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / "docs" / folder / f"{name}.py")
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -283,6 +283,20 @@ def test_a_docstring_of_another_function_is_found(tmp_path: Path, caplog: pytest
         'def f(a: int) -> int:\n    """Do.\n\n    Parameters\n    ----------\n    b : it\n    """\n'
     )
     assert any("'b'" in message for message in complaints(tmp_path / "faulty", caplog)[1])
+
+
+def test_diagrams_are_those_of_the_script(tmp_path: Path) -> None:
+    """All but the bytes of the little pictures, which depend on the library that packs them."""
+    script = hook("draw", "figures")
+    script.FOLDER = tmp_path
+    script.draw_all()
+    kept = sorted((ROOT / "docs" / "figures").glob("*.svg"))
+    assert len(kept) == len(list(tmp_path.iterdir())) > 3
+    for file in kept:
+        drawn, stored = (
+            re.sub(r'base64,[^"]*', "", (f / file.name).read_text()) for f in (tmp_path, file.parent)
+        )
+        assert drawn == stored, f"{file.name}: run docs/figures/draw.py"
 
 
 # --- the pages as they are built --------------------------------------------------------------

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
-__all__: list[str] = []
+__all__ = ["draw_all"]
 
 FOLDER = Path(__file__).parent
 LIGHT, WORK = "#d6479a", "#2f9e5f"
@@ -307,6 +307,11 @@ def blocks() -> None:
     write("blocks", 740, 300, "Blocks and halos", shapes)
 
 
-if __name__ == "__main__":
+def draw_all() -> None:
+    """Draw all of them."""
     for draw in (forward, siamese, masking, blocks):
         draw()
+
+
+if __name__ == "__main__":
+    draw_all()
