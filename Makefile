@@ -1,6 +1,7 @@
 # make demo   set up, then a short trial from a simulated volume to a scored result
 # make test   set up, then every check that CI runs
-# make clean  remove what the two made
+# make docs   set up, then write the documentation to build/site: open index.html there
+# make clean  remove what they made
 #
 # Another Python:  make demo PYTHON=/path/to/python3.12
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test clean
+.PHONY: help demo test docs clean
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
@@ -18,6 +19,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	scripts/check
+
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 # pip appears last in a new environment, so a half-made one is made again.
 $(VENV)/bin/pip:

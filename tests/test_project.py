@@ -20,18 +20,15 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
 import pytest
-import scipy.signal
-import tifffile
 import zarr
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import bigdecon
+from tests.documents import SHAPE_ZYX, fill_user_folder
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -41,8 +38,6 @@ RUN_FLAGS = """--psf --psf-voxel-size --voxel-size --output -o --level --channel
 --preset --loss --steps --train-minutes --model --seed --block --halo --tile --engine --subtract-background
 --iterations --background --device --dtype --ome-version --overwrite --dry-run --cluster --workers --threads
 --memory-limit --dashboard-address --quiet --json"""
-VOXEL_SIZE_UM = (0.2, 0.1, 0.1)
-SHAPE_ZYX = (32, 48, 48)
 
 
 def commands() -> dict[str, click.Command]:
@@ -170,11 +165,20 @@ def requirements(names: list[str]) -> dict[str, Requirement]:
     return {canonicalize_name(r.name): r for r in map(Requirement, names)}
 
 
+def extra(name: str) -> list[str]:
+    """Requirements of an extra, and of the extras of ours that it takes in."""
+    found = []
+    for line in PYPROJECT["project"]["optional-dependencies"][name]:
+        inner = re.fullmatch(r"bigdecon\[([\w-]+)\]", line)
+        found += extra(inner[1]) if inner else [line]
+    return found
+
+
 def test_tested_versions_lie_in_the_accepted_ranges() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = requirements([line for line in lines if line and not line.startswith("#")])
     project = PYPROJECT["project"]
-    wanted = requirements([*project["dependencies"], *project["optional-dependencies"]["dev"]])
+    wanted = requirements([*project["dependencies"], *extra("dev")])
     assert wanted.keys() <= pins.keys()
     for name, requirement in wanted.items():
         (pin,) = pins[name].specifier
@@ -229,46 +233,10 @@ def readme_commands() -> list[list[str]]:
     return found
 
 
-def write_volume(path: Path, image: np.ndarray[Any, Any]) -> None:
-    """Write a small OME-Zarr 0.5 image, by zarr alone."""
-    group = zarr.create_group(path, zarr_format=3)
-    array = group.create_array(
-        "0", shape=image.shape, chunks=(16, 24, 24), dtype=image.dtype, dimension_names=list("zyx")
-    )
-    array[...] = image
-    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
-    scale = [{"type": "scale", "scale": list(VOXEL_SIZE_UM)}]
-    levels = [{"path": "0", "coordinateTransformations": scale}]
-    group.attrs["ome"] = {
-        "version": "0.5",
-        "multiscales": [{"name": path.name, "axes": axes, "datasets": levels}],
-    }
-
-
-def blurred_points(seed: int, psf: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Camera image of some points: uint16, offset 100."""
-    generator = np.random.default_rng(seed)
-    truth = (generator.random(SHAPE_ZYX) > 0.998) * 2e4
-    blurred = scipy.signal.fftconvolve(truth, psf, mode="same")
-    return generator.poisson(100 + np.clip(blurred, 0, None)).astype(np.uint16)
-
-
 @pytest.fixture
 def user_folder(tmp_path: Path) -> Path:
     """A folder as a user's: volume.ome.zarr, second.ome.zarr (32x48x48 voxels) and psf.tif (17^3)."""
-    z, y, x = np.mgrid[-8:9, -8:9, -8:9]
-    psf = np.exp(-(z**2 / 8 + (y**2 + x**2) / 4)).astype(np.float32)
-    psf /= psf.sum()
-    for seed, name in enumerate(("volume.ome.zarr", "second.ome.zarr")):
-        write_volume(tmp_path / name, blurred_points(seed, psf))
-    tifffile.imwrite(
-        tmp_path / "psf.tif",
-        psf,
-        imagej=True,
-        resolution=(1 / VOXEL_SIZE_UM[2], 1 / VOXEL_SIZE_UM[1]),
-        metadata={"spacing": VOXEL_SIZE_UM[0], "unit": "um", "axes": "ZYX"},
-    )
-    return tmp_path
+    return fill_user_folder(tmp_path)
 
 
 def run_in(folder: Path, words: list[str]) -> None:

@@ -1,0 +1,57 @@
+"""What the documents take for granted: a user's folder with two small volumes and a PSF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.signal
+import tifffile
+import zarr
+
+__all__ = ["SHAPE_ZYX", "blurred_points", "fill_user_folder", "write_volume"]
+
+VOXEL_SIZE_UM = (0.2, 0.1, 0.1)
+SHAPE_ZYX = (32, 48, 48)
+
+
+def write_volume(path: Path, image: np.ndarray[Any, Any]) -> None:
+    """Write a small OME-Zarr 0.5 image, by zarr alone."""
+    group = zarr.create_group(path, zarr_format=3)
+    array = group.create_array(
+        "0", shape=image.shape, chunks=(16, 24, 24), dtype=image.dtype, dimension_names=list("zyx")
+    )
+    array[...] = image
+    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
+    scale = [{"type": "scale", "scale": list(VOXEL_SIZE_UM)}]
+    levels = [{"path": "0", "coordinateTransformations": scale}]
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [{"name": path.name, "axes": axes, "datasets": levels}],
+    }
+
+
+def blurred_points(seed: int, psf: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Camera image of some points: uint16, offset 100."""
+    generator = np.random.default_rng(seed)
+    truth = (generator.random(SHAPE_ZYX) > 0.998) * 2e4
+    blurred = scipy.signal.fftconvolve(truth, psf, mode="same")
+    return generator.poisson(100 + np.clip(blurred, 0, None)).astype(np.uint16)
+
+
+def fill_user_folder(folder: Path) -> Path:
+    """Write volume.ome.zarr, second.ome.zarr (32x48x48 voxels) and psf.tif (17^3)."""
+    z, y, x = np.mgrid[-8:9, -8:9, -8:9]
+    psf = np.exp(-(z**2 / 8 + (y**2 + x**2) / 4)).astype(np.float32)
+    psf /= psf.sum()
+    for seed, name in enumerate(("volume.ome.zarr", "second.ome.zarr")):
+        write_volume(folder / name, blurred_points(seed, psf))
+    tifffile.imwrite(
+        folder / "psf.tif",
+        psf,
+        imagej=True,
+        resolution=(1 / VOXEL_SIZE_UM[2], 1 / VOXEL_SIZE_UM[1]),
+        metadata={"spacing": VOXEL_SIZE_UM[0], "unit": "um", "axes": "ZYX"},
+    )
+    return folder
