@@ -203,7 +203,7 @@ def _sheet(microscope: Microscope, grid: Grid) -> Real:
     Over the few micrometres of a PSF the sheet is as thick everywhere; Engelbrecht & Stelzer, Opt. Lett. 31
     (2006) 1477: the PSF is the product of the sheet and the PSF of the detection.
     """
-    return np.exp(-4 * np.log(2) * (grid.z_um / microscope.thickness_um) ** 2)
+    return np.asarray(np.exp(-4 * np.log(2) * (grid.z_um / microscope.thickness_um) ** 2))
 
 
 def _confocal(model: str, microscope: Microscope, optics: Optics, grid: Grid, shift_um: float) -> Real:
@@ -243,7 +243,8 @@ def _spinning_disk(model: str, microscope: Microscope, optics: Optics, grid: Gri
     share = 1 / np.sqrt(np.pi * density) if density else 0.0
     light = optics.at(microscope.excitation_um or 0)
     counts = [len(ring_radii(grid, step, beyond)) for beyond in (0, share, share + hole, share + 2 * hole)]
-    lit = intensity(model, light, step * np.arange(counts[3]), z)
+    radii = np.asarray(step * np.arange(counts[3]), np.float64)
+    lit = intensity(model, light, radii, z)
     for count in (counts[2], counts[1]):
         lit = disc_mean(lit, step, hole, count)
     own = lit[: counts[0]]
@@ -251,4 +252,4 @@ def _spinning_disk(model: str, microscope: Microscope, optics: Optics, grid: Gri
         # One pinhole's share has an area of 1 / density: the mean over it is density times the light on it.
         others = density * light_of_a_plane(model, light) - disc_mean(lit, step, share, counts[0])
         own = own + np.maximum(others, 0)
-    return own * intensity(model, optics, step * np.arange(counts[0]), z)
+    return np.asarray(own * intensity(model, optics, radii[: counts[0]], z))
