@@ -64,7 +64,7 @@ def objective_options(required: bool) -> Callable[[Any], Any]:
 
 
 def microscope_options(command: Any) -> Any:
-    """Give a command the options of the microscope's kind; it gets one `microscope`, None if none is given."""
+    """Give a command the options of the microscope's kind; one `microscope`, None if none is given."""
 
     @functools.wraps(command)
     def with_microscope(*args: Any, **chosen: Any) -> Any:

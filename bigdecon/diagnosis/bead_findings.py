@@ -20,7 +20,7 @@ COARSE_IN_WIDTHS = 2.0
 """Voxels to a FWHM, where the optics are unknown."""
 NARROW, WIDE_LATERAL, WIDE_AXIAL = 0.85, 1.25, 1.4
 """Parts of the width by theory; good objectives reach the lateral one within 10 %, the axial within 30 %."""
-SKEW_AXIAL, SKEW_LATERAL = 0.2, 0.15
+SKEW_AXIAL, SKEW_LATERAL = 0.15, 0.12
 OVAL = 1.15
 SPREAD = 0.12
 WIDENED, WIDENED_LITTLE = 1.2, 1.05
@@ -143,7 +143,7 @@ def _sampling_by_width(fwhm_um: Sequence[float | None], size: Sequence[float]) -
             Finding(
                 "psf-undersampled",
                 "warning",
-                f"Undersampled: a bead is only {min(voxels):.1f} voxels wide (FWHM); 2.5 or more would be right.",
+                f"Undersampled: a bead is only {min(voxels):.1f} voxels wide (FWHM); 2.5 or more is right.",
                 "Take beads and images with smaller voxels.",
             )
         ]

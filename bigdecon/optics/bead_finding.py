@@ -27,6 +27,8 @@ NOISE = 6.0
 """Standard deviations of the filtered image above which a maximum is looked at."""
 LOBE = 0.15
 """A maximum this much dimmer than a neighbour is a part of its light, such as a ring."""
+FAR_LOBE = 0.01
+"""The same for one up to three times as far away, where a bright bead's cone of light has its rim."""
 AXIAL_LOBE = 0.6
 """The same for one right above or below, where spherical aberration puts its light."""
 
@@ -141,6 +143,9 @@ def judge_places(
     reach = np.array(half) + np.array(width)
     pairs = scipy.spatial.cKDTree(places / reach).query_pairs(1.0, p=np.inf, output_type="ndarray")
     part, crowded = np.zeros(len(found), bool), np.zeros(len(found), bool)
+    far = scipy.spatial.cKDTree(places / reach).query_pairs(3.0, p=np.inf, output_type="ndarray")
+    bright_of, dim_of = far.min(axis=1), far.max(axis=1)
+    part[dim_of[heights[dim_of] < FAR_LOBE * heights[bright_of]]] = True
     for bright, dim in sorted((min(p), max(p)) for p in pairs.tolist()):
         if part[bright] or part[dim]:
             continue

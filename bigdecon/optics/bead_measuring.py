@@ -17,7 +17,16 @@ from bigdecon.optics.psf_corrections import find_centre, smoothed
 from bigdecon.optics.widths import line_fwhm, profile
 from bigdecon.volume import Stack
 
-__all__ = ["BeadShape", "cut_out", "is_dim", "is_saturated", "odd_shapes", "shape_of", "typical_width"]
+__all__ = [
+    "BeadShape",
+    "cut_out",
+    "is_dim",
+    "is_saturated",
+    "odd_shapes",
+    "odd_values",
+    "shape_of",
+    "typical_width",
+]
 
 Sizes = tuple[float, ...]
 
@@ -51,12 +60,15 @@ def typical_width(stack: Stack, found: Sequence[Candidate], highest: float) -> S
     """
     half = [min(LARGEST_FIRST_LOOK, (n - 1) // 2) for n in stack.shape]
     widths = []
-    bright = [c for c in found[: 4 * BRIGHTEST] if c.height > BRIGHT * found[0].height]  # no rings of others
-    for candidate in bright:
-        data = read_around(stack, candidate.place, half, 0).astype(np.float32)
-        if is_saturated(data, highest) and len(found) > 1:
+    least = 0.0
+    for candidate in found:
+        if candidate.height < least:  # may be a ring around another
+            break
+        raw = read_around(stack, candidate.place, half, 0)
+        if is_saturated(raw, highest) and len(found) > 1:
             continue
-        data = data - np.float32(np.median(data))
+        least = max(least, BRIGHT * candidate.height)
+        data = raw - np.float32(np.median(raw))
         lines = [_line(data, half, axis) for axis in range(data.ndim)]
         width = [line_fwhm(line, 1, h) for line, h in zip(lines, half, strict=True)]
         if all(w is not None for w in width):
@@ -84,7 +96,9 @@ def is_saturated(data: NDArray[Any], highest: float) -> bool:
     top = float(core.max())
     if core.dtype.kind in "ui" and top >= np.iinfo(core.dtype).max:
         return True
-    return top >= highest and int(np.count_nonzero(core == core.max())) >= FLAT_TOP
+    # Without noise, a bead right between voxels has 2 equal ones along every axis.
+    equal = FLAT_TOP if core.dtype.kind in "ui" else 2**core.ndim + 1
+    return top >= highest and int(np.count_nonzero(core == core.max())) >= equal
 
 
 def cut_out(
@@ -153,9 +167,23 @@ def shape_of(image: BeadImage, width: Sizes) -> BeadShape:
     return BeadShape(tuple(widths))
 
 
-def odd_shapes(shapes: Sequence[BeadShape]) -> list[bool]:
+def odd_shapes(shapes: Sequence[BeadShape], brightness: Sequence[float]) -> list[bool]:
     """Tell which beads are much wider or narrower than most: two in one, dirt, or a hot pixel."""
     widths = np.log([shape.widths for shape in shapes])
-    middle = np.median(widths, axis=0)
-    spread = 1.4826 * np.median(np.abs(widths - middle), axis=0)
-    return list((np.abs(widths - middle) > np.maximum(5 * spread, WIDTH_WITHIN)).any(axis=1))
+    away = widths - np.median(widths, axis=0)
+    odd = [odd_values(line, brightness, WIDTH_WITHIN) for line in np.abs(away).T]
+    return list(np.any(odd, axis=0))
+
+
+def odd_values(
+    away: Sequence[float] | NDArray[np.float64], brightness: Sequence[float], allowed: float
+) -> NDArray[np.bool_]:
+    """Tell which deviations are larger than allowed, and larger than the noise of most beads explains.
+
+    The noise of light falls with the root of a bead's brightness, so that dim ones may deviate more.
+    """
+    deviation = np.asarray(away, np.float64)
+    scaled = deviation * np.sqrt(np.asarray(brightness, np.float64))
+    middle = float(np.median(scaled))
+    spread = 1.4826 * float(np.median(np.abs(scaled - middle)))
+    return np.asarray((deviation > allowed) & (scaled > middle + 5 * spread))

@@ -22,6 +22,7 @@ from bigdecon.optics.bead_measuring import (
     is_dim,
     is_saturated,
     odd_shapes,
+    odd_values,
     shape_of,
     typical_width,
 )
@@ -41,6 +42,8 @@ Reason = Literal["crowded", "cut by the border", "saturated", "too dim", "of ano
 
 WINDOW_IN_WIDTHS = 4
 """Half of the PSF's extent in FWHM, where nobody asks for another."""
+UNLIKE = 0.1
+"""Part by which a bead may differ from the mean however alike the others are."""
 FEWEST_FOR_SHAPES = 4
 """Beads from which on the shape of most is known."""
 
@@ -313,15 +316,14 @@ def _register(search: _Search, width: Sizes) -> tuple[Registered, _Search, list[
     """Leave out beads of another shape than the others, by their widths and then by what is left of them."""
     keep = list(range(len(search.images)))
     if len(keep) >= FEWEST_FOR_SHAPES:
-        keep = [i for i, odd in enumerate(odd_shapes(search.shapes)) if not odd]
+        bright = [float(image.data.max()) for image in search.images]
+        keep = [i for i, odd in enumerate(odd_shapes(search.shapes, bright)) if not odd]
     registered = register([search.images[i] for i in keep], width)
     if len(keep) >= FEWEST_FOR_SHAPES:
-        left = np.array(registered.residuals)
-        middle = float(np.median(left))
-        limit = max(0.1, middle + 5 * 1.4826 * float(np.median(np.abs(left - middle))))
-        good = [i for i, r in zip(keep, left, strict=True) if r <= limit]
-        if len(good) < len(keep):
-            keep = good
+        bright = [bead.scale for bead in registered.beads]
+        odd = odd_values(registered.residuals, bright, UNLIKE)
+        if odd.any():
+            keep = [i for i, is_odd in zip(keep, odd, strict=True) if not is_odd]
             registered = register([search.images[i] for i in keep], width)
     search.rejected["of another shape"] += len(search.images) - len(keep)
     kept = replace(

@@ -24,7 +24,7 @@ def fwhm(data: NDArray[np.floating]) -> tuple[float | None, ...]:
     """Measure the full width at half maximum along every axis, in voxels.
 
     Along lines through the middle of the PSF, between voxels if it lies there; values between voxels are
-    those of a cubic spline.
+    those of a quintic spline.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def _line(data: NDArray[np.floating], at: Sequence[float], axis: int) -> Real:
     points = STEPS * (data.shape[axis] - 1) + 1
     places = [np.full(points, c - start) for c, start in zip(at, low, strict=True)]
     places[axis] = np.arange(points) / STEPS
-    line = scipy.ndimage.map_coordinates(np.asarray(part, np.float64), places, order=3, mode="mirror")
+    line = scipy.ndimage.map_coordinates(np.asarray(part, np.float64), places, order=5, mode="mirror")
     return np.asarray(line)
 
 
@@ -94,7 +94,7 @@ def asymmetries(data: NDArray[np.floating], widths: Sequence[float]) -> tuple[fl
     Parameters
     ----------
     data : a PSF of odd extents, centred
-    widths : its FWHM along every axis, in voxels; the profile looked at reaches one and a half to either
+    widths : its FWHM along every axis, in voxels; the profile looked at reaches two and a half to either
         side, and sums up what lies within one beside the axis
 
     Returns
@@ -107,7 +107,7 @@ def asymmetries(data: NDArray[np.floating], widths: Sequence[float]) -> tuple[fl
     result = []
     for axis, n in enumerate(data.shape):
         line = profile(data, middle, widths, axis)
-        half = min(n // 2, max(1, round(1.5 * widths[axis])))
+        half = min(n // 2, max(1, round(2.5 * widths[axis])))
         line = line[n // 2 - half : n // 2 + half + 1]
         result.append(float(np.abs(line - line[::-1]).sum() / np.abs(line).sum()))
     return tuple(result)
