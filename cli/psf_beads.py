@@ -126,7 +126,10 @@ def _as_text(output: str, measured: BeadPSF) -> list[str]:
         kind = measured.conditions.microscope.kind
         lines.append(f"{'by theory':<17}{widths_in_words(measured.expectation.fwhm_um)} ({kind}, a point)")
     axes = "zyx"[-len(size) :]
-    for label, values in (("spread of beads", measured.width_spread), ("asymmetry", measured.asymmetry)):
+    shown = [("asymmetry", measured.asymmetry)]
+    if measured.n_used > 1:
+        shown.insert(0, ("spread of beads", measured.width_spread))
+    for label, values in shown:
         lines.append(
             f"{label:<17}" + ", ".join(f"{v:.1%} along {a}" for a, v in zip(axes, values, strict=True))
         )

@@ -27,7 +27,7 @@ NOISE = 6.0
 """Standard deviations of the filtered image above which a maximum is looked at."""
 LOBE = 0.15
 """A maximum this much dimmer than a neighbour is a part of its light, such as a ring."""
-FAR_LOBE = 0.01
+FAR_LOBE = 0.02
 """The same for one up to three times as far away, where a bright bead's cone of light has its rim."""
 AXIAL_LOBE = 0.6
 """The same for one right above or below, where spherical aberration puts its light."""
