@@ -48,7 +48,7 @@ def test_measures_what_run_reads(tmp_path, beads, image):
     assert np.array_equal(array, expected.psf.array)
     assert not load_psf(path, voxel_size_um=VOXEL_UM).corrections
     for words in (
-        f"{expected.n_used} used of {expected.n_found} found", "axial 0.6", "by theory", "lateral 0.252 µm",
+        f"{expected.n_used} used of {expected.n_found} found", "axial 0.6", "by theory", "lateral 0.251 µm",
         "spread of beads", "asymmetry", "widened by beads", "Note: Only",
     ):  # fmt: skip
         assert words in result.output
@@ -140,12 +140,12 @@ def test_check_holds_a_psf_against_theory(tmp_path):
     assert psf_command("make", "richards-wolf", "-o", path, *OPTICS, *sizes).exit_code == 0
     fits = psf_command("check", path, *OPTICS)
     assert "axial 0.62" in fits.output
-    assert fits.output.count("lateral 0.252 µm") == 2
+    assert fits.output.count("lateral 0.251 µm") == 2
     assert "Warning" not in fits.output
     other = psf_command("check", path, "--na", "0.5", "--wavelength", "0.52", "--refractive-index", "1")
-    assert "Warning: The lateral FWHM is 0.252 µm" in other.output
+    assert "Warning: The lateral FWHM is 0.251 µm" in other.output
     report = json.loads(psf_command("check", path, *OPTICS, "--json").output)
-    assert report["theory"]["fwhm_um"] == pytest.approx([0.627, 0.252, 0.252], abs=0.002)
+    assert report["theory"]["fwhm_um"] == pytest.approx([0.627, 0.251, 0.251], abs=0.002)
     assert {f["severity"] for f in report["findings"]} == {"good"}
 
 
