@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from bigdecon.learning.ssi import train_ssi
     from bigdecon.learning.training import train
+    from bigdecon.optics.beads import BeadPSF, psf_from_beads
     from bigdecon.optics.blur import Blur
+    from bigdecon.optics.microscopes import Microscope
     from bigdecon.optics.models import make_psf
     from bigdecon.optics.psf import PSF, load_psf, save_psf
     from bigdecon.pipeline import RunResult, run
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PSF",
+    "BeadPSF",
     "BigdeconError",
     "Blur",
     "ChambollePock",
@@ -48,6 +51,7 @@ __all__ = [
     "Deconvolver",
     "InputError",
     "LossWeights",
+    "Microscope",
     "NetworkDeconvolver",
     "RefinedNetwork",
     "RichardsonLucy",
@@ -66,6 +70,7 @@ __all__ = [
     "load_psf",
     "make_psf",
     "open_volume",
+    "psf_from_beads",
     "run",
     "save_checkpoint",
     "save_psf",
@@ -97,6 +102,8 @@ _HOMES = {
     "learning.ssi": ("train_ssi",),
     "learning.training": ("train",),
     "optics.blur": ("Blur",),
+    "optics.beads": ("BeadPSF", "psf_from_beads"),
+    "optics.microscopes": ("Microscope",),
     "optics.models": ("make_psf",),
     "optics.psf": ("PSF", "load_psf", "save_psf"),
     "pipeline": ("RunResult", "run"),

@@ -17,7 +17,7 @@ COMMANDS = {
     "status": "Show how far a run is, from its result on disk.",
     "verify": "Check a result on disk against the hashes of what was written.",
     "info": "Show what bigdecon sees in an image file.",
-    "psf": "Make or check a point spread function.",
+    "psf": "Make, measure or check a point spread function.",
     "simulate": "Make a test volume with its truth and PSF.",
     "evaluate": "Score a result against the truth.",
     "doctor": "Check that bigdecon works on this machine.",

@@ -1,15 +1,22 @@
-"""`bigdecon psf`: make a point spread function, or check one."""
+"""`bigdecon psf`: compute a point spread function, measure one on beads, or check one."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from bigdecon_cli import psf_beads
+from bigdecon_cli.psf_options import MICROSCOPES, microscope_options, objective_options
+from bigdecon_cli.psf_output import attention, check_output, numbers, widths_in_words, write_psf
 
 if TYPE_CHECKING:
+    from bigdecon.diagnosis.findings import Finding
+    from bigdecon.optics.expectation import Expectation
+    from bigdecon.optics.microscopes import Microscope
     from bigdecon.optics.psf import PSFReport
 
 __all__ = ["command"]
@@ -22,26 +29,30 @@ MODELS = {
     "richards-wolf": "vectorial: high apertures",
 }
 MODEL_LIST = "Models:\n" + "\n".join(f"  {name:<15}{what}" for name, what in MODELS.items())
+MICROSCOPE_LIST = "Microscopes, and what each needs:\n" + "\n".join(
+    f"  {name:<15}{what}" for name, what in MICROSCOPES.items()
+)
 
 LIGHT_IN_OUTER_PLANES = 0.5
 MAKE_EXAMPLE = """bigdecon psf make richards-wolf -o psf.tif --na 1.4 --wavelength 0.52 \\
       --refractive-index 1.515 --voxel-size 0.2 0.1 0.1 --shape 65 65 65"""
+BEADS_EXAMPLE = "bigdecon psf from-beads beads.ome.tif -o psf.tif"
 CHECK_EXAMPLE = "bigdecon psf check psf.tif"
 
 
-@click.group(epilog=f"\b\nExample:\n  {MAKE_EXAMPLE}\n  {CHECK_EXAMPLE}")
+@click.group(epilog=f"\b\nExample:\n  {MAKE_EXAMPLE}\n  {BEADS_EXAMPLE}\n  {CHECK_EXAMPLE}")
 def command() -> None:
-    """Make or check a point spread function."""
+    """Make, measure or check a point spread function."""
 
 
-@command.command(epilog=f"\b\n{MODEL_LIST}\n\n\b\nExample:\n  {MAKE_EXAMPLE}")
+command.add_command(psf_beads.command)
+
+
+@command.command(epilog=f"\b\n{MODEL_LIST}\n\n\b\n{MICROSCOPE_LIST}\n\n\b\nExample:\n  {MAKE_EXAMPLE}")
 @click.argument("model", type=click.Choice(list(MODELS)))
 @click.option("-o", "--output", required=True, type=click.Path(), help="TIFF file to write.")
-@click.option("--na", required=True, type=float, help="Numerical aperture of the objective.")
-@click.option("--wavelength", required=True, type=float, help="Of the emitted light, in µm (520 nm is 0.52).")
-@click.option(
-    "--refractive-index", required=True, type=float, help="Immersion: oil 1.515, water 1.33, air 1."
-)
+@objective_options(required=True)
+@microscope_options
 @click.option("--voxel-size", required=True, nargs=3, type=float, metavar="Z Y X", help="In µm.")
 @click.option(
     "--shape",
@@ -65,6 +76,7 @@ def make(
     na: float,
     wavelength: float,
     refractive_index: float,
+    microscope: Microscope | None,
     voxel_size: tuple[float, float, float],
     shape: tuple[int, int, int],
     sample_refractive_index: float | None,
@@ -72,10 +84,12 @@ def make(
     defocus: float,
     overwrite: bool,
 ) -> None:
-    """Compute a widefield PSF from the optics."""
+    """Compute a PSF from the optics."""
+    from bigdecon.optics.expectation import ImagingConditions, expect
     from bigdecon.optics.models import make_psf
+    from bigdecon.optics.widths import fwhm
 
-    _check_output(Path(output), overwrite)
+    check_output(Path(output), overwrite)
     ndim = 2 if shape[0] == 1 else 3
     psf = make_psf(
         model,  # type: ignore[arg-type]
@@ -87,13 +101,20 @@ def make(
         sample_refractive_index=sample_refractive_index,
         emitter_depth_um=depth,
         defocus_um=defocus,
+        microscope=microscope,
     )
-    _write(psf, Path(output))
+    write_psf(psf, Path(output))
     size = " × ".join(f"{v:g}" for v in voxel_size[-ndim:])
     click.echo(f"{output}: {model}, {' × '.join(map(str, psf.array.shape))} voxels of {size} µm")
+    if ndim == 3 or not defocus:
+        widths = [w and w * v for w, v in zip(fwhm(psf.array), voxel_size[-ndim:], strict=True)]
+        conditions = ImagingConditions.from_numbers(na, wavelength, refractive_index, microscope)
+        theory = conditions and expect(conditions, voxel_size[-ndim:])
+        click.echo("\n".join(_width_rows(widths, theory)))
     planes = psf.array.reshape(psf.array.shape[0], -1).sum(1)
     kept = float(min(planes[0], planes[-1]) / planes.max())
-    if ndim == 3 and model != "gaussian" and kept < LIGHT_IN_OUTER_PLANES:
+    widefield = microscope is None or microscope.kind == "widefield"
+    if ndim == 3 and widefield and model != "gaussian" and kept < LIGHT_IN_OUTER_PLANES:
         click.echo(
             f"Note: the outermost planes hold {kept:.0%} of the light of the brightest one, but in widefield "
             "all hold the same; a larger --shape along y and x cuts off less."
@@ -106,56 +127,78 @@ def make(
 @click.option(
     "--psf-voxel-size", nargs=3, type=float, metavar="Z Y X", help="The PSF's, if its file lacks it."
 )
+@objective_options(required=False)
+@microscope_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(
     psf: str,
+    na: float | None,
+    wavelength: float | None,
+    refractive_index: float | None,
+    microscope: Microscope | None,
     voxel_size: tuple[float, float, float] | None,
     psf_voxel_size: tuple[float, float, float] | None,
     as_json: bool,
 ) -> None:
     """Show what a PSF looks like, and what loading it would correct."""
+    from bigdecon.optics.expectation import ImagingConditions, expect
     from bigdecon.optics.psf import check_psf, read_psf_file
 
     array, size_in_file = read_psf_file(psf)
     report = check_psf(
         array, psf_voxel_size or size_in_file, volume_voxel_size_um=voxel_size, name=Path(psf).name
     )
-    click.echo(json.dumps({"psf": psf, **asdict(report)}, indent=2) if as_json else _as_text(report))
+    conditions = ImagingConditions.from_numbers(na, wavelength, refractive_index, microscope)
+    theory = None if conditions is None else expect(conditions, _known_size(report, psf))
+    findings = _findings(report, theory)
+    if as_json:
+        more = {"theory": asdict(theory), "findings": [f.as_json() for f in findings]} if theory else {}
+        click.echo(json.dumps({"psf": psf, **asdict(report), **more}, indent=2))
+    else:
+        click.echo("\n".join([_as_text(report, theory), *attention(findings)]))
 
 
-def _check_output(path: Path, overwrite: bool) -> None:
-    from bigdecon.errors import OutputError
+def _known_size(report: PSFReport, name: str) -> tuple[float, ...]:
+    from bigdecon.errors import PSFError
 
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        raise OutputError(f"the PSF is written as TIFF, so {path} must end in .tif.")
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise OutputError(f"{path} exists; give another name, or --overwrite to replace a file.")
-    if not path.parent.is_dir():
-        raise OutputError(f"there is no folder {path.parent} to write {path.name} to.")
-
-
-def _write(psf: object, path: Path) -> None:
-    from bigdecon.errors import OutputError
-    from bigdecon.optics.psf import save_psf
-
-    try:
-        save_psf(psf, path)  # type: ignore[arg-type]
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    if report.voxel_size_um is None:
+        raise PSFError(
+            f"the voxel size of {name} is unknown, and theory needs it; give --psf-voxel-size Z Y X in µm."
+        )
+    return report.voxel_size_um
 
 
-def _as_text(report: PSFReport) -> str:
+def _findings(report: PSFReport, theory: Expectation | None) -> list[Finding]:
+    from bigdecon.diagnosis.bead_findings import sampling_findings, width_findings
+
+    if theory is None or report.fwhm_um is None or report.voxel_size_um is None:
+        return []
+    return [
+        *sampling_findings(report.voxel_size_um, theory),
+        *width_findings(report.fwhm_um, theory),
+    ]
+
+
+def _width_rows(widths_um: Sequence[float | None], theory: Expectation | None) -> list[str]:
+    rows = [f"{'FWHM':<17}{widths_in_words(widths_um)}"]
+    if theory is not None:
+        rows.append(f"{'by theory':<17}{widths_in_words(theory.fwhm_um)} (vectorial, without aberration)")
+    return rows
+
+
+def _as_text(report: PSFReport, theory: Expectation | None) -> str:
     axes = "zyx"[-len(report.shape) :]
     shape = " × ".join(map(str, report.shape))
     flips = [axis for axis, same in zip(axes, report.symmetries.flips, strict=True) if same]
     turns = ["quarter turns in yx"] if report.symmetries.rot90 else []
     rows = [
         ("size", f"{shape} voxels ({axes})"),
-        ("voxel size", _numbers(report.voxel_size_um, " µm") if report.voxel_size_um else "unknown"),
-        ("centre", _numbers(report.centre_offset, " voxel off the middle", "+z.2f")),
+        ("voxel size", numbers(report.voxel_size_um, " µm") if report.voxel_size_um else "unknown"),
+        ("centre", numbers(report.centre_offset, " voxel off the middle", "+z.2f")),
         ("background", f"{report.background:.4g} ({report.background / report.peak:.2%} of the peak)"),
-        ("FWHM", _numbers(report.fwhm_voxels, " voxels")),
-        *([("", _numbers(report.fwhm_um, " µm"))] if report.fwhm_um else []),
+        ("FWHM", numbers(report.fwhm_voxels, " voxels")),
+        *([("", widths_in_words(report.fwhm_um))] if report.fwhm_um else []),
+        *([("by theory", widths_in_words(theory.fwhm_um))] if theory else []),
         ("energy in core", f"{report.core_energy:.1%} (within one FWHM of the centre)"),
         ("symmetric under", ", ".join([f"flips of {axis}" for axis in flips] + turns) or "nothing"),
         ("after loading", f"{' × '.join(map(str, report.loaded_shape))} voxels"),
@@ -163,7 +206,3 @@ def _as_text(report: PSFReport) -> str:
     lines = [f"{name:<17}{value}" for name, value in rows]
     notes = report.corrections or ("Nothing would be corrected.",)
     return "\n".join(lines + [f"{'loading' if not i else '':<17}{note}" for i, note in enumerate(notes)])
-
-
-def _numbers(values: tuple[float | None, ...], unit: str, form: str = ".3g") -> str:
-    return ", ".join("wider than the array" if v is None else format(v, form) for v in values) + unit

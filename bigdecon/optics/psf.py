@@ -35,6 +35,7 @@ from bigdecon.optics.psf_corrections import (
     without_background,
 )
 from bigdecon.optics.psf_file import read_psf_file, write_psf_file
+from bigdecon.optics.widths import fwhm
 
 __all__ = [
     "PSF",
@@ -269,7 +270,7 @@ def check_psf(
     psf = psf_from_array(
         array, voxel_size_um=volume_voxel_size_um or own, psf_voxel_size_um=own, ndim=data.ndim, name=name
     )
-    centre, widths = find_centre(clean), _fwhm(clean)
+    centre, widths = find_centre(clean), fwhm(clean)
     reach = [n if w is None else w for n, w in zip(clean.shape, widths, strict=True)]
     return PSFReport(
         shape=data.shape,
@@ -288,23 +289,6 @@ def check_psf(
 
 def _alike(a: Array, b: Array) -> bool:
     return bool(np.abs(a - b).sum(dtype=np.float64) < SYMMETRIC_WITHIN * a.sum(dtype=np.float64))
-
-
-def _fwhm(data: Array) -> tuple[float | None, ...]:
-    """Width of the stretch above half of the maximum along lines through the brightest voxel."""
-    peak = tuple(int(i) for i in np.unravel_index(int(np.argmax(data)), data.shape))
-    widths: list[float | None] = []
-    for axis in range(data.ndim):
-        line = np.moveaxis(data, axis, -1)[peak[:axis] + peak[axis + 1 :]] / data[peak] - 0.5
-        below, p = np.flatnonzero(line < 0), peak[axis]
-        right, left = below[below > p], below[below < p]
-        if not (len(right) and len(left)):
-            widths.append(None)
-            continue
-        a, b = int(left[-1]), int(right[0])
-        ends = b - line[b] / (line[b] - line[b - 1]), a + line[a] / (line[a] - line[a + 1])
-        widths.append(float(ends[0] - ends[1]))
-    return tuple(widths)
 
 
 def _energy_within(data: Array, centre: Sizes, reach: Sequence[float]) -> float:

@@ -32,6 +32,7 @@ __all__ = [
     "smoothed",
     "voxel_size_ratio",
     "without_background",
+    "without_noise",
 ]
 
 Array = NDArray[np.float32]
@@ -145,8 +146,13 @@ def without_background(data: Array, level: float) -> Array:
     voxel's place; where even it is lost in noise, the voxel becomes 0.
     """
     clean = data - np.float32(level)
+    return without_noise(clean) if level else np.asarray(np.maximum(clean, 0), dtype=np.float32)
+
+
+def without_noise(clean: Array) -> Array:
+    """Take off the noise of a PSF whose background is 0; see `without_background`."""
     noise = _spread_below(clean)
-    if not level or not noise:
+    if not noise:
         return np.asarray(np.maximum(clean, 0), dtype=np.float32)
     around = scipy.ndimage.gaussian_filter(clean, sigma=2, truncate=3)
     faint = np.where(around > 3 * _spread_below(around), around, np.float32(0))

@@ -1,0 +1,150 @@
+"""What a PSF should look like by theory: how wide it is, and how finely it must be sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bigdecon.errors import PSFError
+from bigdecon.optics.microscopes import Microscope
+from bigdecon.optics.models import make_psf
+from bigdecon.optics.widths import fwhm
+
+__all__ = ["Expectation", "ImagingConditions", "bead_widening", "expect"]
+
+Sizes = tuple[float, ...]
+
+BEAD_VARIANCE = 8 * np.log(2) / 20
+"""A ball of diameter d has the variance d² / 20 along any axis; a Gaussian's FWHM² is 8 ln 2 times that."""
+
+
+@dataclass(frozen=True)
+class ImagingConditions:
+    """What theory needs to know of how an image was taken; lengths in micrometres.
+
+    Attributes
+    ----------
+    numerical_aperture : of the objective
+    wavelength_um : of the emitted light, in vacuum
+    refractive_index : of the immersion medium
+    microscope : its kind
+    """
+
+    numerical_aperture: float
+    wavelength_um: float
+    refractive_index: float
+    microscope: Microscope = field(default_factory=Microscope)
+
+    @classmethod
+    def from_numbers(
+        cls,
+        numerical_aperture: float | None,
+        wavelength_um: float | None,
+        refractive_index: float | None,
+        microscope: Microscope | None = None,
+    ) -> ImagingConditions | None:
+        """Take all three numbers, or none of them.
+
+        Raises
+        ------
+        PSFError
+            if some are given and some are not
+        """
+        if numerical_aperture is not None and wavelength_um is not None and refractive_index is not None:
+            microscope = microscope or Microscope()
+            return cls(numerical_aperture, wavelength_um, refractive_index, microscope)
+        numbers = (numerical_aperture, wavelength_um, refractive_index)
+        if any(number is not None for number in numbers) or microscope:
+            names = ("the numerical aperture", "the wavelength", "the refractive index")
+            missing = [name for name, number in zip(names, numbers, strict=True) if number is None]
+            raise PSFError(
+                f"theory needs numerical aperture, wavelength and refractive index; {' and '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} missing (--na, --wavelength, --refractive-index)."
+            )
+        return None
+
+    @property
+    def axial_term(self) -> float:
+        """Return n − √(n² − NA²), on which resolution along z depends."""
+        n, na = self.refractive_index, self.numerical_aperture
+        return float(n - np.sqrt(max(n**2 - na**2, 0.0)))
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What theory says; all along (z, y, x), or (y, x), in micrometres.
+
+    Attributes
+    ----------
+    fwhm_um : full widths at half maximum of the vectorial model, at the voxels of the image
+    sampling_um : the largest voxels that lose nothing
+    """
+
+    fwhm_um: Sizes
+    sampling_um: Sizes
+
+
+def expect(conditions: ImagingConditions, voxel_size_um: Sequence[float]) -> Expectation:
+    """Compute what a PSF should be like at voxels of a given size.
+
+    The widths are those of the computed PSF (Richards-Wolf), measured as those of any other. The sampling
+    is the Nyquist limit where a camera takes the image: λ / (4 NA) and λ / (2 (n − √(n² − NA²))); where
+    pinholes or a second photon sharpen it the limit is half of that, but hardly anything near it can be seen:
+    half of the width is taken.
+
+    Raises
+    ------
+    PSFError
+        if a number is impossible
+    """
+    na, wavelength = conditions.numerical_aperture, conditions.wavelength_um
+    # What is impossible is refused by make_psf; until then divisions must not fail.
+    axial = 0.88 * wavelength / max(conditions.axial_term, 1e-9)
+    reach = (2.0 * axial, *[1.5 * wavelength / na if na > 0 else 0.0] * 2)
+    shape = [
+        2 * int(np.clip(np.ceil(r / v) + 2, 3, 40)) + 1 if v > 0 else 3
+        for r, v in zip(reach[-len(voxel_size_um) :], voxel_size_um, strict=True)
+    ]
+    psf = make_psf(
+        "richards-wolf",
+        numerical_aperture=na,
+        wavelength_um=wavelength,
+        refractive_index=conditions.refractive_index,
+        voxel_size_um=voxel_size_um,
+        shape=shape,
+        microscope=conditions.microscope,
+    )
+    size = [float(v) for v in voxel_size_um]
+    # Wider than its array is only what is sampled very finely; the formula serves there.
+    rough = (axial, 0.51 * wavelength / na, 0.51 * wavelength / na)[-len(size) :]
+    widths = [r if w is None else w * v for w, v, r in zip(fwhm(psf.array), size, rough, strict=True)]
+    lateral = wavelength / (4 * na)
+    sampling = (wavelength / (2 * conditions.axial_term), lateral, lateral)[-len(size) :]
+    if conditions.microscope.kind not in ("widefield", "light-sheet"):
+        sampling = tuple(w / 2 for w in widths)
+    return Expectation(tuple(widths), sampling)
+
+
+def bead_widening(fwhm_um: Sequence[float], bead_diameter_um: float) -> Sizes:
+    """Tell by which factors a bead's own size has widened its image.
+
+    Variances add, so that the width without the bead is √(FWHM² − 0.277 d²); good to about a
+    percent for beads up to half as large as the image is wide.
+
+    Parameters
+    ----------
+    fwhm_um : widths of the bead's image
+    bead_diameter_um : diameter d of the bead
+
+    Returns
+    -------
+    tuple
+        one factor an axis, 1 or more; infinite where the bead alone would be as wide as its image
+    """
+    squares = [width**2 - BEAD_VARIANCE * bead_diameter_um**2 for width in fwhm_um]
+    return tuple(
+        float(width / np.sqrt(square)) if square > 0 else float("inf")
+        for width, square in zip(fwhm_um, squares, strict=True)
+    )
