@@ -80,7 +80,8 @@ def main() -> None:
     """Run the command line; bad input ends with one sentence and exit code 2, never a traceback."""
     try:
         with libraries_quiet():
-            code = bigdecon.main(standalone_mode=False, color=wants_colour(sys.stdout) or None)
+            colour = wants_colour(sys.stdout) or None
+            code = bigdecon.main(prog_name="bigdecon", standalone_mode=False, color=colour)
     except click.exceptions.Abort:
         click.echo("Stopped.", err=True)
         code = 130

@@ -126,6 +126,7 @@ def test_without_workers_the_rest_is_told(monkeypatch, tmp_path):
     assert all("there are no workers" in finding.sentence for finding in found[1:])
 
 
+@pytest.mark.slow
 def test_a_result_that_is_wrong_is_noticed(cluster, tmp_path, monkeypatch):
     from bigdecon.checkup import self_test
 
