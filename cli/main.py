@@ -17,6 +17,8 @@ COMMANDS = {
     "info": "Show what bigdecon sees in an image file.",
     "psf": "Make or check a point spread function.",
     "simulate": "Make a test volume with its truth and PSF.",
+    "convert": "Copy an image into another format: TIFF, OME-TIFF, OME-Zarr.",
+    "view": "Show a result, beside its input, in the browser.",
     "evaluate": "Score a result against the truth.",
 }
 

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -278,10 +278,15 @@ class TiffImage:
     ----------
     info : what the file says about itself
     sources : one for each level
+    size_um : of a voxel along z, y and x in micrometres, as far as the file tells, which may be less or more
+        than its axes
+    time_step : interval between time points, whether or not there are several in this file
     """
 
     info: ImageInfo
     sources: tuple[TiffSource, ...]
+    size_um: tuple[float | None, float | None, float | None] = (None, None, None)
+    time_step: float | None = None
 
     def source(self, level: int) -> TiffSource:
         """Describe the array of one level."""
@@ -300,7 +305,8 @@ def open_tiff_image(location: str) -> TiffImage:
         try:
             series = tiff.series[0]
             metadata = read_tiff_metadata(tiff, series)
-            sources = tuple(_describe(location, s, i) for i, s in enumerate(series.levels))
+            described = (_describe(location, s, i) for i, s in enumerate(series.levels))
+            sources = tuple(_with_axes(source, metadata.axes) for source in described)
             if is_url(location):  # some servers only send whole files: find out now
                 sources[0][tuple(slice(n - 1, n) for n in sources[0].shape)]
         except VolumeError:
@@ -310,7 +316,8 @@ def open_tiff_image(location: str) -> TiffImage:
         n_images = len(tiff.series)
         notes = (f"The file holds {n_images} images; the first is taken.",) if n_images > 1 else ()
         kind = {"ome": "OME-TIFF", "imagej": "ImageJ TIFF"}.get(series.kind, "TIFF")
-    return TiffImage(_info(location, kind, metadata, sources, notes), sources)
+    info = _info(location, kind, metadata, sources, notes)
+    return TiffImage(info, sources, metadata.size_um, metadata.time_step)
 
 
 def _info(
@@ -324,9 +331,11 @@ def _info(
     for source in sources:
         ratio = [full / size for full, size in zip(sources[0].shape, source.shape, strict=True)][-n_spatial:]
         size_um = tuple(s * r for s, r in zip(known, ratio, strict=True)) if len(known) == n_spatial else None
-        shift = (0.0,) * n_spatial
-        if size_um is not None:
-            shift = tuple((r - 1) / 2 * s for s, r in zip(known, ratio, strict=True))
+        origin = metadata.origin if len(metadata.origin) == n_spatial else (0.0,) * n_spatial
+        step = known if size_um is not None else (1.0,) * n_spatial
+        shift = tuple(o + (r - 1) / 2 * s for o, s, r in zip(origin, step, ratio, strict=True))
+        if size_um is None:  # the shift is in voxels of this level then
+            shift = tuple(s / r for s, r in zip(shift, ratio, strict=True))
         levels.append(LevelInfo(str(source.level), size_um, shift))
     return ImageInfo(
         location,
@@ -367,6 +376,16 @@ def _describe(location: str, series: Any, level: int) -> TiffSource:
     unit = shape[-2:] if plain else tuple(min(t, n) for t, n in zip(tile, shape[-2:], strict=True))
     chunks = (*(1,) * (len(shape) - 2), *unit)
     return TiffSource(location, 0, level, file_axes, axes, shape, dtype.newbyteorder("="), chunks, plain)
+
+
+def _with_axes(source: TiffSource, axes: str) -> TiffSource:
+    """Give a source axes of one voxel that tifffile leaves out, where the file says that they are there."""
+    if not set(source.axes) < set(axes):
+        return source
+    extent = dict(zip(source.axes, source.shape, strict=True))
+    chunk = dict(zip(source.axes, source.chunks, strict=True))
+    shape, chunks = tuple(extent.get(a, 1) for a in axes), tuple(chunk.get(a, 1) for a in axes)
+    return replace(source, axes=axes, shape=shape, chunks=chunks)
 
 
 def _try_to_decode(location: str, page: Any) -> None:
