@@ -52,9 +52,9 @@ if TYPE_CHECKING:
 def command(input_path: str, output_path: str, *, quiet: bool, as_json: bool, **settings: Any) -> None:
     """Copy INPUT into OUTPUT, whose name tells the format: .ome.zarr, or .ome.tif.
 
-    INPUT is an OME-Zarr, a TIFF, or a series of TIFFs: their folder, or a pattern in quotes. Voxel size, axes,
-    channels, time step and origin are kept, and what OUTPUT cannot hold is told. Images may be larger than
-    memory. OUTPUT has its name when it is whole; the same command goes on with an OME-Zarr that was
+    INPUT is an OME-Zarr, a TIFF, or a series of TIFFs: their folder, or a pattern in quotes. Voxel size,
+    axes, channels, time step and origin are kept, and what OUTPUT cannot hold is told. Images may be larger
+    than memory. OUTPUT has its name when it is whole; the same command goes on with an OME-Zarr that was
     interrupted.
 
     \b

@@ -31,7 +31,8 @@ def lost_in_ome_xml(volume: Volume) -> list[str]:
     lost = []
     if volume.time_step is not None and volume.time_unit not in SYMBOLS:
         lost.append(
-            f"OME-TIFF has no unit of time {volume.time_unit!r}: the time step of {volume.time_step:g} is lost."
+            f"OME-TIFF has no unit of time {volume.time_unit!r}: "
+            f"the time step of {volume.time_step:g} is lost."
         )
     return lost
 

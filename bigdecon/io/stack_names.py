@@ -128,14 +128,15 @@ def _numbers(split: Sequence[Sequence[str]], where: str, file_axes: str, order: 
     axes = [number.axis for number in found]
     if not all(axes) or len(set(axes)) != len(axes):
         raise OptionError(
-            f"the names in {where}, such as {''.join(split[0])}, have {len(found)} numbers that differ, and do "
-            "not tell what they mean; say so with --stack, one of t, c and z for each, such as --stack tz."
+            f"the names in {where}, such as {''.join(split[0])}, have {len(found)} numbers that differ, "
+            "and do not tell what they mean; say so with --stack, one of t, c and z for each, such as --stack tz."
         )
     twice = [axis for axis in axes if axis in file_axes]
     if twice:
         raise OptionError(
             f"each file in {where} has an axis {twice[0]} of its own, and the numbers in the names seem to "
-            "mean the same; say with --stack what they mean (t, c or z), or give the one file that names the others."
+            "mean the same; say with --stack what they mean (t, c or z), or give the one file that names "
+            "the others."
         )
     return found
 

@@ -101,8 +101,8 @@ def write_ome_tiff(
         with tifffile.TiffWriter(path, bigtiff=big, byteorder="<") as writer:
             if tiled:
                 return TiffReport(_write_tiles(volume, writer, dtype, options, on_part), big)
-            offset, _ = writer.write(shape=volume.shape, dtype=dtype, returnoffset=True, **options)
-        return TiffReport(_fill(volume, path, int(offset), dtype, on_part), big)
+            place: Any = writer.write(shape=volume.shape, dtype=dtype, returnoffset=True, **options)
+        return TiffReport(_fill(volume, path, int(place[0]), dtype, on_part), big)
     except OSError as error:
         raise write_error(path, error) from error
 
@@ -262,7 +262,8 @@ class _Bands:
         if self.whole_planes:
             slab: NDArray[Any] = self._slab(t, c, z // self.depth)
             return slab[z % self.depth, rows]
-        return self._read(t, c, slice(z, z + 1), rows)[0]
+        plane: NDArray[Any] = self._read(t, c, slice(z, z + 1), rows)[0]
+        return plane
 
     def _read_slab(self, t: int, c: int, number: int) -> NDArray[Any]:
         """Read the planes of one layer of chunks, so that no chunk is unpacked for every plane again."""

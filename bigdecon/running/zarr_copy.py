@@ -1,4 +1,4 @@
-"""Copy a volume into an OME-Zarr: write units as tasks of a Dask cluster, entered in the ledger one by one."""
+"""Copy a volume into an OME-Zarr: write units as tasks of a Dask cluster, each entered in the ledger."""
 
 from __future__ import annotations
 
