@@ -129,7 +129,8 @@ def _numbers(split: Sequence[Sequence[str]], where: str, file_axes: str, order: 
     if not all(axes) or len(set(axes)) != len(axes):
         raise OptionError(
             f"the names in {where}, such as {''.join(split[0])}, have {len(found)} numbers that differ, "
-            "and do not tell what they mean; say so with --stack, one of t, c and z for each, such as --stack tz."
+            "and do not tell what they mean; say so with --stack, one of t, c and z for each, such as "
+            "--stack tz."
         )
     twice = [axis for axis in axes if axis in file_axes]
     if twice:

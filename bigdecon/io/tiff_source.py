@@ -19,6 +19,7 @@ from bigdecon.errors import ReadError, VolumeError
 from bigdecon.io.image_file import ImageInfo, LevelInfo, check_planes
 from bigdecon.io.remote_file import RemoteFile
 from bigdecon.io.stores import is_url
+from bigdecon.io.tiff_axes import known_axes
 from bigdecon.io.tiff_limits import SegmentLimits, check_extent
 from bigdecon.io.tiff_metadata import TiffMetadata, read_tiff_metadata
 from bigdecon.tiff_safety import check_ome_xml, check_pages, open_quietly
@@ -351,7 +352,7 @@ def _info(
 
 
 def _describe(location: str, series: Any, level: int) -> TiffSource:
-    file_axes = _known_axes(location, series)
+    file_axes = known_axes(location, series)
     extent = dict(zip(file_axes, series.shape, strict=True))
     axes = "".join(axis for axis in "tczyx" if axis in extent)
     shape = tuple(int(extent[axis]) for axis in axes)
@@ -397,22 +398,3 @@ def _try_to_decode(location: str, page: Any) -> None:
             f"{location} is compressed in a way that cannot be read here ({reason(error)}); "
             "install the package imagecodecs, or save the image uncompressed or as OME-Zarr."
         ) from error
-
-
-def _known_axes(location: str, series: Any) -> str:
-    """Give the file's axes in lower case; one unnamed axis before y and x counts as z."""
-    letters = str(series.axes).upper()
-    unknown = [letter for letter in letters if letter not in "TCZYX"]
-    if len(unknown) == 1 and unknown[0] in "IQ" and "Z" not in letters:
-        letters, unknown = letters.replace(unknown[0], "Z"), []
-    if "S" in unknown:
-        raise VolumeError(
-            f"{location} is a colour image (axes {letters}, shape {series.shape}); "
-            "save its channels as separate grey planes."
-        )
-    if unknown or len(set(letters)) != len(letters) or not letters.endswith("YX"):
-        raise VolumeError(
-            f"{location} has the axes {letters} with shape {series.shape}; "
-            "they must be some of T, C, Z, Y, X with Y, X at the end: save it as OME-TIFF or OME-Zarr."
-        )
-    return letters.lower()

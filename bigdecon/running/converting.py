@@ -235,8 +235,8 @@ def _check_room(plan: ConversionPlan, expected: Callable[[], int]) -> None:
     needed = expected()
     if needed > free:
         raise OutputError(
-            f"{plan.output} will take about {format_bytes(needed)}, and {format_bytes(max(0, free))} are free "
-            f"in {folder}; make room, choose another place, or copy a part of it with --roi."
+            f"{plan.output} will take about {format_bytes(needed)}, and {format_bytes(max(0, free))} are "
+            f"free in {folder}; make room, choose another place, or copy a part of it with --roi."
         )
 
 
