@@ -103,7 +103,13 @@ class TiffStackSource:
 
     def _file(self, index: tuple[int, ...]) -> TiffSource:
         path = self.file(index)
-        source = _file_source(path)
+        try:
+            state = os.stat(path)
+        except OSError as error:
+            raise ReadError(
+                f"{path} is gone ({reason(error)}); with it the same command continues."
+            ) from error
+        source = _file_source(path, (state.st_size, state.st_mtime_ns))
         expected = tuple(n for axis, n in zip(self.axes, self.shape, strict=True) if axis in self.file_axes)
         if (source.axes, source.shape, source.dtype) != (self.file_axes, expected, self.dtype):
             raise ReadError(
@@ -114,7 +120,8 @@ class TiffStackSource:
 
 
 @lru_cache(maxsize=SOURCES_KEPT)
-def _file_source(path: str) -> TiffSource:
+def _file_source(path: str, state: tuple[int, int]) -> TiffSource:
+    """Look at a file, once a process and state (size and time of change)."""
     try:
         return open_tiff_image(path).sources[0]
     except VolumeError as error:
