@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from bigdecon.io.boxes import convert
 from bigdecon.io.ome_xml import ome_xml
 from bigdecon.io.pyramid import local_mean
+from bigdecon.io.tiff_source import open_tiff_image
 from bigdecon.storage.write_errors import write_error
 from bigdecon.volume import Box, Volume
 
@@ -33,11 +35,11 @@ __all__ = ["TiffReport", "count_parts", "largest_tiff_bytes", "read_boxes", "wri
 
 TILE = 512
 """Side of a tile, in voxels; the coarsest level is at most one tile."""
-BOX_BYTES = 2**27
-"""128 MiB: voxels of one box, of which a few are in memory."""
-SLAB_BYTES = 2**29
-"""512 MiB: whole planes that are held for tiles; larger planes are read in bands of tiles."""
-WRITERS = 4
+BOX_BYTES = 2**26
+"""64 MiB: voxels of one box, of which a few are in memory."""
+PLANE_BYTES = 2**28
+"""256 MiB: a plane that is held for its tiles; a larger one is read in bands of tiles."""
+WRITERS = 2
 CLASSIC_BYTES = 2**32 - 2**25
 """A file that may be larger becomes a BigTIFF."""
 PAGE_BYTES = 512
@@ -61,7 +63,10 @@ class TiffReport(NamedTuple):
 
 
 def largest_tiff_bytes(volume: Volume, dtype: str, *, tiled: bool = False) -> int:
-    """Give the size of a file, in bytes: what a plain one takes, and a tiled one that cannot be packed."""
+    """Give the size of a file, in bytes: what a plain one takes, and a tiled one that cannot be packed.
+
+    Writing a tiled one may take the room of the plain one beside it for the time being.
+    """
     planes = math.prod(volume.shape[:-2])
     levels = _plane_levels(volume.shape[-2:]) if tiled else 1
     voxels = sum(math.prod(_reduced(volume.shape[-2:], level)) for level in range(levels)) * planes
@@ -95,12 +100,12 @@ def write_ome_tiff(
     ReadError
         if the source cannot be read
     """
-    big = largest_tiff_bytes(volume, dtype, tiled=tiled) > CLASSIC_BYTES
+    if tiled:
+        return _write_tiled(volume, path, dtype, name, on_part)
+    big = largest_tiff_bytes(volume, dtype) > CLASSIC_BYTES
     options = _options(volume, dtype, name)
     try:
         with tifffile.TiffWriter(path, bigtiff=big, byteorder="<") as writer:
-            if tiled:
-                return TiffReport(_write_tiles(volume, writer, dtype, options, on_part), big)
             place: Any = writer.write(shape=volume.shape, dtype=dtype, returnoffset=True, **options)
         return TiffReport(_fill(volume, path, int(place[0]), dtype, on_part), big)
     except OSError as error:
@@ -124,9 +129,11 @@ def _options(volume: Volume, dtype: str, name: str) -> dict[str, Any]:
 def count_parts(volume: Volume, *, tiled: bool = False) -> int:
     """Tell how often `on_part` will be called."""
     stacks = volume.n_timepoints * volume.n_channels
-    if tiled:
-        return stacks * _planes(volume) * math.ceil(volume.shape[-2] / TILE)
-    return stacks * sum(1 for _ in read_boxes(volume))
+    boxes = stacks * sum(1 for _ in read_boxes(volume))
+    if not tiled:
+        return boxes
+    bands = stacks * _planes(volume) * math.ceil(volume.shape[-2] / TILE)
+    return bands + (boxes if _is_deep(volume) else 0)
 
 
 # --- plain ---------------------------------------------------------------------------------------
@@ -217,9 +224,32 @@ def _reduced(plane: tuple[int, ...], level: int) -> tuple[int, ...]:
     return tuple(-(-n // 2**level) for n in plane)
 
 
+def _is_deep(volume: Volume) -> bool:
+    """Whether chunks of the source hold several planes, and would be unpacked for each of them again."""
+    return len(volume.spatial_axes) == 3 and volume.source.chunks[-3] > 1
+
+
+def _write_tiled(volume: Volume, path: Path, dtype: str, name: str, on_part: OnPart) -> TiffReport:
+    """Write tiles, from a plain file of our own where the source is not read plane by plane."""
+    plain, clipped = path.with_name(f"{path.name}.plain.tif"), 0
+    big = largest_tiff_bytes(volume, dtype, tiled=True) > CLASSIC_BYTES
+    try:
+        options = _options(volume, dtype, name)
+        if _is_deep(volume):
+            clipped = write_ome_tiff(volume, plain, dtype=dtype, name=name, on_part=on_part).n_clipped
+            volume = replace(volume, source=open_tiff_image(str(plain)).sources[0])
+        with tifffile.TiffWriter(path, bigtiff=big, byteorder="<") as writer:
+            return TiffReport(clipped + _write_tiles(volume, writer, dtype, options, on_part), big)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        plain.unlink(missing_ok=True)
+
+
 def _write_tiles(volume: Volume, writer: Any, dtype: str, options: dict[str, Any], on_part: OnPart) -> int:
     levels = _plane_levels(volume.shape[-2:])
-    common = {"dtype": dtype, "tile": (TILE, TILE), "compression": "zlib", "maxworkers": 1}
+    common: dict[str, Any] = {"dtype": dtype, "tile": (TILE, TILE), "maxworkers": 1}
+    common |= {"compression": "zlib", "compressionargs": {"level": 1}}
     clipped = 0
     for level in range(levels):
         reader = _Bands(volume, dtype, level)
@@ -242,11 +272,8 @@ class _Bands:
         self.volume, self.dtype, self.level = volume, dtype, level
         self.height, self.width = _reduced(volume.shape[-2:], level)
         self.n_clipped = 0
-        plane_bytes = math.prod(volume.shape[-2:]) * volume.dtype.itemsize
-        chunk = volume.source.chunks[-3] if len(volume.spatial_axes) == 3 else 1
-        self.depth = max(1, min(chunk, SLAB_BYTES // plane_bytes))
-        self._slab = lru_cache(maxsize=1)(self._read_slab)
-        self.whole_planes = plane_bytes <= SLAB_BYTES
+        self._plane = lru_cache(maxsize=1)(self._read_plane)
+        self.whole_planes = math.prod(volume.shape[-2:]) * volume.dtype.itemsize <= PLANE_BYTES
 
     def tiles(self, on_part: OnPart) -> Iterator[NDArray[Any]]:
         """Give every tile of every plane; those at the edges are smaller."""
@@ -260,29 +287,25 @@ class _Bands:
 
     def _band(self, t: int, c: int, z: int, rows: slice) -> NDArray[Any]:
         if self.whole_planes:
-            slab: NDArray[Any] = self._slab(t, c, z // self.depth)
-            return slab[z % self.depth, rows]
-        plane: NDArray[Any] = self._read(t, c, slice(z, z + 1), rows)[0]
-        return plane
+            plane: NDArray[Any] = self._plane(t, c, z)
+            return plane[rows]
+        return self._read(t, c, z, rows)
 
-    def _read_slab(self, t: int, c: int, number: int) -> NDArray[Any]:
-        """Read the planes of one layer of chunks, so that no chunk is unpacked for every plane again."""
-        start = number * self.depth
-        stop = min(start + self.depth, _planes(self.volume))
-        return self._read(t, c, slice(start, stop), slice(0, self.height))
+    def _read_plane(self, t: int, c: int, z: int) -> NDArray[Any]:
+        return self._read(t, c, z, slice(0, self.height))
 
-    def _read(self, t: int, c: int, planes: slice, rows: slice) -> NDArray[Any]:
+    def _read(self, t: int, c: int, z: int, rows: slice) -> NDArray[Any]:
         """Read rows of this level, reduced from level 0 a few at a time."""
         stack, factor = self.volume.stack(timepoint=t, channel=c), 2**self.level
         bottom = min(rows.stop * factor, self.volume.shape[-2])
         parts = []
         for top in range(rows.start * factor, bottom, max(TILE, factor)):
             fine = slice(top, min(top + max(TILE, factor), bottom)), slice(0, self.volume.shape[-1])
-            box = (planes, *fine) if len(self.volume.spatial_axes) == 3 else fine
+            box = (slice(z, z + 1), *fine) if len(self.volume.spatial_axes) == 3 else fine
             data = convert(stack[box], self.dtype)
             self.n_clipped += data.n_clipped
-            part = data.array.reshape(-1, *data.array.shape[-2:])
+            part = data.array.reshape(data.array.shape[-2:])
             for _ in range(self.level):
-                part = local_mean(part, (1, 2, 2))
+                part = local_mean(part, (2, 2))
             parts.append(part)
-        return np.concatenate(parts, axis=1)
+        return np.concatenate(parts)

@@ -246,7 +246,8 @@ def _check_room(plan: ConversionPlan, expected: Callable[[], int]) -> None:
 def _to_tiff(plan: ConversionPlan, config: Conversion, listener: Listener) -> int:
     target = Path(str(plan.output))
     _check_tiff_target(target, config)
-    _check_room(plan, lambda: plan.largest_bytes)
+    beside = largest_tiff_bytes(plan.volume, plan.dtype) if config.tiled else 0
+    _check_room(plan, lambda: plan.largest_bytes + beside)
     parts = count_parts(plan.volume, tiled=config.tiled)
     work = _work_folder(target)
     draft, name = work / target.name, _image_name(target)

@@ -127,9 +127,9 @@ def test_large_files_become_bigtiff(tmp_path, monkeypatch):
         assert np.array_equal(np.asarray(open_volume(tmp_path / "a.tif")), np.asarray(volume))
 
 
-@pytest.mark.parametrize("slab", [1, 2**29])
-def test_tiles_of_planes_that_no_memory_holds(tmp_path, monkeypatch, slab):
-    monkeypatch.setattr("bigdecon.io.tiff_writing.SLAB_BYTES", slab)
+@pytest.mark.parametrize("most", [1, 2**29])
+def test_tiles_of_planes_that_no_memory_holds(tmp_path, monkeypatch, most):
+    monkeypatch.setattr("bigdecon.io.tiff_writing.PLANE_BYTES", most)
     monkeypatch.setattr("bigdecon.io.tiff_writing.TILE", 16)
     volume = image((2, 5, 70, 53), "czyx")
     write_ome_zarr(volume, tmp_path / "a.ome.zarr", dtype="uint16")
