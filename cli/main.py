@@ -19,6 +19,8 @@ COMMANDS = {
     "info": "Show what bigdecon sees in an image file.",
     "psf": "Make, measure or check a point spread function.",
     "simulate": "Make a test volume with its truth and PSF.",
+    "convert": "Copy an image into another format: TIFF, OME-TIFF, OME-Zarr.",
+    "view": "Show a result, beside its input, in the browser.",
     "evaluate": "Score a result against the truth.",
     "doctor": "Check that bigdecon works on this machine.",
     "completion": "Print the script that has a shell complete commands.",

@@ -14,6 +14,7 @@ import numpy as np
 
 from bigdecon.errors import VolumeError
 from bigdecon.io.stores import is_url, open_store, read_key
+from bigdecon.io.tiff_stack import TiffStackSource
 from bigdecon.io.zarr_source import ZarrSource
 from bigdecon.storage.servers import ask
 from bigdecon.untrusted import parse_json
@@ -79,7 +80,8 @@ def input_identity(volume: Volume) -> InputIdentity:
     """Describe a volume so that another input is told from it; reads metadata only.
 
     For Zarr these are the array's metadata, and size and parts of up to 27 stored files spread over what is
-    used, of the first and the last channel and time point; for TIFF size and parts of the file. On servers
+    used, of the first and the last channel and time point; for TIFF size and parts of the file, or of some of
+    the files. On servers
     the ETag, or what else they tell about a file, takes the place of its content.
 
     Raises
@@ -124,6 +126,8 @@ def _digest(source: Source) -> str:
     state = hashlib.sha256(f"{type(source).__name__} {source.shape} {source.dtype}".encode())
     if isinstance(source, ArraySource):
         state.update(np.ascontiguousarray(source.array, dtype=source.dtype).data)
+    elif isinstance(source, TiffStackSource):
+        state.update(source.digest.encode())
     elif isinstance(source, ZarrSource):
         store = open_store(source.address)
         for key in METADATA_KEYS:
@@ -147,9 +151,32 @@ def _stored_files(
     if isinstance(source, ZarrSource):
         chunks = _sampled_chunks(source, positions)
         return tuple(dict.fromkeys(_stored_file(source, index) for index in chunks))
+    if isinstance(source, TiffStackSource):
+        return _files_of_stack(source, positions)
     if isinstance(source, ArraySource) or not location:
         return ()
     return (StoredFile("", _file_state(location), (0,) * len(source.shape), source.shape),)
+
+
+def _files_of_stack(source: TiffStackSource, positions: Sequence[Sequence[int]]) -> tuple[StoredFile, ...]:
+    """Look at the first, the middle and the last file of those used, along every axis that files make."""
+    paired = list(zip(source.axes, positions, strict=True))
+    picked = [
+        sorted({used[0], used[len(used) // 2], used[-1]})
+        for axis, used in paired
+        if axis not in source.file_axes
+    ]
+    found = []
+    for index in itertools.product(*picked):
+        left = iter(index)
+        start = tuple(0 if axis in source.file_axes else next(left) for axis in source.axes)
+        stop = tuple(
+            n if axis in source.file_axes else first + 1
+            for axis, n, first in zip(source.axes, source.shape, start, strict=True)
+        )
+        path = source.file(index)
+        found.append(StoredFile(source.name(index), _file_state(path), start, stop))
+    return tuple(found)
 
 
 def _stored_file(source: ZarrSource, index: tuple[int, ...]) -> StoredFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import tempfile
@@ -23,6 +24,7 @@ __all__ = [
     "FORMAT",
     "INCOMPLETE",
     "check_output_path",
+    "check_writable",
     "default_output",
     "is_incomplete",
     "is_own_output",
@@ -159,7 +161,7 @@ def check_output_path(path: PlaceLike, *, overwrite: bool = False, input_locatio
     elif isinstance(target, Path) and os.path.lexists(target) and not target.is_dir():
         raise OutputError(f"{target} exists and is not a folder; choose another output.")
     if isinstance(target, Path):
-        _check_writable(target)
+        check_writable(target)
     else:
         _check_puts(target)
 
@@ -178,8 +180,14 @@ def _check_apart(target: Place, source: Place) -> None:
         raise OutputError(f"the input {source} lies inside the output {target}; choose another output.")
 
 
-def _check_writable(target: Path) -> None:
-    """Try to make a folder where the output will be: permissions alone do not tell (read-only disks)."""
+def check_writable(target: Path) -> None:
+    """Try to make a folder where the output will be: permissions alone do not tell (read-only disks).
+
+    Raises
+    ------
+    OutputError
+        if that cannot be done
+    """
     folder = target if target.is_dir() else target.parent
     while not os.path.lexists(folder):
         folder = folder.parent
@@ -262,9 +270,14 @@ def remove_output(path: PlaceLike) -> None:
 
 
 def default_output(location: str) -> Path:
-    """Name the result: NAME.deconvolved.ome.zarr beside a local input, in this folder for a URL."""
+    """Name the result: NAME.deconvolved.ome.zarr beside a local input, in this folder for a URL.
+
+    A pattern for a series of files takes the name of their folder.
+    """
     location = location.removeprefix("file://")
     remote = "://" in location
+    while glob.has_magic(location) and not remote and not os.path.exists(location):
+        location = os.path.dirname(os.path.abspath(location))
     name = PurePosixPath(shown_url(location).rstrip("/")).name if remote else Path(location).resolve().name
     for ending in ENDINGS:
         if name.lower().endswith(ending):

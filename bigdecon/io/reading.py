@@ -12,20 +12,28 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bigdecon.addresses import shown_url
-from bigdecon.errors import VolumeError
+from bigdecon.errors import OptionError, VolumeError
 from bigdecon.io.image_file import ImageFile, ImageInfo
 from bigdecon.io.stores import is_url, resolve
 from bigdecon.io.tiff_source import open_tiff_image
+from bigdecon.io.tiff_stack import TIFF_ENDINGS, is_pattern, is_tiff_folder, open_tiff_stack
 from bigdecon.io.zarr_image import open_zarr_image
 from bigdecon.io.zarr_source import ZarrSource
-from bigdecon.volume import Channel, Source, Volume
+from bigdecon.volume import Box, Channel, Source, Volume
 
-__all__ = ["ChannelChoice", "LevelSummary", "VolumeSummary", "inspect_volume", "open_volume"]
+__all__ = [
+    "ChannelChoice",
+    "LevelSummary",
+    "VolumeSummary",
+    "choose_channels",
+    "inspect_volume",
+    "open_volume",
+    "parse_roi",
+]
 
 ChannelChoice = int | str | Sequence[int | str]
 """One channel or several, by index from 0 or by name."""
 
-TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk")
 FILES_TO_COUNT = 20_000
 
 
@@ -37,12 +45,14 @@ def open_volume(
     timepoint: int | None = None,
     voxel_size_um: Sequence[float] | None = None,
     follow_links: bool = False,
+    stack: str | None = None,
 ) -> Volume:
-    """Open an OME-Zarr, plain Zarr, TIFF, OME-TIFF or ImageJ TIFF image lazily.
+    """Open an OME-Zarr, plain Zarr, TIFF, OME-TIFF or ImageJ TIFF image, or a series of TIFFs, lazily.
 
     Parameters
     ----------
-    path : local path, or http(s):// or s3:// address (S3 without credentials is read anonymously)
+    path : local path, or http(s):// or s3:// address (S3 without credentials is read anonymously); for a
+        series of TIFF files their folder, or a pattern such as "planes/*.tif"
     level : resolution level, 0 the finest
     channel : which channels to keep, by index from 0 or by name; all by default. The axis stays.
     timepoint : which time point to keep, from 0; all by default. The axis stays.
@@ -50,13 +60,17 @@ def open_volume(
         goes before what the file says
     follow_links : whether links inside a local Zarr store may lead out of it; the store itself may always
         be reached by one
+    stack : for a series of files, what the numbers in their names mean, in their order: t, c or z each, such
+        as "tz"; told by the names if it is not given
 
     Raises
     ------
     VolumeError
         if there is no readable image, or no such level, channel or time point
+    OptionError
+        if the names of a series do not tell what their numbers mean
     """
-    image = open_image(path, follow_links=follow_links)
+    image = open_image(path, follow_links=follow_links, stack=stack)
     info = image.info
     if not 0 <= level < len(info.levels):
         raise VolumeError(
@@ -83,7 +97,9 @@ def open_volume(
     return _select(volume, channel, timepoint)
 
 
-def open_image(path: str | os.PathLike[str], *, follow_links: bool = False) -> ImageFile:
+def open_image(
+    path: str | os.PathLike[str], *, follow_links: bool = False, stack: str | None = None
+) -> ImageFile:
     """Find out what kind of image lies at a path or URL and read its metadata.
 
     Raises
@@ -95,13 +111,43 @@ def open_image(path: str | os.PathLike[str], *, follow_links: bool = False) -> I
     if is_url(location):
         is_tiff = urlsplit(location).path.lower().endswith(TIFF_ENDINGS)
         return open_tiff_image(location) if is_tiff else open_zarr_image(location)
+    if is_pattern(location):
+        return open_tiff_stack(location, stack)
     if not os.path.exists(location):
         raise VolumeError(f"there is no file or folder {location}.")
     if os.path.isdir(location):
+        if os.access(location, os.R_OK) and is_tiff_folder(location):
+            return open_tiff_stack(location, stack)
         return open_zarr_image(location, follow_links=follow_links)
     if os.path.basename(location) in ("zarr.json", ".zattrs", ".zgroup", ".zarray"):
         return open_zarr_image(os.path.dirname(location), follow_links=follow_links)
     return open_tiff_image(location)
+
+
+def parse_roi(text: str, axes: str) -> Box:
+    """Read a region of interest, "z0:z1,y0:y1,x0:x1"; a bound that is left out is the image's edge.
+
+    Raises
+    ------
+    OptionError
+        if it is not of that form
+    """
+    parts = [part.split(":") for part in text.split(",")]
+    try:
+        bounds = [tuple(int(b) if b.strip() else None for b in part) for part in parts]
+        if len(bounds) != len(axes) or any(len(b) != 2 for b in bounds):
+            raise ValueError
+    except ValueError:
+        form = ",".join(f"{axis}0:{axis}1" for axis in axes)
+        raise OptionError(
+            f"the ROI {text!r} is not understood; give {form} in voxels, counted from 0."
+        ) from None
+    return tuple(slice(*b) for b in bounds)
+
+
+def choose_channels(typed: Sequence[str]) -> ChannelChoice | None:
+    """Turn channels as typed, names or indices, into a choice; none means all."""
+    return [int(c) if c.isdecimal() else c for c in typed] or None
 
 
 def _count(n: int, noun: str) -> str:
@@ -216,7 +262,9 @@ class VolumeSummary:
         return asdict(self)
 
 
-def inspect_volume(path: str | os.PathLike[str], *, follow_links: bool = False) -> VolumeSummary:
+def inspect_volume(
+    path: str | os.PathLike[str], *, follow_links: bool = False, stack: str | None = None
+) -> VolumeSummary:
     """Read an image's metadata, and no voxels; parameters as for `open_volume`.
 
     Raises
@@ -224,7 +272,7 @@ def inspect_volume(path: str | os.PathLike[str], *, follow_links: bool = False) 
     VolumeError
         if there is no readable image
     """
-    image = open_image(path, follow_links=follow_links)
+    image = open_image(path, follow_links=follow_links, stack=stack)
     info = image.info
     sources = [image.source(i) for i in range(len(info.levels))]
     levels = tuple(
@@ -271,6 +319,8 @@ def _stored_bytes(location: str) -> int | None:
     root = Path(location)
     if root.is_file():
         return root.stat().st_size
+    if not root.is_dir():  # a pattern
+        return None
     total, count = 0, 0
     for folder, _, names in os.walk(root):
         count += len(names)

@@ -11,7 +11,10 @@ from bigdecon.io.ome_metadata import TIME_UNITS, UM_PER_UNIT, clean_color
 from bigdecon.untrusted import clean_text
 from bigdecon.volume import Channel
 
-__all__ = ["TiffMetadata", "read_tiff_metadata"]
+__all__ = ["NAMESPACE", "TiffMetadata", "read_tiff_metadata"]
+
+NAMESPACE = "bigdecon"
+"""Of the annotation, in the OME-XML of TIFF files that bigdecon wrote, with what OME-XML has no place for."""
 
 PLAUSIBLE_PIXEL_UM = (1e-4, 100.0)
 """Resolution tags outside this range describe a print (72 dots an inch), not a microscope image."""
@@ -27,12 +30,17 @@ class TiffMetadata:
     channels : names and colours, as far as given
     time_step : interval between time points in `time_unit`
     time_unit : full name of a unit of time
+    axes : letters of all axes, those of one voxel as well; empty where the file does not tell
+    origin : place of the first voxel's centre along the spatial axes, in micrometres, or in voxels where
+        their size is unknown; empty where the file does not tell
     """
 
     size_um: tuple[float | None, float | None, float | None] = (None, None, None)
     channels: tuple[Channel, ...] = ()
     time_step: float | None = None
     time_unit: str = "second"
+    axes: str = ""
+    origin: tuple[float, ...] = ()
 
 
 def read_tiff_metadata(tiff: Any, series: Any) -> TiffMetadata:
@@ -111,12 +119,34 @@ def _from_ome(xml: str) -> TiffMetadata:
     if pixels is None:
         return TiffMetadata()
     unit = clean_text(pixels.get("TimeIncrementUnit", "s"))
+    own = _own_notes(root)
+    axes = own.get("axes", "")
     return TiffMetadata(
         size_um=(_ome_size(pixels, "Z"), _ome_size(pixels, "Y"), _ome_size(pixels, "X")),
         channels=tuple(_ome_channel(c, i) for i, c in enumerate(pixels.findall("{*}Channel"))),
         time_step=_positive(pixels.get("TimeIncrement")),
         time_unit=TIME_UNITS.get(unit, unit),
+        axes=axes if axes.endswith("yx") and axes == "".join(a for a in "tczyx" if a in axes) else "",
+        origin=_numbers(own.get("origin", "")),
     )
+
+
+def _own_notes(root: ElementTree.Element) -> dict[str, str]:
+    """Read what bigdecon notes in its own files, for which OME-XML has no place."""
+    for annotation in root.findall("{*}StructuredAnnotations/{*}MapAnnotation"):
+        if annotation.get("Namespace") == NAMESPACE:
+            entries = annotation.findall("{*}Value/{*}M")
+            return {str(entry.get("K")): clean_text(entry.text or "") for entry in entries}
+    return {}
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Read finite numbers between spaces; none where there is anything else."""
+    try:
+        numbers = tuple(float(part) for part in text.split())
+    except ValueError:
+        return ()
+    return numbers if all(map(math.isfinite, numbers)) else ()
 
 
 def _ome_size(pixels: ElementTree.Element, axis: str) -> float | None:

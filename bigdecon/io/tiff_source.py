@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from bigdecon.errors import ReadError, VolumeError
 from bigdecon.io.image_file import ImageInfo, LevelInfo, check_planes
 from bigdecon.io.remote_file import RemoteFile
 from bigdecon.io.stores import is_url
+from bigdecon.io.tiff_axes import known_axes
 from bigdecon.io.tiff_limits import SegmentLimits, check_extent
 from bigdecon.io.tiff_metadata import TiffMetadata, read_tiff_metadata
 from bigdecon.tiff_safety import check_ome_xml, check_pages, open_quietly
@@ -278,10 +279,15 @@ class TiffImage:
     ----------
     info : what the file says about itself
     sources : one for each level
+    size_um : of a voxel along z, y and x in micrometres, as far as the file tells, which may be less or more
+        than its axes
+    time_step : interval between time points, whether or not there are several in this file
     """
 
     info: ImageInfo
     sources: tuple[TiffSource, ...]
+    size_um: tuple[float | None, float | None, float | None] = (None, None, None)
+    time_step: float | None = None
 
     def source(self, level: int) -> TiffSource:
         """Describe the array of one level."""
@@ -300,7 +306,8 @@ def open_tiff_image(location: str) -> TiffImage:
         try:
             series = tiff.series[0]
             metadata = read_tiff_metadata(tiff, series)
-            sources = tuple(_describe(location, s, i) for i, s in enumerate(series.levels))
+            described = (_describe(location, s, i) for i, s in enumerate(series.levels))
+            sources = tuple(_with_axes(source, metadata.axes) for source in described)
             if is_url(location):  # some servers only send whole files: find out now
                 sources[0][tuple(slice(n - 1, n) for n in sources[0].shape)]
         except VolumeError:
@@ -310,7 +317,8 @@ def open_tiff_image(location: str) -> TiffImage:
         n_images = len(tiff.series)
         notes = (f"The file holds {n_images} images; the first is taken.",) if n_images > 1 else ()
         kind = {"ome": "OME-TIFF", "imagej": "ImageJ TIFF"}.get(series.kind, "TIFF")
-    return TiffImage(_info(location, kind, metadata, sources, notes), sources)
+    info = _info(location, kind, metadata, sources, notes)
+    return TiffImage(info, sources, metadata.size_um, metadata.time_step)
 
 
 def _info(
@@ -324,9 +332,11 @@ def _info(
     for source in sources:
         ratio = [full / size for full, size in zip(sources[0].shape, source.shape, strict=True)][-n_spatial:]
         size_um = tuple(s * r for s, r in zip(known, ratio, strict=True)) if len(known) == n_spatial else None
-        shift = (0.0,) * n_spatial
-        if size_um is not None:
-            shift = tuple((r - 1) / 2 * s for s, r in zip(known, ratio, strict=True))
+        origin = metadata.origin if len(metadata.origin) == n_spatial else (0.0,) * n_spatial
+        step = known if size_um is not None else (1.0,) * n_spatial
+        shift = tuple(o + (r - 1) / 2 * s for o, s, r in zip(origin, step, ratio, strict=True))
+        if size_um is None:  # the shift is in voxels of this level then
+            shift = tuple(s / r for s, r in zip(shift, ratio, strict=True))
         levels.append(LevelInfo(str(source.level), size_um, shift))
     return ImageInfo(
         location,
@@ -342,7 +352,7 @@ def _info(
 
 
 def _describe(location: str, series: Any, level: int) -> TiffSource:
-    file_axes = _known_axes(location, series)
+    file_axes = known_axes(location, series)
     extent = dict(zip(file_axes, series.shape, strict=True))
     axes = "".join(axis for axis in "tczyx" if axis in extent)
     shape = tuple(int(extent[axis]) for axis in axes)
@@ -369,6 +379,16 @@ def _describe(location: str, series: Any, level: int) -> TiffSource:
     return TiffSource(location, 0, level, file_axes, axes, shape, dtype.newbyteorder("="), chunks, plain)
 
 
+def _with_axes(source: TiffSource, axes: str) -> TiffSource:
+    """Give a source axes of one voxel that tifffile leaves out, where the file says that they are there."""
+    if not set(source.axes) < set(axes):
+        return source
+    extent = dict(zip(source.axes, source.shape, strict=True))
+    chunk = dict(zip(source.axes, source.chunks, strict=True))
+    shape, chunks = tuple(extent.get(a, 1) for a in axes), tuple(chunk.get(a, 1) for a in axes)
+    return replace(source, axes=axes, shape=shape, chunks=chunks)
+
+
 def _try_to_decode(location: str, page: Any) -> None:
     """Find out before the work starts whether a decoder for the compression is installed."""
     try:
@@ -378,22 +398,3 @@ def _try_to_decode(location: str, page: Any) -> None:
             f"{location} is compressed in a way that cannot be read here ({reason(error)}); "
             "install the package imagecodecs, or save the image uncompressed or as OME-Zarr."
         ) from error
-
-
-def _known_axes(location: str, series: Any) -> str:
-    """Give the file's axes in lower case; one unnamed axis before y and x counts as z."""
-    letters = str(series.axes).upper()
-    unknown = [letter for letter in letters if letter not in "TCZYX"]
-    if len(unknown) == 1 and unknown[0] in "IQ" and "Z" not in letters:
-        letters, unknown = letters.replace(unknown[0], "Z"), []
-    if "S" in unknown:
-        raise VolumeError(
-            f"{location} is a colour image (axes {letters}, shape {series.shape}); "
-            "save its channels as separate grey planes."
-        )
-    if unknown or len(set(letters)) != len(letters) or not letters.endswith("YX"):
-        raise VolumeError(
-            f"{location} has the axes {letters} with shape {series.shape}; "
-            "they must be some of T, C, Z, Y, X with Y, X at the end: save it as OME-TIFF or OME-Zarr."
-        )
-    return letters.lower()

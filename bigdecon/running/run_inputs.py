@@ -13,42 +13,20 @@ from bigdecon.config import RunConfig
 from bigdecon.errors import ModelError, OptionError, VolumeError
 from bigdecon.io.image_file import decoded_chunk_bytes
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
-from bigdecon.io.reading import open_volume
+from bigdecon.io.reading import ChannelChoice, choose_channels, open_volume, parse_roi
 from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
 from bigdecon.optics.models import LARGEST_VOXEL_UM
 from bigdecon.optics.psf import PSF, load_psf, psf_from_array
 from bigdecon.storage import places
 from bigdecon.storage.places import Place, as_place
-from bigdecon.volume import Box, Volume
+from bigdecon.volume import Volume
 
 __all__ = ["load_models", "load_psfs", "open_input", "parse_roi", "psf_of"]
 
 
-def parse_roi(text: str, axes: str) -> Box:
-    """Read a region of interest, "z0:z1,y0:y1,x0:x1"; a bound that is left out is the image's edge.
-
-    Raises
-    ------
-    OptionError
-        if it is not of that form
-    """
-    parts = [part.split(":") for part in text.split(",")]
-    try:
-        bounds = [tuple(int(b) if b.strip() else None for b in part) for part in parts]
-        if len(bounds) != len(axes) or any(len(b) != 2 for b in bounds):
-            raise ValueError
-    except ValueError:
-        form = ",".join(f"{axis}0:{axis}1" for axis in axes)
-        raise OptionError(
-            f"the ROI {text!r} is not understood; give {form} in voxels, counted from 0."
-        ) from None
-    return tuple(slice(*b) for b in bounds)
-
-
 def open_input(config: RunConfig) -> Volume:
     """Open the image, and choose of it what was asked for."""
-    chosen = [int(c) if c.isdecimal() else c for c in config.channel]
-    selection = (config.level, chosen or None, config.timepoint)
+    selection = (config.level, choose_channels(config.channel), config.timepoint)
     volume = _open_selected(config.input, *selection, None, config.follow_links)
     if config.voxel_size:
         # An image without z leaves the first of three values aside.
@@ -78,7 +56,7 @@ def _check_chunks(volume: Volume) -> None:
 def _open_selected(
     path: str,
     level: int,
-    channel: list[int | str] | None,
+    channel: ChannelChoice | None,
     timepoint: int | None,
     voxel_size_um: tuple[float, ...] | None,
     follow_links: bool,

@@ -117,7 +117,7 @@ def run_status(path: PlaceLike) -> RunStatus:
     missing = tuple(
         (key, fault) for key, entry in scan.faulty.items() if key.level == 0 for fault in entry.faults
     )
-    networks = 0 if _method(record) in CLASSICAL else work.layout.n_channels
+    networks = 0 if _method(record) in (*CLASSICAL, "convert") else work.layout.n_channels
     done = sum(level.done for level in levels) == sum(level.total for level in levels)
     written = all(key in known for level in range(len(work.layout.levels)) for key in work.keys(level))
     return RunStatus(
