@@ -123,6 +123,8 @@ def run(
             Lease(plan.bookkeeping).refuse_living()  # before workers are called, which may take a while
         refuse_too_little_memory(plan, workers_planned(config, plan.device, workforce.running))
         connection = workforce.call()
+        connection.page.begin(str(plan.output.name))
+        listener = connection.page.beside(listener)
         lease = _open_output(plan, stack, command)
         models = _train(plan, connection, listener, lease)
         walked = restore_regions(plan, connection, models, listener, lease)
@@ -224,6 +226,7 @@ def _train_channel(
     plan: RunPlan, training: Training, channel: int, connection: Connection, listener: Listener
 ) -> Checkpoint:
     name = f"train channel {channel}" if plan.volume.n_channels > 1 else "train"
+    task_name = f"train-{channel}"  # Dask groups and colours by what precedes a number
     state = plan.bookkeeping / "training" / f"channel-{channel}.safetensors"
     threads = connection.threads_per_worker
     setting = (plan.psfs[channel], training, channel, plan.device, plan.stats[channel])
@@ -232,7 +235,7 @@ def _train_channel(
     trained: dict[int, Checkpoint] = {}
     with stage(name, training.steps, listener), subscribe(connection.client, listener, run_id):
         workers = able_workers(plan, connection)
-        task = Task(channel, lambda: work, name.replace(" ", "-"), TRAINING_REMEDY, workers)
+        task = Task(channel, lambda: work, task_name, TRAINING_REMEDY, workers)
         patience = connection.patience_seconds
         run_tasks(
             connection.client, [task], in_flight=1, on_done=trained.__setitem__, patience_seconds=patience
