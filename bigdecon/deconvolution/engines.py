@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from uuid import uuid4
 
 import dask.array as da
@@ -48,9 +48,11 @@ class DaskSource:
     Attributes
     ----------
     array : the lazy array, one axis for every axis of the volume
+    computes : tells that reading means work
     """
 
     array: da.Array
+    computes: ClassVar[bool] = True
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -42,6 +42,7 @@ __all__ = [
     "PSFSymmetries",
     "check_psf",
     "find_centre",
+    "full_widths",
     "load_psf",
     "psf_from_array",
     "read_psf_file",
@@ -92,6 +93,20 @@ class PSF:
     def radius(self) -> tuple[int, ...]:
         """Voxels on either side of the centre, for every axis."""
         return tuple(n // 2 for n in self.array.shape)
+
+    def __repr__(self) -> str:
+        """Describe the PSF in a line."""
+        size = self.voxel_size_um
+        voxels = (
+            "unknown voxel size" if size is None else f"voxels of {' × '.join(f'{s:g}' for s in size)} µm"
+        )
+        return f"<PSF {self.name}: {' × '.join(map(str, self.array.shape))}, {voxels}>"
+
+    def _repr_html_(self) -> str:
+        """Show sections and a table in notebooks."""
+        from bigdecon.optics.psf_display import psf_html
+
+        return psf_html(self)
 
 
 @dataclass(frozen=True)
@@ -269,7 +284,7 @@ def check_psf(
     psf = psf_from_array(
         array, voxel_size_um=volume_voxel_size_um or own, psf_voxel_size_um=own, ndim=data.ndim, name=name
     )
-    centre, widths = find_centre(clean), _fwhm(clean)
+    centre, widths = find_centre(clean), full_widths(clean)
     reach = [n if w is None else w for n, w in zip(clean.shape, widths, strict=True)]
     return PSFReport(
         shape=data.shape,
@@ -290,8 +305,11 @@ def _alike(a: Array, b: Array) -> bool:
     return bool(np.abs(a - b).sum(dtype=np.float64) < SYMMETRIC_WITHIN * a.sum(dtype=np.float64))
 
 
-def _fwhm(data: Array) -> tuple[float | None, ...]:
-    """Width of the stretch above half of the maximum along lines through the brightest voxel."""
+def full_widths(data: Array) -> tuple[float | None, ...]:
+    """Measure the stretch above half of the maximum along lines through the brightest voxel, in voxels.
+
+    None for an axis along which the array ends before.
+    """
     peak = tuple(int(i) for i in np.unravel_index(int(np.argmax(data)), data.shape))
     widths: list[float | None] = []
     for axis in range(data.ndim):
