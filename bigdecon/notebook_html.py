@@ -23,22 +23,23 @@ MOST_PIXELS = 192
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#bbbbbb"  # of Okabe and Ito: colour-blind readers tell them
 
 
-def card(title: str, rows: Rows, picture: str = "", note: str = "") -> str:
-    """Put a title, a picture beside a table, and a sentence together.
+def card(title: str, rows: Rows, picture: str = "", note: str = "", code: str = "") -> str:
+    """Put a title, a picture beside a table, a sentence and some code together.
 
     Parameters
     ----------
-    title, note : plain text
+    title, note, code : plain text
     rows : heading and plain text; a heading that is empty continues the last
     picture : HTML
     """
     cells = "".join(
-        f'<tr><td style="text-align:left;vertical-align:top;opacity:.7;white-space:nowrap">{escape(heading)}'
-        f'</td><td style="text-align:left;overflow-wrap:anywhere">{escape(text)}</td></tr>'
+        f'<tr><td style="text-align:left;vertical-align:top;opacity:.7;white-space:nowrap;padding:1px 12px 1px 0">{escape(heading)}'
+        f'</td><td style="text-align:left;overflow-wrap:anywhere;padding:1px 0">{escape(text)}</td></tr>'
         for heading, text in rows
     )
     beside = f'<div style="margin-right:16px">{picture}</div>' if picture else ""
     below = f'<div style="opacity:.8;margin-top:4px">{escape(note)}</div>' if note else ""
+    below += f'<pre style="margin:4px 0">{escape(code)}</pre>' if code else ""
     return (
         f'<div class="bigdecon"><strong>{escape(title)}</strong>'
         f'<div style="display:flex;flex-wrap:wrap;align-items:flex-start;margin-top:4px">{beside}'
@@ -46,7 +47,9 @@ def card(title: str, rows: Rows, picture: str = "", note: str = "") -> str:
     )
 
 
-def grey_picture(image: NDArray[np.generic], caption: str = "", aspect: float = 1.0) -> str:
+def grey_picture(
+    image: NDArray[np.generic], caption: str = "", aspect: float = 1.0, longest: int = MOST_PIXELS
+) -> str:
     """Draw a 2D image, stretched from its darkest to its brightest percentile.
 
     Parameters
@@ -54,6 +57,7 @@ def grey_picture(image: NDArray[np.generic], caption: str = "", aspect: float = 
     image : (rows, columns)
     caption : plain text
     aspect : height of a pixel over its width
+    longest : extent of the longer side on the page, in pixels
     """
     small = np.asarray(_shrunk(image), np.float32)
     finite = small[np.isfinite(small)]
@@ -61,12 +65,12 @@ def grey_picture(image: NDArray[np.generic], caption: str = "", aspect: float = 
     scaled = (np.nan_to_num(small, nan=low) - low) / max(float(high - low), 1e-30)
     pixels = (255 * np.clip(scaled, 0, 1)).astype(np.uint8)
     height, width = pixels.shape[0] * aspect, float(pixels.shape[1])
-    scale = MOST_PIXELS / max(height, width)
+    scale = longest / max(height, width)
     address = "data:image/png;base64," + base64.b64encode(_png(pixels)).decode()
     words = f'<div style="font-size:85%;opacity:.7">{escape(caption)}</div>' if caption else ""
     return (
-        f'<img src="{address}" alt="{escape(caption or "image")}" width="{max(1, round(width * scale))}" '
-        f'height="{max(1, round(height * scale))}" style="image-rendering:pixelated;margin:0">{words}'
+        f'<div><img src="{address}" alt="{escape(caption or "image")}" width="{max(1, round(width * scale))}" '
+        f'height="{max(1, round(height * scale))}" style="image-rendering:pixelated;margin:0">{words}</div>'
     )
 
 

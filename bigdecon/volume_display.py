@@ -20,10 +20,8 @@ __all__ = ["DisplayedVolume", "describe_volume", "thumbnail"]
 MOST_BYTES = 8 * 2**20
 """That a thumbnail reads, in whole chunks."""
 
-CROP = (
-    "Nothing has been computed yet. A crop computes the blocks that it touches, and no others: "
-    "part = volume.crop((slice(0, 16), slice(0, 256), slice(0, 256))); numpy.asarray(part)"
-)
+LAZY = "Nothing has been computed yet. A crop computes the blocks that it touches, and no others:"
+CROP = "numpy.asarray(volume.crop((slice(0, 16), slice(0, 256), slice(0, 256))))"
 
 
 class DisplayedVolume:
@@ -40,8 +38,8 @@ class DisplayedVolume:
         """Show a table and a thumbnail."""
         volume = cast("Volume", self)
         crop = CROP if len(volume.spatial_axes) == 3 else CROP.replace("slice(0, 16), ", "")
-        note = crop if _is_computed_by_dask(volume) else ""
-        return card(f"Volume {volume.name}", describe_volume(volume), thumbnail(volume), note)
+        hint = (LAZY, crop) if _is_computed_by_dask(volume) else ()
+        return card(f"Volume {volume.name}", describe_volume(volume), thumbnail(volume), *hint)
 
 
 def describe_volume(volume: Volume) -> list[tuple[str, str]]:
@@ -94,9 +92,9 @@ def _draw(volume: Volume) -> str:
         if _cost(source, plane) <= MOST_BYTES:
             return _picture(source, plane, words, volume)
     while _cost(root, plane := _middle(place, root, stack.axes)) > MOST_BYTES:
+        if all(part.stop - part.start < 4 for part in place[-2:]):
+            return ""  # chunks too large even for a look
         place = tuple(_halved(part) if a in "yx" else part for a, part in zip(stack.axes, place, strict=True))
-        if all(part.stop - part.start <= 1 for part in place[-2:]):
-            return ""
         words = "middle of the middle plane"
     return _picture(root, plane, words, volume)
 
@@ -116,7 +114,7 @@ def _middle(place: Sequence[slice], source: Source, axes: str) -> list[slice]:
 
 def _halved(part: slice) -> slice:
     quarter = (part.stop - part.start) // 4
-    return slice(part.start + quarter, max(part.start + quarter + 1, part.stop - quarter))
+    return slice(part.start + quarter, part.stop - quarter)
 
 
 def _cost(source: Source, selection: Sequence[slice]) -> int:

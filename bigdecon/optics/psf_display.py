@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["psf_html"]
 
+MOST_PIXELS = 160
+SCALE = '<div style="font-size:85%;opacity:.7">brightness by its square root</div>'
 MOST_VOXELS = 2**24
 """Of larger PSFs the widths are not measured."""
 
@@ -35,8 +37,12 @@ def _sections(psf: PSF) -> str:
     middle = [n // 2 for n in array.shape]
     if psf.ndim == 2:
         return grey_picture(array, "brightness by its square root", size[0] / size[1])
-    lateral = grey_picture(array[middle[0]], "xy, brightness by its square root", size[1] / size[2])
-    return lateral + grey_picture(array[:, middle[1]], "xz", size[0] / size[2])
+    lateral, axial = array[middle[0]], array[:, middle[1]]
+    width = array.shape[2] * size[2]
+    scale = MOST_PIXELS / max(width, *(n * s for n, s in zip(array.shape, size, strict=True)))
+    xy = grey_picture(lateral, "xy", size[1] / size[2], round(scale * max(width, array.shape[1] * size[1])))
+    xz = grey_picture(axial, "xz", size[0] / size[2], round(scale * max(width, array.shape[0] * size[0])))
+    return f'<div style="display:flex;gap:8px;align-items:flex-start">{xy}{xz}</div>{SCALE}'
 
 
 def _widths(widths: Sequence[float | None], size: Sequence[float] | None) -> str:

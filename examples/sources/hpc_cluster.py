@@ -77,7 +77,7 @@ result = run(
         method="richardson-lucy",
         iterations=10,
         background=0.0,
-        sieve=0.0,
+        sieve=1.0,
         cluster=str(scheduler_file),
     )
 )

@@ -48,7 +48,7 @@ config = RunConfig(
     method="richardson-lucy",
     iterations=10,
     background=0.0,
-    sieve=0.0,
+    sieve=1.0,
 )
 result = run(config)
 result
