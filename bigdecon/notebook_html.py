@@ -33,7 +33,8 @@ def card(title: str, rows: Rows, picture: str = "", note: str = "", code: str = 
     picture : HTML
     """
     cells = "".join(
-        f'<tr><td style="text-align:left;vertical-align:top;opacity:.7;white-space:nowrap;padding:1px 12px 1px 0">{escape(heading)}'
+        '<tr><td style="text-align:left;vertical-align:top;opacity:.7;white-space:nowrap;'
+        f'padding:1px 12px 1px 0">{escape(heading)}'
         f'</td><td style="text-align:left;overflow-wrap:anywhere;padding:1px 0">{escape(text)}</td></tr>'
         for heading, text in rows
     )
@@ -69,7 +70,8 @@ def grey_picture(
     address = "data:image/png;base64," + base64.b64encode(_png(pixels)).decode()
     words = f'<div style="font-size:85%;opacity:.7">{escape(caption)}</div>' if caption else ""
     return (
-        f'<div><img src="{address}" alt="{escape(caption or "image")}" width="{max(1, round(width * scale))}" '
+        f'<div><img src="{address}" alt="{escape(caption or "image")}" '
+        f'width="{max(1, round(width * scale))}" '
         f'height="{max(1, round(height * scale))}" style="image-rendering:pixelated;margin:0">{words}</div>'
     )
 

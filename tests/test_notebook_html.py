@@ -99,7 +99,11 @@ def test_a_picture_of_one_value_is_drawn(value):
 def test_names_are_escaped_everywhere():
     volume = Volume.from_array(np.ones((2, 3), np.uint8), name=NASTY)
     psf = replace(make_gaussian(), name=NASTY, corrections=(NASTY,))
-    for html in (card(NASTY, [(NASTY, NASTY)], note=NASTY, code=NASTY), volume._repr_html_(), psf._repr_html_()):
+    for html in (
+        card(NASTY, [(NASTY, NASTY)], note=NASTY, code=NASTY),
+        volume._repr_html_(),
+        psf._repr_html_(),
+    ):
         assert "<script" not in html
         Balanced(html)
 

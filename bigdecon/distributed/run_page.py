@@ -29,7 +29,7 @@ __all__ = ["PATH", "RunPage", "add_page"]
 PATH = "/bigdecon"
 PERIOD_MS = 1000
 MOST_WORKERS = 24
-MAP_WIDTH, MAP_HEIGHT, MAP_LEAST = 520, 330, 40  # in pixels
+MAP_WIDTH, MAP_HEIGHT, MAP_LEAST = 480, 320, 40  # in pixels
 
 WAITING, DONE, FLYING, MISSING = "#e6e6e6", "#0072B2", "#E69F00", "#D55E00"
 LOSS, HELD_OUT = "#0072B2", "#D55E00"
@@ -111,7 +111,9 @@ class RunPage:
         self._held_out = ColumnDataSource({"step": [], "error": []})
         self._speeds = ColumnDataSource({"worker": [], "speed": [], "text": []})
         self._head = Div(sizing_mode="stretch_width", stylesheets=[":host > div { width: 100%; }"])
-        self._messages = Div(sizing_mode="stretch_width", height=240, styles={"overflow-y": "auto"})
+        self._messages = Div(
+            sizing_mode="stretch_width", min_width=300, height=240, styles={"overflow-y": "auto"}
+        )
         self._map, self._curve, self._bars = self._map_figure(), self._curve_figure(), self._bar_figure()
         self._legend = Div(text=_legend())
 
@@ -126,8 +128,14 @@ class RunPage:
                     column(self._map, self._legend),
                     self._curve,
                     sizing_mode="stretch_width",
+                    styles={"flex-wrap": "wrap"},
                 ),
-                row(self._bars, self._messages, sizing_mode="stretch_width"),
+                row(
+                    self._bars,
+                    self._messages,
+                    sizing_mode="stretch_width",
+                    styles={"flex-wrap": "wrap"},
+                ),
                 sizing_mode="stretch_width",
             )
         )
@@ -170,7 +178,7 @@ class RunPage:
         if curve is None:
             return
         self._curve.title.text = f"Loss, {curve.name}"
-        self._curve.x_range.end = max(1, curve.steps)
+        self._curve.x_range.end = 1.02 * max(1, curve.steps)
         kept = [(step, loss) for step, loss, _ in curve.points if loss > 0]
         self._losses.data = {"step": [s for s, _ in kept], "loss": [v for _, v in kept]}
         measured = {error: step for step, _, error in reversed(curve.points) if error and error > 0}
@@ -187,14 +195,14 @@ class RunPage:
         names = [worker.rpartition("://")[2] for worker, _ in shown]
         total = sum(speed for _, speed in speeds)
         many = "1 worker" if len(speeds) == 1 else f"{len(speeds)} workers"
-        self._bars.title.text = f"Million voxels per second: {_mega(total)} by {many}"
+        self._bars.title.text = f"Voxels per second: {_short(total)} by {many}"
         if list(self._bars.y_range.factors) != names[::-1]:
             self._bars.y_range.factors = names[::-1]
             self._bars.height = 110 + 22 * len(names)
         self._speeds.data = {
             "worker": names,
-            "speed": [speed / 1e6 for _, speed in shown],
-            "text": [_mega(speed) for _, speed in shown],
+            "speed": [speed for _, speed in shown],
+            "text": [_short(speed) for _, speed in shown],
         }
 
     def _map_figure(self) -> Any:
@@ -221,6 +229,7 @@ class RunPage:
     def _curve_figure(self) -> Any:
         plot: Any = figure(
             height=380,
+            min_width=340,
             sizing_mode="stretch_width",
             y_axis_type="log",
             x_axis_label="step",
@@ -243,7 +252,12 @@ class RunPage:
 
     def _bar_figure(self) -> Any:
         plot: Any = figure(
-            height=240, sizing_mode="stretch_width", y_range=FactorRange(), tools="", toolbar_location=None
+            height=240,
+            min_width=340,
+            sizing_mode="stretch_width",
+            y_range=FactorRange(),
+            tools="",
+            toolbar_location=None,
         )
         plot.hbar("worker", right="speed", height=0.6, source=self._speeds, color=DONE, line_color=None)
         plot.text(
@@ -256,8 +270,8 @@ class RunPage:
             text_font_size="12px",
             text_color=INK,
         )
-        plot.x_range.start, plot.x_range.range_padding = 0, 0.2
-        plot.ygrid.visible = False
+        plot.x_range.start, plot.x_range.range_padding = 0, 0.5
+        plot.grid.visible = plot.xaxis.visible = False
         return _calm(plot)
 
 
@@ -343,8 +357,11 @@ def _messages(state: RunState) -> str:
     )
 
 
-def _mega(speed: float) -> str:
-    return f"{speed / 1e6:.3g}"
+def _short(speed: float) -> str:
+    for size, name in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
+        if speed >= size:
+            return f"{speed / size:.3g}{name}"
+    return f"{speed:.3g}"
 
 
 def _duration(seconds: float) -> str:
