@@ -14,6 +14,7 @@ from html import escape
 from typing import Any
 
 from bigdecon.distributed.progress import (
+    BlockProgress,
     Event,
     Message,
     RegionDone,
@@ -62,7 +63,7 @@ class NotebookProgress:
         with self._lock:
             self._note(event)
             now = time.monotonic()
-            progress = isinstance(event, TrainingProgress | RegionDone)
+            progress = isinstance(event, TrainingProgress | RegionDone | BlockProgress)
             if progress and now < self._shown + PERIOD_S and self._stages and self._stages[-1].part < 1:
                 return
             self._shown = now
@@ -93,9 +94,16 @@ class NotebookProgress:
                 error = "" if event.held_out_error is None else f", held-out error {event.held_out_error:.4g}"
                 step = f"step {event.step} of {event.steps}"
                 self._last.detail = f"{step}, loss {event.loss:.4g}{error}{_left(event.seconds_left)}"
+            case RegionDone() if not event.all_blocks:
+                self._count("region", event.done, event.total, event.seconds_left)
             case RegionDone():
-                self._last.part = event.done / max(1, event.total)
-                self._last.detail = f"region {event.done} of {event.total}{_left(event.seconds_left)}"
+                self._count("block", event.blocks, event.all_blocks, event.seconds_left)
+            case BlockProgress():
+                self._count("block", event.done, event.total, event.seconds_left)
+
+    def _count(self, noun: str, done: int, total: int, seconds_left: float | None) -> None:
+        self._last.part = done / max(1, total)
+        self._last.detail = f"{done} of {total} {noun}{'s' * (total != 1)}{_left(seconds_left)}"
 
     @property
     def _last(self) -> _Stage:

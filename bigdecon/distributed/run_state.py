@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from bigdecon.block_names import BlockPlace
 from bigdecon.distributed.progress import (
+    BlockProgress,
     Event,
     Message,
     RegionDone,
@@ -244,6 +245,11 @@ class RunState:
                 if self.curve is not None:
                     self.curve.add(event)
             case RegionDone():
+                done, total = (
+                    (event.blocks, event.all_blocks) if event.all_blocks else (event.done, event.total)
+                )
+                self._advance(done / max(1, total), event.seconds_left)
+            case BlockProgress():
                 self._advance(event.done / max(1, event.total), event.seconds_left)
             case StageFinished():
                 self.messages.append((_clock(), f"{event.name}: done in {event.seconds:.0f} s", False))
