@@ -14,6 +14,7 @@ from bigdecon.config import CLASSICAL, RunConfig
 from bigdecon.deconvolution.lease import Lease
 from bigdecon.deconvolution.ledger import Fault
 from bigdecon.distributed.cluster import Connection
+from bigdecon.distributed.notebook_progress import NotebookProgress, in_notebook
 from bigdecon.distributed.progress import Listener, Message, stage, subscribe
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import OutputError, RunError
@@ -80,6 +81,17 @@ class RunResult:
         """Folder of the result."""
         return self.plan.output
 
+    def __repr__(self) -> str:
+        """Describe the result in a line."""
+        missing = f", {len(self.missing)} blocks missing" if self.missing else ""
+        return f"<RunResult {self.state}: {self.output}{missing}, {self.seconds:.0f} s>"
+
+    def _repr_html_(self) -> str:
+        """Show a thumbnail of the result and a table in notebooks."""
+        from bigdecon.running.result_display import result_html
+
+        return result_html(self)
+
 
 def run(
     config: RunConfig,
@@ -96,7 +108,8 @@ def run(
     ----------
     config : what to do
     on_plan : gets the plan before anything is written
-    on_event : gets progress, from several threads
+    on_event : gets progress, from several threads; in a notebook it is shown below the cell by default,
+        elsewhere it is not shown
     command : what was typed, for the record of the run
 
     Raises
@@ -107,7 +120,7 @@ def run(
         for failures while running; what is finished is kept
     """
     started = time.monotonic()
-    listener = on_event or (lambda event: None)
+    listener = on_event or _shown_here()
     with ExitStack() as stack:
         workforce = Workforce(config, stack, listener)
         plan = prepare(config, workforce.device, make_tuner(workforce.choosers, workforce.device, listener))
@@ -123,6 +136,8 @@ def run(
             Lease(plan.bookkeeping).refuse_living()  # before workers are called, which may take a while
         refuse_too_little_memory(plan, workers_planned(config, plan.device, workforce.running))
         connection = workforce.call()
+        connection.page.begin(str(plan.output.name))
+        listener = connection.page.beside(listener)
         lease = _open_output(plan, stack, command)
         models = _train(plan, connection, listener, lease)
         walked = restore_regions(plan, connection, models, listener, lease)
@@ -138,6 +153,11 @@ def run(
             models,
             time.monotonic() - started,
         )
+
+
+def _shown_here() -> Listener:
+    """Show progress in a notebook, and nowhere else."""
+    return NotebookProgress() if in_notebook() else lambda event: None
 
 
 def _open_output(plan: RunPlan, stack: ExitStack, command: str) -> Lease:
@@ -224,6 +244,7 @@ def _train_channel(
     plan: RunPlan, training: Training, channel: int, connection: Connection, listener: Listener
 ) -> Checkpoint:
     name = f"train channel {channel}" if plan.volume.n_channels > 1 else "train"
+    task_name = f"train-{channel}"  # Dask groups and colours by what precedes a number
     state = plan.bookkeeping / "training" / f"channel-{channel}.safetensors"
     threads = connection.threads_per_worker
     setting = (plan.psfs[channel], training, channel, plan.device, plan.stats[channel])
@@ -232,7 +253,7 @@ def _train_channel(
     trained: dict[int, Checkpoint] = {}
     with stage(name, training.steps, listener), subscribe(connection.client, listener, run_id):
         workers = able_workers(plan, connection)
-        task = Task(channel, lambda: work, name.replace(" ", "-"), TRAINING_REMEDY, workers)
+        task = Task(channel, lambda: work, task_name, TRAINING_REMEDY, workers)
         patience = connection.patience_seconds
         run_tasks(
             connection.client, [task], in_flight=1, on_done=trained.__setitem__, patience_seconds=patience

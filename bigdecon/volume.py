@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigdecon.errors import VolumeError
+from bigdecon.volume_display import DisplayedVolume
 
 __all__ = ["ArraySource", "Box", "Channel", "Crop", "Source", "Stack", "Take", "Volume"]
 
@@ -212,8 +213,8 @@ class Stack:
         return tuple(slice(fixed[a], fixed[a] + 1) if a in fixed else next(spatial) for a in self.axes)
 
 
-@dataclass(frozen=True)
-class Volume:
+@dataclass(frozen=True, repr=False)
+class Volume(DisplayedVolume):
     """A lazy microscope image.
 
     Attributes

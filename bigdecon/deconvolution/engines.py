@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from uuid import uuid4
 
 import dask.array as da
@@ -22,6 +22,7 @@ from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
+from bigdecon.block_names import COLLECT, DECONVOLVE, block_key
 from bigdecon.config import Engine
 from bigdecon.deconvolution.block import (
     BlockRules,
@@ -47,9 +48,11 @@ class DaskSource:
     Attributes
     ----------
     array : the lazy array, one axis for every axis of the volume
+    computes : tells that reading means work
     """
 
     array: da.Array
+    computes: ClassVar[bool] = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -101,7 +104,7 @@ def deconvolve_stack(
     grid: BlockGrid,
     engine: Literal["map-overlap", "direct"],
     box: Box | None = None,
-    name_hint: str = "deconvolve-block",
+    name_hint: str = DECONVOLVE,
 ) -> da.Array:
     """Deconvolve one channel at one time point lazily, block by block.
 
@@ -141,6 +144,7 @@ def attempt_blocks(
     grid: BlockGrid,
     engine: Literal["map-overlap", "direct"],
     rules: BlockRules,
+    run: str = "",
 ) -> list[Delayed]:
     """Make one lazy `RestoredBlock` for each of some blocks of a stack.
 
@@ -155,26 +159,31 @@ def attempt_blocks(
     grid : the blocks of the whole stack
     engine : how blocks get their halo; both give the same voxels
     rules : what is done besides the method
+    run : hexadecimal digits that tell the run, for the names of the tasks
     """
     method = deconvolver if isinstance(deconvolver, Delayed) else _once(deconvolver, deconvolver.name)
     if engine == "direct":
-        return _attempt_directly(stack, method, cores, grid, rules)
+        return _attempt_directly(stack, method, cores, grid, rules, run)
     around = tuple(
         slice(min(core[axis].start for core in cores), max(core[axis].stop for core in cores))
         for axis in range(stack.ndim)
     )
-    restored = _deconvolve_overlapping(stack, method, grid, around, "deconvolve-block", rules)
+    restored = _deconvolve_overlapping(stack, method, grid, around, DECONVOLVE, rules)
     cells = [core for _, core in _cells(grid.cuts_within(around))]
     parts = {str(core): part for core, part in zip(cells, restored.to_delayed().ravel(), strict=True)}
     wrap = delayed(_as_block, pure=False, traverse=False)
-    return [wrap(parts[str(core)], _Block(core)) for core in cores]
+    names = _block_keys(COLLECT, stack, cores, run)
+    return [
+        wrap(parts[str(core)], _Block(core), dask_key_name=name)
+        for core, name in zip(cores, names, strict=True)
+    ]
 
 
 def _attempt_directly(
-    stack: Stack, method: Delayed, cores: Sequence[Box], grid: BlockGrid, rules: BlockRules
+    stack: Stack, method: Delayed, cores: Sequence[Box], grid: BlockGrid, rules: BlockRules, run: str
 ) -> list[Delayed]:
     image = _once(stack, "image")
-    names = [f"deconvolve-block-{uuid4().hex}" for _ in cores]
+    names = _block_keys(DECONVOLVE, stack, cores, run)
     tasks: dict[Any, Any] = {
         name: (_attempt_block, image.key, method.key, _Block(core, grid.grow(core)), rules)
         for name, core in zip(names, cores, strict=True)
@@ -183,6 +192,12 @@ def _attempt_directly(
     needs: list[Any] = [image, method]
     graph = HighLevelGraph.from_collections(layer, tasks, dependencies=needs)
     return [Delayed(name, graph, layer=layer) for name in names]
+
+
+def _block_keys(kind: str, stack: Stack, cores: Sequence[Box], run: str) -> list[str]:
+    return [
+        block_key(kind, stack.timepoint, stack.channel, [part.start for part in core], run) for core in cores
+    ]
 
 
 def _deconvolve_directly(stack: Stack, method: Delayed, grid: BlockGrid, box: Box, name: str) -> da.Array:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,8 @@ from bigdecon.distributed.allocation import allocated_cores, allocated_memory
 from bigdecon.distributed.client import ConnectedClient
 from bigdecon.distributed.devices import choose_gpus
 from bigdecon.distributed.local_cluster import local_cluster
+from bigdecon.distributed.notebook_proxy import proxied_link
+from bigdecon.distributed.page_feed import PageFeed, open_page
 from bigdecon.distributed.surroundings import quiet_logging
 from bigdecon.distributed.transport_security import client_security
 from bigdecon.distributed.workers import Layout, plan_workers
@@ -55,6 +56,7 @@ class Connection:
     threads_per_worker : tasks that the smallest worker runs at once
     owns_cluster : whether the cluster ends with the connection
     patience_seconds : how long the cluster may be without workers; on SLURM, jobs may wait for ever
+    page : takes what the page of a run shows
     """
 
     client: Client
@@ -63,6 +65,13 @@ class Connection:
     threads_per_worker: int
     owns_cluster: bool
     patience_seconds: float = PATIENCE_SECONDS
+    page: PageFeed = field(default_factory=PageFeed, compare=False)
+
+    @property
+    def page_link(self) -> str:
+        """Where a browser finds the page of a run, "/bigdecon" on the dashboard; "" if there is none."""
+        found = self.page.is_open and self.dashboard_link.endswith("/status")
+        return self.dashboard_link.removesuffix("status") + "bigdecon" if found else ""
 
 
 @contextmanager
@@ -129,8 +138,11 @@ def connect(
         else:
             client = stack.enter_context(_existing(_find_scheduler(cluster)))
         # Dask gives the link of its health pages where there is no dashboard
-        link = "" if owned and dashboard is None else client.dashboard_link
-        yield _describe(client, link or "", owned, most, patience)
+        link = ("" if owned and dashboard is None else client.dashboard_link) or ""
+        page = open_page(client) if link else PageFeed()
+        threads_of = client.nthreads()
+        count, least = most or len(threads_of), min(threads_of.values(), default=1)
+        yield Connection(client, link, count, least, owned, patience, page)
 
 
 def slurm_job_script(
@@ -250,8 +262,8 @@ def _is_free(host: str, port: int) -> bool:
 
 def _proxied_link() -> dict[str, str]:
     """On a notebook server, the dashboard is reached through the server's proxy."""
-    prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
-    return {"distributed.dashboard.link": f"{prefix}proxy/{{port}}/status"} if prefix else {}
+    link = proxied_link()
+    return {"distributed.dashboard.link": link} if link else {}
 
 
 @contextmanager
@@ -317,11 +329,3 @@ def _read_scheduler_file(path: Path) -> str:
         f"the scheduler file {path} cannot be used ({reason}); give the file that was named in: "
         "dask scheduler --scheduler-file FILE"
     )
-
-
-def _describe(
-    client: Client, link: str, owned: bool, most: int | None, patience_seconds: float
-) -> Connection:
-    threads = client.nthreads()
-    least = min(threads.values(), default=1)
-    return Connection(client, link, most or len(threads), least, owned, patience_seconds)

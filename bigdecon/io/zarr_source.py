@@ -77,6 +77,15 @@ class ZarrSource:
         except Exception as error:
             raise ReadError(_describe_failure(self, selection, error)) from error
 
+    def coarser_levels(self) -> list[ZarrSource]:
+        """Find the coarser levels of the image that this array is a level of, from fine to coarse."""
+        from bigdecon.io.zarr_image import open_zarr_image  # which is made of these
+
+        image = open_zarr_image(self.location, follow_links=self.follow_links)
+        paths = [level.path for level in image.info.levels]
+        here = paths.index(self.array_path) if self.array_path in paths else len(paths)
+        return [image.source(level) for level in range(here + 1, len(paths))]
+
     def chunk_file(self, index: tuple[int, ...]) -> str:
         """Give the name of the file, inside the array's folder, that holds a chunk or its shard."""
         stored = self.shards or self.chunks

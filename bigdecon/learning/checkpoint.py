@@ -108,6 +108,17 @@ class Checkpoint:
             state.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return state.hexdigest()
 
+    def __repr__(self) -> str:
+        """Describe the network in a line."""
+        steps = self.curve[-1].step if self.curve else 0
+        return f"<Checkpoint {self.method}: {steps} steps on {self.device}, sha256 {self.sha256[:12]}>"
+
+    def _repr_html_(self) -> str:
+        """Show the training curve and a table in notebooks."""
+        from bigdecon.learning.checkpoint_display import checkpoint_html
+
+        return checkpoint_html(self)
+
     @property
     def method(self) -> Method:
         """Name of the method that trained it."""

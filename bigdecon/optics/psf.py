@@ -94,6 +94,20 @@ class PSF:
         """Voxels on either side of the centre, for every axis."""
         return tuple(n // 2 for n in self.array.shape)
 
+    def __repr__(self) -> str:
+        """Describe the PSF in a line."""
+        size = self.voxel_size_um
+        voxels = (
+            "unknown voxel size" if size is None else f"voxels of {' × '.join(f'{s:g}' for s in size)} µm"
+        )
+        return f"<PSF {self.name}: {' × '.join(map(str, self.array.shape))}, {voxels}>"
+
+    def _repr_html_(self) -> str:
+        """Show sections and a table in notebooks."""
+        from bigdecon.optics.psf_display import psf_html
+
+        return psf_html(self)
+
 
 @dataclass(frozen=True)
 class PSFSymmetries:

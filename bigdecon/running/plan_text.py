@@ -9,9 +9,11 @@ from dask.utils import format_bytes
 from bigdecon.addresses import shown_url
 from bigdecon.deconvolution.tuning import Tuned
 from bigdecon.io.output_folder import is_taken
+from bigdecon.notebook_html import card
 from bigdecon.running.planning import RunPlan
+from bigdecon.volume_display import thumbnail
 
-__all__ = ["describe_plan"]
+__all__ = ["describe_plan", "plan_html"]
 
 STATES = {
     "new": "new",
@@ -23,6 +25,12 @@ STATES = {
 def describe_plan(plan: RunPlan) -> list[tuple[str, str]]:
     """Give the plan as pairs of a heading and a short text; a heading that is empty continues the last."""
     return [*_describe_input(plan), *_describe_work(plan)]
+
+
+def plan_html(plan: RunPlan) -> str:
+    """Describe the plan for a notebook."""
+    warnings = " ".join(f"Warning: {sentence}" for sentence in plan.warnings)
+    return card("Plan of a run", describe_plan(plan), thumbnail(plan.volume), warnings)
 
 
 def _describe_input(plan: RunPlan) -> list[tuple[str, str]]:

@@ -115,6 +115,17 @@ class RunPlan:
         """How the work is cut up."""
         return WorkRecord(self.layout, self.grid, self.regions)
 
+    def __repr__(self) -> str:
+        """Describe the plan in a line."""
+        many = self.volume.n_timepoints * self.volume.n_channels * len(self.grid)
+        return f"<RunPlan {self.config.method}: {many} blocks to {self.output}, {self.state}>"
+
+    def _repr_html_(self) -> str:
+        """Show the plan as a table in notebooks."""
+        from bigdecon.running.plan_text import plan_html
+
+        return plan_html(self)
+
     def stacks(self, channel: int) -> list[Stack]:
         """One channel at every time point."""
         times = range(self.volume.n_timepoints)

@@ -30,6 +30,7 @@ from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.tiling import overlap
 from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.devices import gpu_workers
+from bigdecon.distributed.page_feed import FinishedRegion
 from bigdecon.distributed.progress import (
     BlocksRestored,
     Event,
@@ -39,6 +40,7 @@ from bigdecon.distributed.progress import (
     stage,
     subscribe,
 )
+from bigdecon.distributed.run_state import MapOutline
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import RunError
 from bigdecon.io.layout import OutputLayout
@@ -123,6 +125,8 @@ class _Walk:
         """
         scan = self.ledger.scan()
         earlier = [key for key in keys if key in scan.finished]
+        page = self.connection.page
+        page.finish_regions([_shown(key) for key in earlier if not key.level], earlier=True)
         for key in earlier:
             on_done(key, scan.finished[key])
         voxels, blocks = sum(key.voxels for key in earlier), sum(map(self._blocks_of, earlier))
@@ -137,6 +141,8 @@ class _Walk:
             self.lease.check()
             self.ledger.mark(key, record)
             on_done(key, record)
+            if not key.level:
+                page.finish_regions([_shown(key, record.faults)])
             counter.advance(key.voxels, key.name, self._blocks_of(key))
 
         def hear(event: Event) -> None:
@@ -172,6 +178,7 @@ def restore_regions(
     keys = plan.work.keys()
     run_id = uuid4().hex
     methods = [_method(plan, c, models, connection, run_id) for c in range(plan.volume.n_channels)]
+    connection.page.show_map(_map_outline(plan, run_id))
     workers = able_workers(plan, connection)
     walked = Walked()
 
@@ -198,6 +205,17 @@ def able_workers(plan: RunPlan, connection: Connection) -> tuple[str, ...]:
     return gpu_workers(connection.client)
 
 
+def _shown(key: RegionKey, faults: Sequence[Fault] = ()) -> FinishedRegion:
+    """Say what the page of the run shows of a finished region."""
+    return key.start, key.stop, key.timepoint, key.channel, [fault.extent.start for fault in faults]
+
+
+def _map_outline(plan: RunPlan, run_id: str) -> MapOutline:
+    size = plan.volume.voxel_size_um
+    stacks = plan.volume.n_timepoints * plan.volume.n_channels
+    return MapOutline(run_id, plan.grid.cuts, stacks, (size[-2], size[-1]) if size else None)
+
+
 def _report(faults: Sequence[Fault], in_all: int, limit: int, listener: Listener) -> None:
     """Tell about blocks that are missing, and stop where they are too many."""
     reason = faults[0].reason.rstrip(".")
@@ -220,7 +238,7 @@ def _method(
         classical = classical_method(name, psf, plan.tuned[channel].settings, plan.device, threads)
         # A key of its own each time: under one key the scheduler would mix up channels and runs.
         return lambda region: delayed(
-            GuardedMethod(classical, run_id, region), name=f"{name}-{uuid4().hex}", traverse=False
+            GuardedMethod(classical, run_id, region), name=f"method-{name}-{uuid4().hex}", traverse=False
         )
     arguments = (
         models[channel].absolute(),
@@ -233,8 +251,14 @@ def _method(
         plan.config.refine,
         max(0.0, plan.background(channel)),
     )
-    guarded = delayed(GuardedMethod, pure=False)
-    return lambda region: guarded(delayed(load_network, pure=False)(*arguments), run_id, region)
+
+    def load(region: str) -> Delayed:
+        network = delayed(load_network, pure=False)(*arguments, dask_key_name=f"network-{uuid4().hex}")
+        name = f"method-{uuid4().hex}"
+        method: Delayed = delayed(GuardedMethod, pure=False)(network, run_id, region, dask_key_name=name)
+        return method
+
+    return load
 
 
 class _RegionWork:
@@ -269,10 +293,16 @@ class _RegionWork:
         blocks = self._blocks(cores, engine)
         write = delayed(write_unit, pure=False)
         written = [
-            write(job, [block for core, block in zip(cores, blocks, strict=True) if overlap(core, job.unit)])
+            write(
+                job,
+                [block for core, block in zip(cores, blocks, strict=True) if overlap(core, job.unit)],
+                dask_key_name=f"write-region-{uuid4().hex}",
+            )
             for job in self._jobs(replaced, earlier)
         ]
-        result: Delayed = delayed(summarize_region, pure=False)(written, time.time(), earlier)
+        result: Delayed = delayed(summarize_region, pure=False)(
+            written, time.time(), earlier, dask_key_name=f"finish-region-{key.name}-{uuid4().hex}"
+        )
         return result
 
     def _blocks(self, cores: Sequence[Box], engine: Any) -> list[Delayed]:
@@ -283,7 +313,7 @@ class _RegionWork:
         # Of this walk alone: another run may have the same settings and other voxels, or another network.
         rules = BlockRules(f"{self._run_id} {key.channel}", plan.config.skip_dim)
         return attempt_blocks(
-            stack, self._method(key.name), cores, grid=plan.grid, engine=engine, rules=rules
+            stack, self._method(key.name), cores, grid=plan.grid, engine=engine, rules=rules, run=self._run_id
         )
 
     def _jobs(self, replaced: Sequence[Box], earlier: RegionRecord | None) -> Iterator[UnitJob]:
@@ -331,7 +361,7 @@ def write_coarser_levels(
             missing = tuple(_faults_beneath(plan.layout, key, faults))
             output = Output(plan.output.absolute(), plan.layout, lease.id)
             return Task(
-                key, lambda: Call(write_coarse_unit, (output, key, missing)), f"write-level-{key.level}"
+                key, lambda: Call(write_coarse_unit, (output, key, missing)), f"coarser-level-{key.level}"
             )
 
         with stage(f"level {level}", len(keys), listener):

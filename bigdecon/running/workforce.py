@@ -51,6 +51,7 @@ class Workforce:
         self._connection: Connection | None = None
         if config.cluster not in OWN_CLUSTERS:
             self._connection = self._enter("auto")
+            self._announce(self._connection, of_dask=False)
         self.device = device_planned(config, self._connection)
 
     @property
@@ -70,9 +71,14 @@ class Workforce:
         """Have the workers started, if they are not there yet."""
         if self._connection is None:
             self._connection = self._enter(self.device)
-            if self._connection.dashboard_link:
-                self._listener(Message(f"Dask dashboard: {self._connection.dashboard_link}"))
+            self._announce(self._connection)
         return self._connection
+
+    def _announce(self, connection: Connection, *, of_dask: bool = True) -> None:
+        if connection.page_link:
+            self._listener(Message(f"Progress page: {connection.page_link}"))
+        if of_dask and connection.dashboard_link:
+            self._listener(Message(f"Dask dashboard: {connection.dashboard_link}"))
 
     def _enter(self, device: str) -> Connection:
         return self._stack.enter_context(_connect(self._config, device, self._listener))
