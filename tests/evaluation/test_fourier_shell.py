@@ -122,7 +122,7 @@ def test_resolution_is_where_a_known_filter_ends():
     first, second = (common + common.std() * random.standard_normal(shape) for _ in range(2))
     result = fourier_shell_correlation(first, second, size)
     assert result.lateral.resolution_um == pytest.approx(1 / end[1], rel=0.1)
-    assert result.axial.resolution_um == pytest.approx(1 / end[0], rel=0.1)
+    assert result.axial.resolution_um == pytest.approx(1 / end[0], rel=0.2)
     assert not result.lateral.bounded
 
 
