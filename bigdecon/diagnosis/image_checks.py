@@ -11,7 +11,7 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from bigdecon.diagnosis.findings import Finding
-from bigdecon.evaluation.noise import NORMAL_MEDIAN, NoiseModel, high_pass
+from bigdecon.evaluation.noise import NORMAL_MEDIAN, NoiseModel, estimate_noise, high_pass
 
 __all__ = [
     "check_background",
@@ -83,7 +83,7 @@ def check_hot_pixels(image: Image) -> Finding:
     middle = scipy.ndimage.median_filter(values, footprint=footprint)
     footprint[..., 1, 1] = False
     neighbours = scipy.ndimage.maximum_filter(values, footprint=footprint, mode="nearest")
-    deviation = _deviation(values)
+    deviation = np.maximum(_deviation(values), _noise_of(image).deviation_at(middle))
     excess = values - middle
     lonely = neighbours - middle < HOT_NEIGHBOUR * excess + 2 * deviation
     hot = int(np.count_nonzero((excess > HOT_ABOVE * deviation) & lonely & (deviation > 0)))
@@ -98,6 +98,10 @@ def check_hot_pixels(image: Image) -> Finding:
     return Finding("hot-pixels", "warning", sentence, remedy)
 
 
+def _noise_of(image: Image) -> NoiseModel:
+    return estimate_noise(image, float(np.percentile(image, 1)))
+
+
 def _deviation(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Noise of every voxel: the typical difference around it, but at least that of the whole image."""
     axes = [values.ndim - 2, values.ndim - 1]
@@ -107,8 +111,8 @@ def _deviation(values: NDArray[np.float64]) -> NDArray[np.float64]:
     pad = [(0, 0)] * (values.ndim - 2) + [(1, 1), (1, 1)]
     clipped = np.pad(np.minimum(differences, 5 * overall), pad, mode="edge")
     size = (1,) * (values.ndim - 2) + (9, 9)
-    local = np.sqrt(scipy.ndimage.uniform_filter(clipped**2, size))
-    return np.maximum(local, overall)
+    squares = np.maximum(scipy.ndimage.uniform_filter(clipped**2, size), 0.0)  # a running sum may miss 0
+    return np.maximum(np.sqrt(squares), overall)
 
 
 def check_signal(image: Image, background: float, noise: NoiseModel) -> Finding:

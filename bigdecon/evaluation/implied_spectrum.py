@@ -49,9 +49,11 @@ class ImpliedSpectrum:
 
     @property
     def rise(self) -> float:
-        """Factor from the median of the lower third to that of the upper one; of specimens, below 1."""
-        third = max(2, len(self.power) // 3)
-        return float(np.median(self.power[-third:]) / np.median(self.power[:third]))
+        """Factor from the median of the lower third to the highest stretch above; of specimens, below 5."""
+        n = len(self.power)
+        third = max(2, n // 3)
+        stretches = [np.median(self.power[i : i + 3]) for i in range(third, max(third + 1, n - 2))]
+        return float(max(stretches) / np.median(self.power[:third]))
 
     @property
     def slope(self) -> float:
