@@ -188,7 +188,8 @@ def _by_psf(psf_array: NDArray[Any]) -> Finding:
     if share < PASSED_AT_NYQUIST:
         return Finding("undersampling", "good", "The voxels hold all detail that the PSF lets pass.")
     sentence = (
-        f"The voxels are large for the PSF: in focus it still passes {share:.0%} of the contrast at the finest "
+        f"The voxels are large for the PSF: in focus it still passes {share:.0%} of the contrast at the "
+        "finest "
         f"detail that they hold, and {PASSED_AT_NYQUIST:.0%} is the limit; still finer detail is recorded as "
         "coarser, and cannot be restored."
     )
