@@ -307,4 +307,5 @@ def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...], command: str) -> 
         training=training,
         created=str(plan.earlier.provenance["created"]) if plan.earlier else now(),
         command=command,
+        findings=tuple(finding.as_json() for finding in plan.findings),
     )

@@ -133,6 +133,7 @@ class Provenance:
     versions : of Python and the packages
     created : time in UTC, ISO 8601
     command : what was typed, if anything was; without what it may have held of secrets
+    findings : what was checked in image and PSF before the run, and what was found there
     """
 
     configuration: Mapping[str, Any]
@@ -144,6 +145,7 @@ class Provenance:
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     created: str = field(default_factory=lambda: now())
     command: str = ""
+    findings: tuple[Mapping[str, Any], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Give plain JSON values; NaN and infinity become null."""

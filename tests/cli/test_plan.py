@@ -12,7 +12,7 @@ from bigdecon_cli.run import command as run_command
 from bigdecon.optics.psf import psf_from_array, save_psf
 from tests.runs import SIZE, kernel, snapshot, specimen, write_image
 
-QUICK = ("--method", "richardson-lucy", "--iterations", "2", "--background", "0", "--sieve", "0")
+QUICK = ("--method", "richardson-lucy", "--iterations", "2", "--background", "95", "--sieve", "0")
 
 
 @pytest.fixture(scope="module")

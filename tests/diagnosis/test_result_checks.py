@@ -1,0 +1,193 @@
+"""Checks of a result: explained or not, noise, light, training, and the sum of it all."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from bigdecon.config import ClassicalSettings
+from bigdecon.deconvolution.methods import classical_method
+from bigdecon.diagnosis.findings import Finding
+from bigdecon.diagnosis.result_checks import (
+    check_clipping,
+    check_explanation,
+    check_intensity,
+    check_noise_amplification,
+    check_psf_by_residual,
+    check_training,
+    check_trust,
+)
+from bigdecon.evaluation.noise import NoiseModel
+from bigdecon.evaluation.residual import residual_of
+from bigdecon.evaluation.thinning import thin
+from bigdecon.optics.psf import psf_from_array
+from tests.evaluation.images import Camera, simulate
+
+CAMERA = Camera()
+NOISE = NoiseModel(CAMERA.gain, CAMERA.read_out**2 + 1 / 12, CAMERA.offset)
+NDIM = pytest.mark.parametrize("ndim", [2, 3])
+SEED = pytest.mark.parametrize("seed", [0, 1])
+
+
+def lucy(image, psf, iterations):
+    settings = ClassicalSettings(iterations=iterations, background=CAMERA.offset, sieve=0.0)
+    return classical_method("richardson-lucy", psf, settings, threads=1)(np.asarray(image, np.float32))
+
+
+# --- does it explain the image? ----------------------------------------------------------------------
+
+
+@NDIM
+@SEED
+@pytest.mark.parametrize("specimen", ["filaments", "nuclei"])
+def test_the_truth_explains_the_image_to_its_noise(specimen, ndim, seed):
+    got = simulate(specimen, ndim, seed, CAMERA)
+    residual = residual_of(got.image, got.truth, got.psf, NOISE)
+    finding = check_explanation(residual)
+    assert finding.severity == "good"
+    assert "to the noise: yes" in finding.sentence
+    assert check_psf_by_residual(residual).severity == "good"
+    assert check_intensity(residual.kept).severity == "good"
+
+
+@NDIM
+@SEED
+def test_a_result_of_a_wrong_psf_does_not(ndim, seed):
+    """Blurred by a PSF three times as wide as the true one, even the best result leaves structure."""
+    got = simulate("filaments", ndim, seed, CAMERA)
+    wide = psf_from_array(got.psf, voxel_size_um=(1.0,) * ndim, psf_voxel_size_um=(3.0,) * ndim).array
+    wide = wide[tuple(slice(n // 2 - 15, n // 2 + 16) for n in wide.shape)] if ndim == 3 else wide
+    wide = wide / wide.sum()
+    residual = residual_of(got.image, lucy(got.image, wide, 10), wide, NOISE)
+    explained, psf = check_explanation(residual), check_psf_by_residual(residual)
+    assert explained.needs_attention
+    assert "to the noise: no" in explained.sentence
+    assert psf.needs_attention
+    assert "The PSF seems wrong" in psf.sentence
+    assert check_trust([explained, psf]).severity == max(
+        explained.severity, psf.severity, key=SEVERITIES.index
+    )
+
+
+SEVERITIES = ["good", "note", "warning", "distrust"]
+
+
+def test_a_result_that_follows_the_noise():
+    got = simulate("filaments", 2, 0, CAMERA)
+    point = np.zeros((3, 3), np.float32)
+    point[1, 1] = 1
+    followed = got.expected + 0.9 * (got.image - got.expected)
+    finding = check_explanation(residual_of(got.image, followed, point, NOISE))
+    assert finding.severity == "warning"
+    assert "followed the noise" in finding.sentence
+
+
+# --- noise and light -----------------------------------------------------------------------------------
+
+
+@NDIM
+@SEED
+def test_a_sharpened_image_amplifies_noise_and_the_truth_does_not(ndim, seed):
+    dim = Camera(electrons=60.0)
+    got = simulate("points", ndim, seed, dim)
+    assert check_noise_amplification(got.image, got.truth, NOISE).severity == "good"
+    assert check_noise_amplification(got.image, got.image, NOISE).severity == "good"
+    sharpened = got.image + 2.0 * (got.image - got.expected)
+    finding = check_noise_amplification(got.image, sharpened, NOISE)
+    assert finding.name == "amplified-noise"
+    assert finding.severity == "warning"
+
+
+@NDIM
+def test_halves_measure_the_noise_of_a_result(ndim):
+    got = simulate("nuclei", ndim, 0, CAMERA)
+    first, second = (2 * half for half in thin(got.image, NOISE, np.random.default_rng(0)))
+    same = check_noise_amplification(got.image, got.image, NOISE, (first, second))
+    assert same.severity == "good"
+    assert float(re.search(r"is ([0-9.]+) times", same.sentence)[1]) == pytest.approx(1, abs=0.05)
+    sharpened = tuple(half + 3 * (half - gaussian_filter(half, 1)) for half in (first, second))
+    assert check_noise_amplification(got.image, sharpened[0], NOISE, sharpened).severity == "warning"
+    smoothed = tuple(gaussian_filter(half, 1) for half in (first, second))
+    assert check_noise_amplification(got.image, smoothed[0], NOISE, smoothed).severity == "good"
+
+
+def test_many_iterations_of_richardson_lucy_amplify_noise():
+    got = simulate("filaments", 2, 0, CAMERA)
+    halves = [2 * half for half in thin(got.image, NOISE, np.random.default_rng(0))]
+    severities = []
+    for iterations in (5, 100):
+        results = tuple(lucy(half, got.psf, iterations) for half in halves)
+        severities.append(check_noise_amplification(got.image, results[0], NOISE, results).severity)
+    assert severities == ["good", "warning"]
+
+
+def test_without_dark_places_nothing_is_claimed():
+    image = np.random.default_rng(0).poisson(1000, (40, 40))
+    assert "no dark places" in check_noise_amplification(image, image, NoiseModel(1, 9, 100)).sentence
+
+
+def test_light_that_is_lost():
+    assert check_intensity(1.02).severity == "good"
+    assert check_intensity(math.nan).severity == "good"
+    lost = check_intensity(0.62)
+    assert lost.severity == "warning"
+    assert "62.0%" in lost.sentence
+
+
+def test_clipping():
+    assert check_clipping(0, 10**6, "uint16").severity == "good"
+    assert check_clipping(3, 10**6, "uint16").severity == "note"
+    many = check_clipping(5000, 10**6, "uint8")
+    assert many.severity == "warning"
+    assert "uint8" in many.sentence
+    assert "--dtype float32" in many.remedy
+
+
+# --- training --------------------------------------------------------------------------------------------
+
+
+def curve(errors):
+    return [(100 * (i + 1), error) for i, error in enumerate(errors)]
+
+
+@SEED
+def test_training(seed):
+    random = np.random.default_rng(seed)
+    steps = np.arange(40)
+    jitter = 1 + 0.01 * random.standard_normal(40)
+    flat = 1 + np.exp(-steps / 4)
+    falling = 3 - steps / 20
+    rising = 1 + np.exp(-steps / 4) + 0.04 * np.maximum(0, steps - 15)
+    assert check_training(curve(flat * jitter), "steps").severity == "good"
+    assert check_training(curve(flat * jitter), "plateau").severity == "good"
+    early = check_training(curve(falling * jitter), "steps")
+    assert early.severity == "warning"
+    assert "after 4000 steps while the network was still learning" in early.sentence
+    worse = check_training(curve(rising * jitter), "steps")
+    assert worse.severity == "warning"
+    assert "got worse" in worse.sentence
+    few = check_training(curve([None, None, 3.0, math.nan, 2.0]), "time")
+    assert few.severity == "note"
+    assert "2 times" in few.sentence
+
+
+# --- the sum ---------------------------------------------------------------------------------------------
+
+
+def test_what_to_say_first():
+    good = Finding("a", "good", "All well.")
+    note = Finding("b", "note", "By the way.")
+    warning = Finding("c", "warning", "A mistake.", "Mend it.")
+    distrust = Finding("d", "distrust", "Nonsense.", "Start anew.")
+    assert check_trust([good, note]).severity == "good"
+    assert check_trust([]).severity == "good"
+    doubtful = check_trust([good, warning, warning])
+    assert (doubtful.severity, doubtful.remedy) == ("warning", "Mend it.")
+    serious = check_trust([good, warning, distrust])
+    assert serious.severity == "distrust"
+    assert serious.sentence == "Do not trust this result. Nonsense."
+    assert serious.remedy == "Start anew."
