@@ -20,15 +20,17 @@ __all__ = ["command"]
 @click.option(
     "-o", "--output", "page", metavar="FILE", help="Where the page goes; default: NAME.report.html beside it."
 )
-@click.option("--input", "image", metavar="IMAGE", help="The image it was made from, if it is not in its old place.")
+@click.option(
+    "--input", "image", metavar="IMAGE", help="The image it was made from, if it is not in its old place."
+)
 @click.option("--threads", default=2, show_default=True, help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict and all findings as JSON.")
 def command(output: str, page: str | None, image: str | None, threads: int, as_json: bool) -> None:
     """Make the report of OUTPUT, the folder of a result: one HTML file, and the same as a PNG.
 
     It shows the image before and after, says whether the model explains the data to the noise and up to
-    which detail the result is reproducible, and names what does not look right. A few boxes are measured, never
-    the whole volume. bigdecon run makes it by itself at its end.
+    which detail the result is reproducible, and names what does not look right. A few boxes are measured,
+    never the whole volume. bigdecon run makes it by itself at its end.
 
     \b
     Examples:

@@ -1,7 +1,7 @@
 """Charts as SVG, inline in the page: their colours follow its light or dark style, and print.
 
-Colours are names of classes (`magenta`, `green`, `grey`), told apart without colour by dashes and by words beside
-the lines. All text is escaped.
+Colours are names of classes (`magenta`, `green`, `grey`); dashes tell lines apart without colour. All text
+is escaped.
 """
 
 from __future__ import annotations
@@ -137,9 +137,9 @@ def _axes(chart: Chart, x: _Scale, y: _Scale) -> Iterator[Markup]:
     yield Markup('<path class="axis" d="M{0} {1}V{2}H{3}"/>').format(LEFT, TOP, bottom, WIDTH - RIGHT)
     yield _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, chart.x_label, "middle")
     middle = (TOP + bottom) / 2
-    yield Markup('<text x="11" y="{0}" transform="rotate(-90 11 {0})" text-anchor="middle">{1}</text>').format(
-        f"{middle:g}", chart.y_label
-    )
+    yield Markup(
+        '<text x="11" y="{0}" transform="rotate(-90 11 {0})" text-anchor="middle">{1}</text>'
+    ).format(f"{middle:g}", chart.y_label)
 
 
 def _marks(chart: Chart, x: _Scale, y: _Scale) -> Iterator[Markup]:
@@ -160,7 +160,9 @@ def _line(line: Line, x: _Scale, y: _Scale) -> Markup:
     every = max(1, len(known) // MOST_POINTS)
     points = [f"{x(a):.1f} {y(b):.1f}" for a, b in known[::every]]
     if len(points) == 1:
-        return Markup('<circle class="dot {}" cx="{}" cy="{}" r="3"/>').format(line.colour, *points[0].split())
+        return Markup('<circle class="dot {}" cx="{}" cy="{}" r="3"/>').format(
+            line.colour, *points[0].split()
+        )
     return Markup('<path class="line {}" stroke-dasharray="{}" d="M{}"/>').format(
         line.colour, DASHES.get(line.colour, ""), "L".join(points)
     )
@@ -176,7 +178,9 @@ def _legend(lines: Sequence[Line]) -> Iterator[Markup]:
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> Markup:
-    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(f"{x:.1f}", f"{y:.1f}", anchor, text)
+    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(
+        f"{x:.1f}", f"{y:.1f}", anchor, text
+    )
 
 
 # --- maps ----------------------------------------------------------------------------------------
@@ -261,5 +265,3 @@ def _cell(
             *(f"{n:.1f}" for n in inset)
         )
     return drawn
-
-

@@ -12,8 +12,14 @@ from markupsafe import Markup
 from bigdecon.addresses import shown_url
 from bigdecon.optics.psf import PSF, check_psf
 from bigdecon.reporting.charts import Chart
-from bigdecon.reporting.checking import Named, findings_of_run, findings_of_stack
-from bigdecon.reporting.curves import agreement_chart, quality_map, spectrum_chart, training_charts, tuning_charts
+from bigdecon.reporting.checking import findings_of_run, findings_of_stack
+from bigdecon.reporting.curves import (
+    agreement_chart,
+    quality_map,
+    spectrum_chart,
+    training_charts,
+    tuning_charts,
+)
 from bigdecon.reporting.facts import Row, facts_of
 from bigdecon.reporting.measuring import Runner, StackMeasures, measure_stack
 from bigdecon.reporting.overview import overview
@@ -242,16 +248,23 @@ def _worst(measures: StackMeasures, size: tuple[float, ...] | None) -> tuple[Vie
 def _numbers(subject: Subject, measures: StackMeasures) -> tuple[Row, ...]:
     rows = []
     if measures.chi_square is not None:
-        rows.append(Row("Misfit over noise", f"{measures.chi_square:.2f}", "1 where noise is all that is left"))
+        rows.append(
+            Row("Misfit over noise", f"{measures.chi_square:.2f}", "1 where noise is all that is left")
+        )
         axes = subject.result.spatial_axes
         steps = zip(axes, measures.correlation, strict=True)
         correlation = ", ".join(f"{axis} {value:+.2f}" for axis, value in steps)
         rows.append(Row("Neighbouring residuals", correlation, "0 for white noise"))
     if measures.kept is not None:
-        rows.append(Row("Intensity kept", f"{measures.kept:.1%}", "above the background, in the boxes looked at"))
+        rows.append(
+            Row("Intensity kept", f"{measures.kept:.1%}", "above the background, in the boxes looked at")
+        )
     if measures.noise is not None:
-        gain = f"{measures.noise.gain:.3g} a photon, read noise {math.sqrt(max(0.0, measures.noise.variance)):.3g}"
-        rows.append(Row("Noise of the image", gain, f"data units; background {measures.noise.background:.4g}"))
+        read_out = math.sqrt(max(0.0, measures.noise.variance))
+        gain = f"{measures.noise.gain:.3g} a photon, read-out {read_out:.3g}"
+        rows.append(
+            Row("Noise of the image", gain, f"data units; background {measures.noise.background:.4g}")
+        )
     unit = "µm" if subject.result.voxel_size_um else "voxels"
     for one in measures.agreements:
         before, after = (f"{v:.3g} {unit}" if v else "none" for v in (one.before_um, one.after_um))
@@ -292,6 +305,8 @@ def _widths(psf: PSF) -> str:
     report = check_psf(psf.array, psf.voxel_size_um, name=psf.name)
     widths, unit = (report.fwhm_um, "µm") if report.fwhm_um else (report.fwhm_voxels, "voxels")
     axes = "zyx"[-psf.ndim :]
-    parts = [f"{axis} {w:.3g}" if w else f"{axis} beyond the array" for axis, w in zip(axes, widths, strict=True)]
+    parts = [
+        f"{axis} {w:.3g}" if w else f"{axis} beyond the array" for axis, w in zip(axes, widths, strict=True)
+    ]
     extent = " × ".join(str(n) for n in psf.array.shape)
     return f"Full width at half maximum: {', '.join(parts)} {unit}. Extent {extent} voxels."

@@ -48,12 +48,17 @@ def tuning_charts(subject: Subject) -> Iterator[tuple[str, Chart]]:
         root = np.sqrt(y)
         best = tuned.settings.iterations
         alt = f"Error on hidden voxels over iterations; least at {best} iterations"
-        heading = f"Choice of iterations, {channel.name}" if len(subject.tuned) > 1 else "Choice of iterations"
+        heading = (
+            f"Choice of iterations, {channel.name}" if len(subject.tuned) > 1 else "Choice of iterations"
+        )
         low, high = float(root.min()), float(root.max())
         room = 0.1 * (high - low or high or 1.0)
         line = Line("error on hidden voxels", x, root, "magenta")
         mark = Mark("x", float(best), f"chosen: {best}")
-        yield heading, Chart(alt, "iterations", "error, data units", (line,), (mark,), (low - room, high + room))
+        yield (
+            heading,
+            Chart(alt, "iterations", "error, data units", (line,), (mark,), (low - room, high + room)),
+        )
 
 
 def spectrum_chart(measures: StackMeasures) -> Chart:

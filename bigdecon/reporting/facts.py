@@ -26,7 +26,9 @@ class Row(NamedTuple):
     remark: str = ""
 
 
-def facts_of(subject: Subject, seconds: float | None, machine: str) -> tuple[tuple[str, tuple[Row, ...]], ...]:
+def facts_of(
+    subject: Subject, seconds: float | None, machine: str
+) -> tuple[tuple[str, tuple[Row, ...]], ...]:
     """Gather the tables, each with a heading."""
     groups = (
         ("Image", _image(subject)),
@@ -64,7 +66,11 @@ def _method(subject: Subject) -> Iterator[Row]:
         network, steps = model.config.network, model.config.steps
         taken = model.curve[-1].step if model.curve else steps
         yield Row("Network", f"{network.channels} channels, {network.depth} levels")
-        yield Row("Training", f"{taken} of {steps} steps", f"ended by {model.stopped_by}, {model.training_precision}")
+        yield Row(
+            "Training",
+            f"{taken} of {steps} steps",
+            f"ended by {model.stopped_by}, {model.training_precision}",
+        )
     given = [row for row in _given(config) if row.name not in TOLD_ELSEWHERE]
     if given:
         yield Row("Asked for", ", ".join(f"{row.name.replace('_', '-')} {row.value}" for row in given))

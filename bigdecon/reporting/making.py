@@ -1,7 +1,7 @@
 """Make a report and lay it beside its result: NAME.report.html and NAME.report.png, never inside the store.
 
-    run ends ──────────> report_of_run  : a failure is a warning, the run's result and exit code stay
-    bigdecon report OUT ─> make_report  : a failure is an error
+run ends ──────────> report_of_run  : a failure is a warning, the run's result and exit code stay
+bigdecon report OUT ─> make_report  : a failure is an error
 """
 
 from __future__ import annotations
@@ -125,8 +125,9 @@ def report_of_run(
 
 
 def _subject_of(plan: RunPlan, connection: Connection | None) -> tuple[Subject, Runner]:
+    run: Runner = run_here
     if connection is None:
-        device, threads, run = _device_here(plan.device), 1, run_here
+        device, threads = _device_here(plan.device), 1
     else:
         device, threads = plan.device, connection.threads_per_worker
         run = on_workers(connection, able_workers(plan, connection))

@@ -11,15 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bigdecon.deconvolution.tiling import grow, overlap
+from bigdecon.diagnosis.findings import Finding
 from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
-from bigdecon.diagnosis.findings import Finding
 from bigdecon.evaluation.fourier_shell import FourierShellCorrelation, ShellCurve
 from bigdecon.evaluation.noise import NoiseModel
 from bigdecon.reporting.box_checks import check_box
@@ -60,7 +61,7 @@ def on_workers(connection: Connection, workers: tuple[str, ...] = ()) -> Runner:
 
     def run(calls: Sequence[Call], name: str) -> list[Any]:
         found: dict[int, Any] = {}
-        tasks = [Task(i, lambda c=call: c, name, workers=workers) for i, call in enumerate(calls)]
+        tasks = [Task(i, partial(_given, call), name, workers=workers) for i, call in enumerate(calls)]
         run_tasks(
             connection.client,
             tasks,
@@ -71,6 +72,10 @@ def on_workers(connection: Connection, workers: tuple[str, ...] = ()) -> Runner:
         return [found[i] for i in range(len(calls))]
 
     return run
+
+
+def _given(call: Call) -> Call:
+    return call
 
 
 class Agreement(NamedTuple):
@@ -165,7 +170,9 @@ class StackMeasures:
 
     def _mean(self, values: Sequence[float]) -> float | None:
         pairs = [(v, w) for v, w in zip(values, self._weights, strict=True) if math.isfinite(v)]
-        return float(np.average(*map(list, zip(*pairs, strict=True)))) if pairs else None  # type: ignore[call-overload]
+        if not pairs:
+            return None
+        return sum(v * w for v, w in pairs) / sum(w for _, w in pairs)
 
 
 def measure_stack(
@@ -204,7 +211,9 @@ def measure_stack(
     noise = _typical_noise([look.noise for look in looks.values()], pair.background)
     boxes = [Call(measure_box, (pair, sample.box(i), noise)) for i in looks]
     answers = zip(looks, run(boxes, "report-measure"), strict=True)
-    measured = {i: m for i, m in answers if m is not None and math.isfinite(m.chi_square) and m.chi_square > 0}
+    measured = {
+        i: m for i, m in answers if m is not None and math.isfinite(m.chi_square) and m.chi_square > 0
+    }
     ranked = sorted(looks, key=lambda i: looks[i].contrast, reverse=True)
     best, worst = ranked[0], max(measured, key=lambda i: abs(math.log(measured[i].chi_square)), default=None)
     shown = [best] if worst is None else [best, worst]
@@ -238,7 +247,7 @@ def _pairing(subject: Subject, channel: int, timepoint: int) -> Pairing | None:
 
 
 def _typical_noise(models: Sequence[NoiseModel], background: float) -> NoiseModel:
-    """Take the median over the boxes: a box without light tells nothing of the gain, and one with a fault lies."""
+    """Take the median over the boxes: one without light tells nothing of the gain, one with a fault lies."""
     gains = [m.gain for m in models if math.isfinite(m.gain)]
     variances = [m.variance for m in models if math.isfinite(m.variance)]
     return NoiseModel(float(np.median(gains or [0.0])), float(np.median(variances or [0.0])), background)

@@ -1,7 +1,6 @@
 """The whole of a volume, small enough to look at: the same coarse level of input and result.
 
-The result brings its pyramid. The input may have one of its own; else its voxels are averaged, slab by slab, if
-that does not mean to read much more than a run has read already.
+The result brings its pyramid. The input's voxels are averaged, slab by slab, where that does not take long.
 """
 
 from __future__ import annotations
@@ -99,7 +98,7 @@ def mean_of_voxels(stack: Stack, factors: Sequence[int]) -> Image:
 
 
 def _mean(image: Image, factors: Sequence[int]) -> Image:
-    data = image.astype(np.float32)
+    data: Image = image.astype(np.float32)
     for axis, factor in enumerate(factors):
         starts = np.arange(0, data.shape[axis], factor)
         count = np.diff([*starts, data.shape[axis]]).astype(np.float32)

@@ -1,7 +1,7 @@
 """The page: one HTML file that holds everything, loads nothing, and works without JavaScript.
 
-All text goes through a template that escapes it. Styles and script are allowed by their hashes, pictures as data;
-the page may do nothing else (Content-Security-Policy).
+All text goes through a template that escapes it. Styles and script are allowed by their hashes, pictures as
+data; the page may do nothing else (Content-Security-Policy).
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def _digest(text: str) -> str:
 def _view(section: Section) -> dict[str, Any]:
     """Turn one channel at one time point into what the template shows."""
     charts = dict(section.charts)
-    agreements = [Shot(draw_chart(charts[a.direction]), caption=_caption(a)) for a in section.measures.agreements]
+    agreements = [
+        Shot(draw_chart(charts[a.direction]), caption=_caption(a)) for a in section.measures.agreements
+    ]
     return {
         "heading": section.heading,
         "detail": _shots(section.detail, "Planes through the detail"),
@@ -106,13 +108,13 @@ def _view(section: Section) -> dict[str, Any]:
         if len(section.detail.pairs) > 1
         else f"Around the place with most contrast ({section.place}). {_bar_words(section.detail)}",
         "overview": section.overview and _shots(section.overview, "All of the volume"),
-        "overview_caption": section.overview and f"All of it, {_projected(section.overview)}. "
-        f"{_bar_words(section.overview)}",
+        "overview_caption": section.overview
+        and f"All of it, {_projected(section.overview)}. {_bar_words(section.overview)}",
         "residuals": [
             Shot(
-                picture_svg(plane, f"Residual in the plane {name}", exact=True),
-                caption=f"What is left, {name}: magenta where the image is darker than the model, green where "
-                "it is brighter; strongest colours at 4 standard deviations of the noise.",
+                picture_svg(plane, f"Residual in the plane {name}", light=True),
+                caption=f"What is left, {name}: magenta where the image is darker than the model, green "
+                "where it is brighter; strongest colours at 4 standard deviations of the noise.",
             )
             for name, plane in section.residuals.items()
         ],
@@ -121,7 +123,7 @@ def _view(section: Section) -> dict[str, Any]:
         "agreement_charts": agreements,
         "numbers": section.numbers,
         "quality": section.quality,
-        "worst": section.worst and _worst(section),
+        "worst": section.worst and _worst(section, section.worst),
     }
 
 
@@ -139,17 +141,20 @@ def _caption(agreement: Any) -> str:
     )
 
 
-def _worst(section: Section) -> dict[str, Any]:
-    assert section.worst is not None
-    views, residual = section.worst
+def _worst(section: Section, worst: tuple[Views, Plane]) -> dict[str, Any]:
+    views, residual = worst
     measured = section.measures.measured.get(section.measures.worst or ())
     misfit = f" Its misfit is {measured.chi_square:.2f} times that of noise." if measured else ""
-    return {"shots": _shots(views, "The worst box"), "caption": f"The worst box.{misfit} {_bar_words(views)}"}
+    return {
+        "shots": _shots(views, "The worst box"),
+        "caption": f"The worst box.{misfit} {_bar_words(views)}",
+        "residual": picture_svg(residual, "Residual in the worst box", light=True),
+    }
 
 
 def _psf(entry: PSFEntry) -> dict[str, Any]:
     shots = [
-        Shot(picture_svg(plane, f"PSF in the plane {name}", exact=True), caption=f"{name}; square root of its values")
+        Shot(picture_svg(plane, f"PSF in the plane {name}"), caption=f"{name}; square root of its values")
         for name, plane in entry.planes.items()
     ]
     return {"title": entry.title, "shots": shots, "widths": entry.widths, "corrections": entry.corrections}
@@ -189,17 +194,18 @@ def ortho_svg(pairs: tuple[Pair, ...], alt: str, *, before: bool) -> Markup:
     return _svg(placed, height, scale, alt)
 
 
-def picture_svg(plane: Plane, alt: str, *, exact: bool = False) -> Markup:
-    """Give one plane with its scale bar; `exact` keeps every pixel."""
+def picture_svg(plane: Plane, alt: str, *, light: bool = False) -> Markup:
+    """Give one plane in colours, every pixel as it is, with its scale bar: black on a light ground."""
     scale = WIDTH / plane.width
-    return _svg([_Placed(plane, 0, 0, WIDTH, plane.height * scale, "")], plane.height * scale, scale, alt, exact)
+    placed = [_Placed(plane, 0, 0, WIDTH, plane.height * scale, "")]
+    return _svg(placed, plane.height * scale, scale, alt, "exact light" if light else "exact")
 
 
-def _svg(placed: list[_Placed], height: float, scale: float, alt: str, exact: bool = False) -> Markup:
-    parts = [_image(one, exact) for one in placed] + [_label(one) for one in placed if one.label]
-    parts.append(_bar(placed[0], scale))
-    return Markup('<svg class="picture" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>{}</svg>').format(
-        f"{WIDTH:g}", f"{height:.1f}", alt, alt, Markup("").join(parts)
+def _svg(placed: list[_Placed], height: float, scale: float, alt: str, kind: str = "") -> Markup:
+    parts = [_image(one, "exact" in kind) for one in placed] + [_label(one) for one in placed if one.label]
+    parts.append(_bar(placed[0], scale, "#000" if "light" in kind else "#fff"))
+    return Markup('<svg class="picture {}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        kind, f"{WIDTH:g}", f"{height:.1f}", alt, Markup("").join(parts)
     )
 
 
@@ -207,23 +213,26 @@ def _image(one: _Placed, exact: bool) -> Markup:
     box = Markup('x="{}" y="{}" width="{}" height="{}"').format(
         *(f"{n:.1f}" for n in (one.x, one.y, one.width, one.height))
     )
-    return Markup('<image {} preserveAspectRatio="none" href="{}"/>').format(box, data_uri(one.plane, exact=exact))
+    return Markup('<image {} preserveAspectRatio="none" href="{}"/>').format(
+        box, data_uri(one.plane, exact=exact)
+    )
 
 
 def _label(one: _Placed) -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}">{}</text>').format(one.x + 9, one.y + one.height - 10, one.label)
+    return Markup('<text x="{:.1f}" y="{:.1f}">{}</text>').format(
+        one.x + 9, one.y + one.height - 10, one.label
+    )
 
 
-def _bar(one: _Placed, scale: float) -> Markup:
+def _bar(one: _Placed, scale: float, ink: str) -> Markup:
     """Draw a bar of a round length into the lower right corner of the first plane."""
     length = scale_bar(one.plane)
     width = length * scale
     right, bottom = one.x + one.width - 12, one.y + one.height - 12
     unit = "µm" if one.plane.in_um else "voxels"
     drawn = Markup(
-        '<rect class="bar" data-length="{}" x="{:.2f}" y="{:.1f}" width="{:.2f}" height="{}" fill="#fff" '
-        'stroke="#000" stroke-opacity=".6"/>'
-    ).format(f"{length:g}", right - width, bottom - BAR_HEIGHT, width, f"{BAR_HEIGHT:g}")
+        '<rect class="bar" data-length="{}" x="{:.2f}" y="{:.1f}" width="{:.2f}" height="{}" fill="{}"/>'
+    ).format(f"{length:g}", right - width, bottom - BAR_HEIGHT, width, f"{BAR_HEIGHT:g}", ink)
     return drawn + Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="middle">{} {}</text>').format(
         right - width / 2, bottom - BAR_HEIGHT - 8, f"{length:g}", unit
     )

@@ -1,7 +1,7 @@
 """Pictures of a place before and after: planes of voxels as grey values, with their sizes in micrometres.
 
-A plane keeps its voxels; whoever shows it stretches them to their true proportions. Before and after share one
-window of grey values, so that what looks brighter is brighter.
+A plane keeps its voxels; whoever shows it stretches them to their true proportions. Before and after share
+one window of grey values, so that what looks brighter is brighter.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ VIEWS = {
     3: (_View("xy", 0, 1, 2), _View("xz", 1, 0, 2), _View("yz", 2, 1, 0)),
     2: (_View("xy", -1, 0, 1),),
 }
-"""By the number of axes: which axis is fixed, and which run down and across. yz stands beside xy: y runs down."""
+"""By the number of axes: which axis is fixed, and which run down and across; y runs down in yz, too."""
 
 
 def detail_views(
@@ -182,22 +182,20 @@ def _paired(
 
 
 def window_of(images: Sequence[Image]) -> Window:
-    """Choose one window for all images: black where the darkest is dark, white where the brightest is bright."""
+    """Choose one window for all images: from the darkest one's dark to the brightest one's bright."""
     ends = [np.percentile(image[np.isfinite(image)], WINDOW_PERCENTILES) for image in images if image.size]
     low, high = min(float(e[0]) for e in ends), max(float(e[1]) for e in ends)
     return Window(low, high if high > low else low + 1)
 
 
-def grey_plane(image: Image, window: Window, size: tuple[float, float], *, in_um: bool) -> Plane:
+def grey_plane(image: Image, window: Window, size: Sequence[float], *, in_um: bool) -> Plane:
     """Turn values into grey; `size` is that of a voxel, down and across."""
     scaled = (np.nan_to_num(image) - window.low) / (window.high - window.low)
     pixels = np.round(scaled.clip(0, 1) * 255).astype(np.uint8)
     return _plane(pixels, size, in_um)
 
 
-def colour_plane(
-    image: Image, window: Window, size: tuple[float, float], colours: str, *, in_um: bool
-) -> Plane:
+def colour_plane(image: Image, window: Window, size: Sequence[float], colours: str, *, in_um: bool) -> Plane:
     """Turn values into colours of `COLOURS`."""
     from matplotlib import colormaps
 
@@ -206,7 +204,7 @@ def colour_plane(
     return _plane(np.ascontiguousarray(pixels), size, in_um)
 
 
-def _plane(pixels: NDArray[np.uint8], size: tuple[float, float], in_um: bool) -> Plane:
+def _plane(pixels: NDArray[np.uint8], size: Sequence[float], in_um: bool) -> Plane:
     rows, columns = pixels.shape[:2]
     return Plane(pixels, columns * size[1], rows * size[0], in_um)
 
@@ -256,7 +254,7 @@ def _smaller(plane: Plane, side: int) -> Plane:
     factors = -(-rows // side), -(-columns // side)
     if factors == (1, 1):
         return plane
-    sums = plane.pixels.astype(np.float32)
+    sums: Image = plane.pixels.astype(np.float32)
     for axis, (factor, n) in enumerate(zip(factors, (rows, columns), strict=True)):
         starts = np.arange(0, n, factor)
         counts = np.diff([*starts, n]).reshape((-1, 1) if axis == 0 else (1, -1))

@@ -6,34 +6,43 @@ import io
 import textwrap
 from typing import TYPE_CHECKING
 
-
 from bigdecon.reporting.charts import Chart
 from bigdecon.reporting.content import Content, Section
 from bigdecon.reporting.pictures import Plane, Views, scale_bar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import SubFigure
 
 __all__ = ["render_png"]
 
 WIDTH_INCHES = 11.0
 DPI = 110
 COLOURS = {"magenta": "#b0177f", "green": "#1b7837", "grey": "#5b666c"}
-TONES = {"good": "#0d6b52", "note": "#5b666c", "warning": "#8a5a00", "distrust": "#a1145e", "unknown": "#5b666c"}
+TONES = {
+    "good": "#0d6b52",
+    "note": "#5b666c",
+    "warning": "#8a5a00",
+    "distrust": "#a1145e",
+    "unknown": "#5b666c",
+}
 DASHES = {"magenta": "-", "green": "--", "grey": ":"}
 MOST_SECTIONS = 4
 """Channels and times that one picture holds."""
 
 
 def render_png(content: Content) -> bytes:
-    """Give the report as a PNG: the verdict, the pictures of the first channels, their charts, and the PSF."""
+    """Give the report as a PNG: the verdict, the first channels with their charts, and the PSF."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = content.sections[:MOST_SECTIONS]
-    heights = [1.9, *(height for section in shown for height in _heights(section)), _height_of_charts(content)]
+    heights = [
+        1.9,
+        *(height for section in shown for height in _heights(section)),
+        _height_of_last(content),
+    ]
     with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
                      "text.parse_math": False, "font.family": ["DejaVu Sans"]}):  # fmt: skip
         figure = Figure(figsize=(WIDTH_INCHES, sum(heights)), layout="constrained", facecolor="white")
@@ -59,7 +68,7 @@ def _heights(section: Section) -> list[float]:
     return [*rows, 2.6]
 
 
-def _height_of_charts(content: Content) -> float:
+def _height_of_last(content: Content) -> float:
     return 2.7 if content.psfs or content.curves else 0.1
 
 
@@ -104,7 +113,10 @@ def _draw_views(part: SubFigure, views: Views, heading: str, what: str) -> None:
         widths = [xy.width, yz.width] if yz else [xy.width]
         heights = [xy.height, xz.height] if xz else [xy.height]
         grid = column.subplots(
-            len(heights), len(widths), squeeze=False, gridspec_kw={"width_ratios": widths, "height_ratios": heights}
+            len(heights),
+            len(widths),
+            squeeze=False,
+            gridspec_kw={"width_ratios": widths, "height_ratios": heights},
         )
         for axes in grid.ravel():
             axes.axis("off")
@@ -148,7 +160,11 @@ def _draw_charts(part: SubFigure, section: Section) -> None:
         axes.set_title(f"what is left, {name} (±4 σ)", fontsize=9)
     charts = sorted(section.charts, key=lambda pair: pair[0] != "residual")
     for axes, (name, chart) in zip(panels[1:], charts[:3], strict=False):
-        titles = {"residual": "power of what is left", "lateral": "agreement, lateral", "axial": "agreement, axial"}
+        titles = {
+            "residual": "power of what is left",
+            "lateral": "agreement, lateral",
+            "axial": "agreement, axial",
+        }
         _draw_chart(axes, chart, titles.get(name, name))
     for axes in panels:
         if not axes.has_data():
@@ -157,7 +173,9 @@ def _draw_charts(part: SubFigure, section: Section) -> None:
 
 def _draw_chart(axes: Axes, chart: Chart, title: str) -> None:
     for line in chart.lines:
-        axes.plot(line.x, line.y, DASHES[line.colour], color=COLOURS[line.colour], label=line.name, linewidth=1.4)
+        axes.plot(
+            line.x, line.y, DASHES[line.colour], color=COLOURS[line.colour], label=line.name, linewidth=1.4
+        )
     for mark in chart.marks:
         (axes.axvline if mark.axis == "x" else axes.axhline)(mark.at, color="0.5", linestyle=":", linewidth=1)
     if chart.log_y:
@@ -184,8 +202,10 @@ def _draw_last(part: SubFigure, content: Content) -> None:
         heading, chart = content.curves[0]
         panels[2].axis("on")
         _draw_chart(panels[2], chart, heading)
-    rows = [row for heading, group in content.facts if heading in ("Method", "Time and machine") for row in group]
+    rows = [
+        row for heading, group in content.facts if heading in ("Method", "Time and machine") for row in group
+    ]
     lines = [line for row in rows[:7] for line in textwrap.wrap(f"{row.name}: {row.value}", 44)]
-    panels[3].text(0, 1, "\n".join(lines[:16]), va="top", fontsize=7.5, transform=panels[3].transAxes, linespacing=1.35)
-
-
+    panels[3].text(
+        0, 1, "\n".join(lines[:16]), va="top", fontsize=7.5, transform=panels[3].transAxes, linespacing=1.35
+    )

@@ -1,8 +1,8 @@
-"""Which boxes of a volume a report looks at: all of them where they are few, else an even sample. Pure geometry.
+"""Which boxes of a volume a report looks at: all where they are few, else an even sample. Pure geometry.
 
-    volume   |======================================================|
-    boxes    |-- 0 --|-- 1 --|-- 2 --|-- 3 --|-- 4 --|-- 5 --|-- 6 --|     equal parts, no longer than `side`
-    looked at    x               x               x               x         every n-th, evenly along each axis
+volume   |======================================================|
+boxes    |-- 0 --|-- 1 --|-- 2 --|-- 3 --|-- 4 --|-- 5 --|-- 6 --|     equal parts, no longer than `side`
+looked at    x               x               x               x         every n-th, evenly along each axis
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def sample_boxes(shape: Sequence[int], limit: int, side: int | None = None) -> S
     """
     longest = side or SIDES[len(shape)]
     counts = [-(-n // longest) for n in shape]
-    cuts = tuple(tuple(i * n // k for i in range(k)) + (n,) for n, k in zip(shape, counts, strict=True))
+    cuts = tuple((*(i * n // k for i in range(k)), n) for n, k in zip(shape, counts, strict=True))
     kept = list(counts)
     while math.prod(kept) > limit:
         most = max(range(len(kept)), key=lambda axis: kept[axis])

@@ -1,9 +1,9 @@
 """What a report is about: a result, and as much of what it was made from as can be found.
 
-    output folder ── run.json ──> settings, choices, training curves      always
-                 └── ledger ────> which blocks are missing                always
-    input  (its path in run.json, or given)  ──> before and after, noise, residual, two halves
-    PSF    (its path, or in the trained model) ──> the forward model
+output folder ── run.json ──> settings, choices, training curves      always
+└── ledger ────> which blocks are missing                always
+input  (its path in run.json, or given)  ──> before and after, noise, residual, two halves
+PSF    (its path, or in the trained model) ──> the forward model
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class Subject:
         return self.tuned[channel].settings.background if self.tuned else self.stats[channel].background
 
     def offset(self, channel: int) -> float:
-        """What was taken off the result, in data units."""
+        """Give what was taken off the result, in data units."""
         return self.background(channel) if self.config.subtract_background else 0.0
 
 
@@ -117,15 +117,18 @@ def find_subject(
     result = open_volume(str(root))
     notes: list[str] = []
     image = volume if volume is not None else _find_image(record, config, result, image_path, notes)
-    models = _models(root, work, notes)
+    models = _models(root, work)
     found_psfs: tuple[PSF | None, ...] = psfs or _find_psfs(record, config, result, models, root, notes)
     stats = tuple(from_json(IntensityStats, entry) for entry in chosen.get("stats", ()))
     if len(stats) != result.n_channels:
-        raise OutputError(f"run.json of {root} does not tell how bright its {result.n_channels} channels are.")
+        raise OutputError(
+            f"run.json of {root} does not tell how bright its {result.n_channels} channels are."
+        )
     tuned = _tuned(chosen)
     recipes = tuple(
-        psf
-        and recipe_for(
+        None
+        if psf is None
+        else recipe_for(
             config,
             psf,
             tuned=tuned[c] if tuned else None,
@@ -167,7 +170,7 @@ def _config_of(content: Mapping[str, Any]) -> RunConfig:
     tiling = content.get("tiling")
     try:
         cut = TilingConfig(**tiling) if isinstance(tiling, dict) else TilingConfig()
-        return RunConfig(**{"input": "", "psf": (), **values, "tiling": cut})
+        return RunConfig(**{"input": "", "psf": (), **values, "tiling": cut})  # type: ignore[arg-type]
     except TypeError as error:
         raise OutputError(f"the settings in run.json are damaged ({error}).") from error
 
@@ -202,8 +205,6 @@ def _find_image(
 
 
 def _with_input(config: RunConfig, path: str) -> RunConfig:
-    from dataclasses import replace
-
     return replace(config, input=path)
 
 
@@ -237,8 +238,6 @@ def _folder_of(path: str) -> Path | None:
 
 def _with_psfs_in(config: RunConfig, folder: Path | None) -> RunConfig:
     """Look for the PSFs in a folder, by their names alone; None takes their paths as they are."""
-    from dataclasses import replace
-
     if folder is None:
         return config
     return replace(config, psf=tuple(str(folder / os.path.basename(name)) for name in config.psf))
@@ -247,7 +246,7 @@ def _with_psfs_in(config: RunConfig, folder: Path | None) -> RunConfig:
 # --- what the bookkeeping holds ------------------------------------------------------------------
 
 
-def _models(root: Place, work: WorkRecord, notes: list[str]) -> list[tuple[Place, Checkpoint]]:
+def _models(root: Place, work: WorkRecord) -> list[tuple[Place, Checkpoint]]:
     folder, found = root / BOOKKEEPING / "model", []
     for channel in range(work.layout.n_channels):
         path = folder / f"channel-{channel}.safetensors"
@@ -279,7 +278,7 @@ def _missing(root: Place, work: WorkRecord) -> dict[tuple[int, int], tuple[Box, 
     """List what is not written: blocks that could not be restored, and regions still to come."""
     scan = Ledger(root / BOOKKEEPING / "ledger").scan()
     found: dict[tuple[int, int], list[Box]] = {}
-    for key in work.keys():
+    for key in work.keys(level=0):
         boxes = found.setdefault((key.timepoint, key.channel), [])
         if key in scan.faulty:
             boxes += [fault.extent.box for fault in scan.faulty[key].faults]

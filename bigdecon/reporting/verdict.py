@@ -10,8 +10,15 @@ from bigdecon.diagnosis.findings import Finding, Severity
 __all__ = ["Statement", "Verdict", "verdict_of"]
 
 ORDER: tuple[Severity, ...] = ("distrust", "warning", "note", "good")
-PSF_CHECKS = ("psf-seems-wrong", "psf-too-wide", "psf-too-narrow", "psf-orientation", "undersampling")
-WORDS = {"good": "Yes", "note": "Note", "warning": "Look", "distrust": "No", "unknown": "Not known"}
+PSF_CHECKS = (
+    "psf-seems-wrong",
+    "psf-too-wide",
+    "psf-too-narrow",
+    "psf-width",
+    "psf-orientation",
+    "undersampling",
+)
+UNKNOWN = "Not known"
 
 
 class Statement(NamedTuple):
@@ -73,7 +80,7 @@ def _named(findings: Iterable[tuple[str, Finding]], names: Sequence[str]) -> lis
 def _statement(question: str, found: Sequence[tuple[str, Finding]], measured: bool) -> Statement:
     """Answer by the worst that was found."""
     if not found or not measured:
-        return Statement(question, "unknown", WORDS["unknown"], "It takes the input image and the PSF to tell.")
+        return Statement(question, "unknown", UNKNOWN, "It takes the input image and the PSF to tell.")
     worst = found[0][1].severity
     said = [_said(pair) for pair in found if pair[1].severity == worst]
     answer = {"good": "Yes", "note": "Yes", "warning": "Not quite", "distrust": "No"}[worst]
@@ -93,7 +100,9 @@ def _trust(
     bad = [pair for pair in findings if pair[1].severity == "distrust" and pair[1].name != "trust"]
     doubtful = [pair for pair in findings if pair[1].severity == "warning"]
     if unfinished:
-        return Statement(question, "distrust", "Not yet", "The run has not ended; the same command continues it.")
+        return Statement(
+            question, "distrust", "Not yet", "The run has not ended; the same command continues it."
+        )
     if bad:
         return Statement(question, "distrust", "Do not trust it", " ".join(_said(pair) for pair in bad[:3]))
     if missing:
@@ -106,5 +115,5 @@ def _trust(
         return Statement(question, "warning", "With care", because)
     if not measured:
         because = "Nothing speaks against it, but without the input image and the PSF little can be checked."
-        return Statement(question, "unknown", WORDS["unknown"], because)
+        return Statement(question, "unknown", UNKNOWN, because)
     return Statement(question, "good", "Yes", "Nothing that was looked at speaks against it.")
