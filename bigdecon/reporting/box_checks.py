@@ -45,14 +45,14 @@ def check_box(
     except (ReadError, NonFiniteError):
         return []
     found: list[Finding] = []
-    checks: list[Callable[[], Finding]] = [lambda: check_noise_amplification(image, result, pair.psf, noise)]
+    checks: list[Callable[[], Finding]] = [lambda: check_noise_amplification(image, result, noise)]
     if inputs:
         checks += [
             lambda: check_saturation(image),
             lambda: check_hot_pixels(image),
             lambda: check_signal(image, pair.background, noise),
             lambda: check_noise_correlation(correlation),
-            lambda: check_background(image, pair.background),
+            lambda: check_background(image, pair.background, noise),
             lambda: check_psf_width(image, pair.psf),
         ]
         if voxel_size_um is not None:

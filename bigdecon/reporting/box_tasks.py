@@ -21,6 +21,8 @@ from scipy.ndimage import gaussian_filter
 
 from bigdecon.deconvolution.recovery import restore_within_memory
 from bigdecon.deconvolution.tiling import grow, trim
+from bigdecon.diagnosis.findings import Finding
+from bigdecon.diagnosis.result_checks import check_noise_amplification
 from bigdecon.distributed.device_failure import device_watched
 from bigdecon.errors import NonFiniteError, ReadError
 from bigdecon.evaluation.cutoffs import psf_cutoff_per_um
@@ -45,6 +47,7 @@ __all__ = [
 
 LEAST_SIDE = 5
 """Voxels along an axis that the measures need; z may be a single plane."""
+LEAST_FOR_SHELLS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +106,7 @@ class Measured(NamedTuple):
     correlation: tuple[float, ...]
     frequency: NDArray[Any]
     spectrum: NDArray[Any]
+    unexplained: float
     kept: float
     signal: float
     voxels: int
@@ -122,10 +126,11 @@ class ResidualPlanes(NamedTuple):
 
 
 class Halves(NamedTuple):
-    """Fourier shell correlation of two halves of the data, as they are and deconvolved."""
+    """Fourier shell correlation of two halves of the data, as they are and deconvolved; and their noise."""
 
     before: FourierShellCorrelation
     after: FourierShellCorrelation
+    amplification: Finding
 
 
 def look_at_box(pair: Pairing, box: Box) -> Look | None:
@@ -165,6 +170,7 @@ def measure_box(pair: Pairing, box: Box, noise: NoiseModel) -> Measured | None:
         residual.correlation,
         residual.frequency,
         residual.spectrum,
+        residual.unexplained,
         residual.kept,
         signal,
         residual.normalised.size,
@@ -220,7 +226,7 @@ def repeat_box(
         image = pair.image[grown]
     except ReadError:
         return None
-    if not _measurable(image):
+    if not _measurable(image) or min(part.stop - part.start for part in box[-2:]) < LEAST_FOR_SHELLS:
         return None
     # Twice a half is in the units of the whole, as settings and networks expect.
     halves = [2 * half for half in thin(image, noise, np.random.default_rng(seed))]
@@ -233,7 +239,9 @@ def repeat_box(
         fourier_shell_correlation(one[inner], other[inner], size, cutoff_per_um=cutoff)
         for one, other in (halves, restored)
     )
-    return Halves(before, after)
+    whole, result = pair.read(box)
+    ends = restored[0][inner], restored[1][inner]
+    return Halves(before, after, check_noise_amplification(whole, result, noise, ends))
 
 
 def _aligned(box: Box, alignment: int) -> Box:

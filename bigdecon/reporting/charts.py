@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 __all__ = ["Chart", "Line", "Mark", "draw_chart", "draw_map", "ticks", "viridis"]
 
 WIDTH, HEIGHT = 360.0, 220.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 12.0, 38.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 38.0
 MOST_POINTS = 200
 DASHES = {"magenta": "", "green": "6 3", "grey": "2 3"}
 NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
@@ -130,7 +130,7 @@ def _axes(chart: Chart, x: _Scale, y: _Scale) -> Iterator[Markup]:
     for level in levels:
         at = y(level)
         yield Markup('<path class="grid" d="M{0} {1}H{2}"/>').format(LEFT, f"{at:.1f}", WIDTH - RIGHT)
-        yield _text(LEFT - 5, at + 3.5, f"{level:.4g}", "end")
+        yield _text(LEFT - 5, at + 3.5, f"{level:.10g}" if level >= 1 else f"{level:.4g}", "end")
     for value in ticks(x.low, x.high):
         yield Markup('<path class="axis" d="M{0} {1}v4"/>').format(f"{x(value):.1f}", bottom)
         yield _text(x(value), bottom + 15, f"{value:.4g}", "middle")

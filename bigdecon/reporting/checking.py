@@ -33,6 +33,7 @@ def findings_of_stack(measures: StackMeasures) -> list[Finding]:
         correlation=measures.correlation,
         frequency=spectrum[0],
         spectrum=spectrum[1],
+        unexplained=measures.unexplained,
     )
     found = [check_explanation(pooled), check_psf_by_residual(pooled), *measures.findings]
     if measures.kept is not None:

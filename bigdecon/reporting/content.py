@@ -261,7 +261,7 @@ def _numbers(subject: Subject, measures: StackMeasures) -> tuple[Row, ...]:
         )
     if measures.noise is not None:
         read_out = math.sqrt(max(0.0, measures.noise.variance))
-        gain = f"{measures.noise.gain:.3g} a photon, read-out {read_out:.3g}"
+        gain = f"gain {measures.noise.gain:.3g}, read-out noise {read_out:.3g}"
         rows.append(
             Row("Noise of the image", gain, f"data units; background {measures.noise.background:.4g}")
         )

@@ -15,6 +15,8 @@ from bigdecon.reporting.subject import Subject
 __all__ = ["agreement_chart", "quality_map", "spectrum_chart", "training_charts", "tuning_charts"]
 
 CRITERION = 1 / 7
+STEEP = 10.0
+"""Power over noise from which the chart of the residual is logarithmic."""
 QUALITY_SPREAD = (0.0, math.log2(4.0))
 """A misfit of 1 gets the darkest colour of the map, one of 4 (or a quarter) the lightest."""
 
@@ -65,7 +67,8 @@ def spectrum_chart(measures: StackMeasures) -> Chart:
     """Show the power of the residual over frequency: flat at 1 where noise is all that is left."""
     frequency, power = measures.spectrum or (np.zeros(1), np.ones(1))
     known = power[np.isfinite(power)]
-    top = max(2.0, 1.15 * float(known.max(initial=1.0)))
+    highest = float(known.max(initial=1.0))
+    steep = highest > STEEP and float(known.min(initial=1.0)) > 0
     alt = (
         f"Power of the residual over frequency, relative to white noise: from {known.min(initial=0):.2g} "
         f"to {known.max(initial=0):.2g}; 1 is noise"
@@ -76,7 +79,8 @@ def spectrum_chart(measures: StackMeasures) -> Chart:
         "power over noise",
         (Line("residual", frequency, power, "magenta"),),
         (Mark("y", 1.0, "white noise"),),
-        (0.0, top),
+        None if steep else (0.0, max(2.0, 1.15 * highest)),
+        log_y=steep,
     )
 
 

@@ -147,6 +147,11 @@ class StackMeasures:
         return kept / signal if signal > 0 else None
 
     @property
+    def unexplained(self) -> float:
+        """Part of the image's structure that the result leaves over, over all boxes."""
+        return self._mean([m.unexplained for m in self.measured.values()]) or 0.0
+
+    @property
     def correlation(self) -> tuple[float, ...]:
         """Correlation of neighbouring residuals along every axis, over all boxes."""
         axes = zip(*(m.correlation for m in self.measured.values()), strict=True)
@@ -218,6 +223,7 @@ def measure_stack(
     best, worst = ranked[0], max(measured, key=lambda i: abs(math.log(measured[i].chi_square)), default=None)
     shown = [best] if worst is None else [best, worst]
     cut = run([Call(cut_residual, (pair, sample.box(i), noise)) for i in shown], "report-cut")
+    halves = _halves(subject, pair, [sample.box(i) for i in ranked], noise, run) if repeat else []
     checks = Call(check_box, (pair, sample.box(best), noise, looks[best].correlation,
                               subject.result.voxel_size_um, not subject.findings))  # fmt: skip
     return StackMeasures(
@@ -232,8 +238,8 @@ def measure_stack(
         worst=worst,
         interesting_planes=cut[0],
         worst_planes=None if worst is None else cut[1],
-        agreements=_agreements(subject, pair, [sample.box(i) for i in ranked], noise, run) if repeat else (),
-        findings=tuple(run([checks], "report-check")[0]),
+        agreements=_agreements(halves),
+        findings=_better(run([checks], "report-check")[0], halves),
     )
 
 
@@ -253,20 +259,32 @@ def _typical_noise(models: Sequence[NoiseModel], background: float) -> NoiseMode
     return NoiseModel(float(np.median(gains or [0.0])), float(np.median(variances or [0.0])), background)
 
 
-def _agreements(
+def _halves(
     subject: Subject, pair: Pairing, boxes: Sequence[Box], noise: NoiseModel, run: Runner
-) -> tuple[Agreement, ...]:
+) -> list[Halves]:
+    """Have the method do two halves of the boxes with most contrast."""
     recipe = subject.recipes[pair.image.channel]
     if recipe is None:
-        return ()
+        return []
     boxes = boxes[: _how_many(subject, recipe, boxes)]
     size = subject.result.voxel_size_um or (1.0,) * len(subject.result.spatial_shape)
     seed = subject.config.seed
     calls = [Call(repeat_box, (pair, box, noise, recipe, size, seed + i)) for i, box in enumerate(boxes)]
-    halves = [h for h in run(calls, "report-repeat") if h is not None]
+    return [h for h in run(calls, "report-repeat") if h is not None]
+
+
+def _agreements(halves: Sequence[Halves]) -> tuple[Agreement, ...]:
     lateral = _agreement("lateral", halves, lambda f: f.lateral)
     axial = _agreement("axial", halves, lambda f: f.axial)
     return tuple(one for one in (lateral, axial) if one is not None)
+
+
+def _better(found: Sequence[Finding], halves: Sequence[Halves]) -> tuple[Finding, ...]:
+    """Take what two halves tell of the noise, where there are any: it needs no dark places."""
+    if not halves:
+        return tuple(found)
+    told = halves[0].amplification
+    return (told, *(finding for finding in found if finding.name != told.name))
 
 
 def _how_many(subject: Subject, recipe: MethodRecipe, boxes: Sequence[Box]) -> int:

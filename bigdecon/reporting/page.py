@@ -25,6 +25,8 @@ __all__ = ["Shot", "ortho_svg", "picture_svg", "render_page"]
 WIDTH = 600.0
 GAP = 6.0
 BAR_HEIGHT = 7.0
+TALL = (1.1, 1.4, 1.9, 2.6)
+"""Heights over widths from which a picture is shown narrower, so that it fits on a screen."""
 
 
 class Shot(NamedTuple):
@@ -204,6 +206,8 @@ def picture_svg(plane: Plane, alt: str, *, light: bool = False) -> Markup:
 def _svg(placed: list[_Placed], height: float, scale: float, alt: str, kind: str = "") -> Markup:
     parts = [_image(one, "exact" in kind) for one in placed] + [_label(one) for one in placed if one.label]
     parts.append(_bar(placed[0], scale, "#000" if "light" in kind else "#fff"))
+    tall = sum(height / WIDTH > limit for limit in TALL)
+    kind = f"{kind} tall{tall}" if tall else kind
     return Markup('<svg class="picture {}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         kind, f"{WIDTH:g}", f"{height:.1f}", alt, Markup("").join(parts)
     )

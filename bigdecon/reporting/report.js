@@ -23,6 +23,6 @@ for (const pair of document.querySelectorAll(".pair.both")) {
   button.addEventListener("click", () => join(!pair.classList.contains("joined")));
   pair.addEventListener("pointermove", follow);
   pair.addEventListener("pointerdown", follow);
-  cut(50);
+  cut(35);
   join(true);
 }

@@ -19,6 +19,7 @@ PSF_CHECKS = (
     "undersampling",
 )
 UNKNOWN = "Not known"
+EXPLAINED_LEAD = "The model explains the data to the noise: "
 
 
 class Statement(NamedTuple):
@@ -81,16 +82,31 @@ def _statement(question: str, found: Sequence[tuple[str, Finding]], measured: bo
     """Answer by the worst that was found."""
     if not found or not measured:
         return Statement(question, "unknown", UNKNOWN, "It takes the input image and the PSF to tell.")
+    settled = [pair for pair in found if pair[1].severity != "note"]
+    found = settled or found  # what is worth knowing stands below; it is no answer if there is another
     worst = found[0][1].severity
     said = [_said(pair) for pair in found if pair[1].severity == worst]
-    answer = {"good": "Yes", "note": "Yes", "warning": "Not quite", "distrust": "No"}[worst]
-    return Statement(question, worst, answer, " ".join(dict.fromkeys(said[:3])))
+    answer = {"good": "Yes", "note": "Nearly", "warning": "Not quite", "distrust": "No"}[worst]
+    return Statement(question, worst, answer, " ".join(list(dict.fromkeys(said))[:2]))
 
 
-def _said(pair: tuple[str, Finding]) -> str:
+def _said(pair: tuple[str, Finding], *, brief: bool = False) -> str:
+    """Give a finding as a sentence, or the first part of it, with the channel it is about."""
     channel, finding = pair
-    sentence = finding.sentence[:1].upper() + finding.sentence[1:].rstrip(".") + "."
+    sentence = finding.sentence
+    if brief:
+        sentence = sentence.partition(";")[0]
+    elif sentence.startswith(EXPLAINED_LEAD):  # the question says it already
+        sentence = sentence.partition("; ")[2] or sentence
+    sentence = sentence[:1].upper() + sentence[1:].rstrip(".") + "."
     return f"{channel}: {sentence}" if channel else sentence
+
+
+def _listed(found: Sequence[tuple[str, Finding]]) -> str:
+    """Give the first few findings, in short."""
+    said = list(dict.fromkeys(_said(pair, brief=True) for pair in found))
+    more = f" And {len(said) - 3} more, below." if len(said) > 3 else ""
+    return " ".join(said[:3]) + more
 
 
 def _trust(
@@ -104,14 +120,14 @@ def _trust(
             question, "distrust", "Not yet", "The run has not ended; the same command continues it."
         )
     if bad:
-        return Statement(question, "distrust", "Do not trust it", " ".join(_said(pair) for pair in bad[:3]))
+        return Statement(question, "distrust", "Do not trust it", _listed(bad))
     if missing:
         blocks = "1 block" if missing == 1 else f"{missing} blocks"
         because = f"{blocks} could not be restored and are empty; the rest is as good as said below."
         return Statement(question, "warning", "In part", because)
     if doubtful:
         count = "one thing" if len(doubtful) == 1 else f"{len(doubtful)} things"
-        because = f"Look at {count} first. " + " ".join(_said(pair) for pair in doubtful[:2])
+        because = f"Look at {count} first. {_listed(doubtful)}"
         return Statement(question, "warning", "With care", because)
     if not measured:
         because = "Nothing speaks against it, but without the input image and the PSF little can be checked."
