@@ -298,4 +298,5 @@ def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...]) -> Provenance:
         device=plan.device,
         training=training,
         created=str(plan.earlier.provenance["created"]) if plan.earlier else now(),
+        findings=tuple(finding.as_json() for finding in plan.findings),
     )

@@ -80,7 +80,10 @@ def _run(config: RunConfig, *, quiet: bool, as_json: bool) -> None:
         script = job_script(config) if config.dry_run else ""
         if as_json:
             job = {"job_script": script} if script else {}
-            click.echo(json.dumps({"event": "Plan", "plan": describe_plan(plan), **job}))
+            findings = [finding.as_json() for finding in plan.findings]
+            click.echo(
+                json.dumps({"event": "Plan", "plan": describe_plan(plan), "findings": findings, **job})
+            )
         elif not quiet:
             for heading, text in describe_plan(plan):
                 click.echo(f"{heading:>12}  {text}")

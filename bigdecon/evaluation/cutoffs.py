@@ -11,7 +11,7 @@ import scipy.fft
 import scipy.signal.windows
 from numpy.typing import NDArray
 
-__all__ = ["optical_cutoff_per_um", "psf_cutoff_per_um", "transfer_function"]
+__all__ = ["optical_cutoff_per_um", "psf_cutoff_per_um", "tapered", "transfer_function"]
 
 CUTOFF_LEVEL = 0.01
 """The transfer function is taken to end where it stays below this part of its value at 0."""
@@ -86,7 +86,7 @@ def psf_cutoff_per_um(psf_array: NDArray[Any], voxel_size_um: Sequence[float]) -
         in periods per micrometre; half a period a voxel where the transfer function does not end before
     """
     shape = [scipy.fft.next_fast_len(max(2 * n, 32), real=True) for n in psf_array.shape]
-    modulus = transfer_function(_tapered(psf_array), shape)
+    modulus = transfer_function(tapered(psf_array), shape)
     ends = []
     for axis, (n, step) in enumerate(zip(shape, voxel_size_um, strict=True)):
         others = tuple(a for a in range(modulus.ndim) if a != axis)
@@ -99,7 +99,7 @@ def psf_cutoff_per_um(psf_array: NDArray[Any], voxel_size_um: Sequence[float]) -
     return tuple(ends)
 
 
-def _tapered(psf_array: NDArray[Any]) -> NDArray[np.float64]:
+def tapered(psf_array: NDArray[Any]) -> NDArray[np.float64]:
     """Let a PSF fade out: where it was cut off sharply, its transfer function would never end."""
     faded = np.asarray(psf_array, np.float64)
     for axis, n in enumerate(psf_array.shape):

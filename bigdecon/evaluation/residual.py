@@ -34,6 +34,7 @@ class Residual:
     box : the part of the box given in which the blur is known; all else refers to this part
     normalised : residual over the noise's standard deviation, of the part's shape
     chi_square : mean of its square; 1 where noise is all that is left
+    unexplained : part of the image's variation, beyond noise, that the result does not account for; 0 to 1
     correlation : of neighbouring voxels of the residual, along every axis; 0 for white noise
     frequency : middles of 16 bands up to 0.5 periods a voxel, by the largest over all axes
     spectrum : power of the normalised residual there; 1 where noise is all that is left
@@ -45,6 +46,7 @@ class Residual:
     box: Box
     normalised: Floats
     chi_square: float
+    unexplained: float
     correlation: tuple[float, ...]
     frequency: Floats
     spectrum: Floats
@@ -80,17 +82,22 @@ def residual_of(
     blurred, covered = _blurred_again(result, psf_array)
     box = tuple(_known_part(psf_array, axis, n) for axis, n in enumerate(image.shape))
     expected = blurred[box]
-    left = (np.asarray(image, np.float64)[box] - expected) / noise.deviation_at(expected)
+    deviation = noise.deviation_at(expected)
+    known = np.asarray(image, np.float64)[box]
+    left = (known - expected) / deviation
+    all_there_is = float((((known - known.mean()) / deviation) ** 2).mean())
+    chi_square = float((left**2).mean())
     frequency, spectrum = _radial_spectrum(left)
     return Residual(
         box=box,
         normalised=left,
-        chi_square=float((left**2).mean()),
+        chi_square=chi_square,
+        unexplained=min(1.0, max(0.0, chi_square - 1) / max(all_there_is - 1, 1.0)),
         correlation=tuple(_lag_one(left, axis) for axis in range(left.ndim)),
         frequency=frequency,
         spectrum=spectrum,
         coverage=float(covered[box].min()),
-        kept=_intensity_kept(image[box], expected, noise.background),
+        kept=_intensity_kept(known, expected, noise.background),
     )
 
 

@@ -145,6 +145,7 @@ def forecast_numbers(found: Forecast) -> dict[str, Any]:
         "calibration": None if found.calibration is None else asdict(found.calibration),
         "assumptions": list(found.assumptions),
         "warnings": list(plan.warnings),
+        "findings": [finding.as_json() for finding in plan.findings],
         "obstacles": [asdict(obstacle) for obstacle in found.obstacles],
         "fits": not found.obstacles,
     }

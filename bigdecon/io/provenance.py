@@ -133,6 +133,7 @@ class Provenance:
     training : one entry for every trained model; none for methods without training
     versions : of Python and the packages
     created : time in UTC, ISO 8601
+    findings : what was checked in image and PSF before the run, and what was found there
     """
 
     configuration: Mapping[str, Any]
@@ -143,6 +144,7 @@ class Provenance:
     training: tuple[TrainingRecord, ...] = ()
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     created: str = field(default_factory=lambda: now())
+    findings: tuple[Mapping[str, Any], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Give plain JSON values; NaN and infinity become null."""

@@ -22,6 +22,8 @@ from bigdecon.deconvolution.network import NetworkNeeds
 from bigdecon.deconvolution.refined import RefinedNeeds, refining_lucy
 from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
 from bigdecon.deconvolution.tuning import Tuned, tune_channel
+from bigdecon.diagnosis.findings import Finding
+from bigdecon.diagnosis.input_checks import check_input
 from bigdecon.errors import OptionError, OutputError
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.io.identity import InputIdentity, input_identity
@@ -53,6 +55,9 @@ __all__ = ["Measurer", "RunPlan", "default_output", "prepare"]
 LEAST_RANGE = 8
 """Data units that an image must span to be stored as whole numbers."""
 
+CHANNELS_CHECKED = 4
+"""Each takes about a second."""
+
 OutputState = Literal["new", "continue", "finished"]
 Measurer = Callable[..., IntensityStats]
 
@@ -82,6 +87,7 @@ class RunPlan:
     bytes_per_worker : estimate of the memory that one block takes
     mask : which voxels are restored; None for all
     earlier : record of the run that is continued
+    findings : what was looked at in a part of the image and in the PSFs, good or not
     """
 
     config: RunConfig
@@ -104,6 +110,7 @@ class RunPlan:
     bytes_per_worker: int
     mask: Mask | None = None
     earlier: RunRecord | None = None
+    findings: tuple[Finding, ...] = ()
 
     @property
     def bookkeeping(self) -> Place:
@@ -149,6 +156,7 @@ class RunPlan:
             and self.device == "cpu"
         ):
             found.append("the preset paper trains for days on a CPU; the preset fast is made for one.")
+        found += [f"{f.sentence} {f.remedy}" for f in self.findings if f.needs_attention]
         return tuple(found)
 
 
@@ -217,6 +225,7 @@ def prepare(
         _measure(volume, channel, config.background, measure) for channel in range(volume.n_channels)
     )
     _check_range(config, stats)
+    findings = _look_for_mistakes(config, volume, psfs, stats)
     tuned: tuple[Tuned, ...] = ()
     if classical or config.refine is not None:
         tuned = _tune(config, volume, psfs, stats, device, earlier, tuner)
@@ -253,6 +262,7 @@ def prepare(
         bytes_per_worker=memory_of_block(grid, methods, network, tile),
         mask=mask,
         earlier=earlier,
+        findings=findings,
     )
 
 
@@ -322,6 +332,24 @@ def _measure(volume: Volume, channel: int, background: float | Auto, measure: Me
     many = volume.n_channels > 1
     stats = measure(stacks, name=f"channel {channel} of {volume.name}" if many else volume.name)
     return stats if background == "auto" else replace(stats, background=background)
+
+
+def _look_for_mistakes(
+    config: RunConfig, volume: Volume, psfs: Sequence[PSF], stats: Sequence[IntensityStats]
+) -> tuple[Finding, ...]:
+    """Check a part of each of the first channels and their PSFs; nothing found here refuses a run."""
+    found: list[Finding] = []
+    for channel in range(min(volume.n_channels, CHANNELS_CHECKED)):
+        name = volume.channels[channel].name or str(channel)
+        found += check_input(
+            [volume.stack(timepoint=t, channel=channel) for t in range(volume.n_timepoints)],
+            psfs[channel],
+            background=stats[channel].background,
+            background_given=config.background != "auto",
+            voxel_size_um=volume.voxel_size_um,
+            name=name if volume.n_channels > 1 else "",
+        )
+    return tuple(dict.fromkeys(found))
 
 
 def _methods(

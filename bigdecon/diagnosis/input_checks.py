@@ -1,0 +1,105 @@
+"""All checks of an image and its PSF, on a few boxes of it at full resolution, before a run begins."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigdecon.diagnosis.findings import Finding
+from bigdecon.diagnosis.image_checks import (
+    check_background,
+    check_hot_pixels,
+    check_noise_correlation,
+    check_saturation,
+    check_signal,
+)
+from bigdecon.diagnosis.psf_checks import check_orientation, check_psf_width, check_sampling
+from bigdecon.diagnosis.sampling import sample_boxes
+from bigdecon.evaluation.noise import estimate_noise, noise_correlation
+from bigdecon.optics.psf import PSF
+from bigdecon.volume import Stack
+
+__all__ = ["check_input"]
+
+Image = NDArray[Any]
+
+BOXES = 3
+LEAST_EXTENT = 16  # pixels along y and x; a smaller image tells nothing
+SMALLEST_PSF = 3  # pixels; of a PSF no larger the plan warns by itself
+LEAST_NOISE = 0.5  # variance, in squared steps of whole numbers: below, rounding is most of the noise
+
+
+def check_input(
+    stacks: Sequence[Stack],
+    psf: PSF,
+    *,
+    background: float,
+    background_given: bool = False,
+    voxel_size_um: Sequence[float] | None = None,
+    name: str = "",
+) -> tuple[Finding, ...]:
+    """Check one channel and its PSF on a few boxes of it, those with most light.
+
+    Parameters
+    ----------
+    stacks : one channel at every time point; a few dozen megabytes of them are read at most
+    psf : at the voxel size of the stacks
+    background : of the channel, in data units
+    background_given : whether the user gave it, so that it may be mistaken
+    voxel_size_um : of the stacks, along the spatial axes; None if unknown
+    name : of the channel, to begin the sentences with; "" where there is one only
+
+    Returns
+    -------
+    one finding for every check, good ones included; fewer where the image is too small or empty to tell
+    """
+    findings = [check_orientation(psf.array, voxel_size_um)]
+    if max(psf.array.shape) > SMALLEST_PSF:
+        findings.append(check_sampling(voxel_size_um, psf.array))
+    if min(stacks[0].shape[-2:]) >= LEAST_EXTENT:
+        boxes = sample_boxes(stacks, background, keep=BOXES)
+        if boxes:
+            findings += _check_boxes(boxes, psf.array, background, background_given)
+    return tuple(_of_channel(finding, name) for finding in findings)
+
+
+def _check_boxes(
+    boxes: Sequence[Image], psf_array: NDArray[Any], background: float, background_given: bool
+) -> list[Finding]:
+    """Look at boxes of one shape, the brightest first."""
+    together = np.concatenate(boxes)
+    noise = estimate_noise(together, background)
+    findings = [check_saturation(together), check_hot_pixels(together)]
+    findings.append(check_signal(boxes[0], background, noise))
+    if not np.issubdtype(together.dtype, np.integer) or noise.variance > LEAST_NOISE:
+        correlations = [noise_correlation(box) for box in boxes]
+        along_axes = zip(*correlations, strict=True)
+        findings.append(check_noise_correlation([_middle(values) for values in along_axes]))
+    if background_given:
+        findings.append(check_background(together, background, noise))
+    findings.append(_of_most([check_psf_width(box, psf_array) for box in boxes]))
+    return findings
+
+
+def _middle(values: Sequence[float]) -> float:
+    known = [v for v in values if not math.isnan(v)]
+    return float(np.median(known)) if known else math.nan
+
+
+def _of_most(findings: Sequence[Finding]) -> Finding:
+    """Take what more than half of the boxes say; a single one of several may hold anything."""
+    said = Counter(finding.name for finding in findings)
+    name, count = said.most_common(1)[0]
+    if 2 * count <= len(findings):
+        name = next((f.name for f in findings if not f.needs_attention), name)
+    return next(finding for finding in findings if finding.name == name)
+
+
+def _of_channel(finding: Finding, name: str) -> Finding:
+    return replace(finding, sentence=f"Channel {name}: {finding.sentence}") if name else finding

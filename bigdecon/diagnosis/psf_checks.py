@@ -1,0 +1,203 @@
+"""Checks of the PSF: by itself, and against the image that it is said to have blurred."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigdecon.diagnosis.findings import Finding
+from bigdecon.evaluation.cutoffs import optical_cutoff_per_um, transfer_function
+from bigdecon.evaluation.implied_spectrum import implied_spectra
+
+__all__ = ["check_orientation", "check_psf_width", "check_sampling"]
+
+SHORT_ALONG_Z = 0.8  # of the lateral width: no objective resolves better along z than in the plane
+UNEQUAL_LATERALLY = 1.5
+LARGEST_RISE = 6.0
+STEEPEST = -6.3
+LEAST_SHELLS = {"wide": 4, "narrow": 8}
+WELL_ABOVE_NYQUIST = 1.5
+"""Voxels up to so many times Nyquist's limit are usual, and told as a note."""
+ALIASED = 0.3  # transfer at the highest frequency that the voxels hold, of that at 0
+SLIGHTLY_ALIASED = 0.05
+
+DIRECTIONS = {"lateral": "in the plane", "axial": "along z"}
+
+
+def check_orientation(psf_array: NDArray[Any], voxel_size_um: Sequence[float] | None) -> Finding:
+    """Look whether the PSF is longest along z, and as wide along y as along x.
+
+    Widths are those of the squared PSF, which its skirts hardly touch.
+
+    Parameters
+    ----------
+    psf_array : (z, y, x) or (y, x)
+    voxel_size_um : along the same axes; None if unknown, and then z is left out
+    """
+    steps = voxel_size_um or (1.0,) * psf_array.ndim
+    widths = [w * s for w, s in zip(_widths(psf_array), steps, strict=True)]
+    y, x = widths[-2:]
+    unit = "um" if voxel_size_um else "voxels"
+    remedy = "Check the order of the PSF's axes (z, y, x) and its voxel size."
+    effect = "the result is sharpened along the wrong axis."
+    if max(y, x) > UNEQUAL_LATERALLY * min(y, x):
+        sentence = (
+            f"The PSF is {max(y, x) / min(y, x):.1f} times as wide along {'y' if y > x else 'x'} as along "
+            f"{'x' if y > x else 'y'} ({max(y, x):.2g} and {min(y, x):.2g} {unit}; up to "
+            f"{UNEQUAL_LATERALLY:g} times is usual), as if its axes were in another order: {effect}"
+        )
+        return Finding("psf-orientation", "warning", sentence, remedy)
+    if psf_array.ndim == 3 and voxel_size_um and widths[0] < SHORT_ALONG_Z * min(y, x):
+        sentence = (
+            f"The PSF is narrower along z ({widths[0]:.2g} um) than in the plane ({min(y, x):.2g} um), "
+            "which no "
+            f"objective does: its axes may be in another order, and {effect}"
+        )
+        return Finding("psf-orientation", "warning", sentence, remedy)
+    return Finding("psf-orientation", "good", "The PSF's axes are in the usual order.")
+
+
+def _widths(psf_array: NDArray[Any]) -> list[float]:
+    """Give the standard deviation of the squared PSF along every axis, in voxels, with a voxel's own."""
+    squares = np.asarray(psf_array, np.float64) ** 2
+    widths = []
+    for axis, n in enumerate(squares.shape):
+        line = squares.sum(axis=tuple(a for a in range(squares.ndim) if a != axis))
+        places = np.arange(n) - np.average(np.arange(n), weights=line)
+        widths.append(math.sqrt(float(np.average(places**2, weights=line)) + 1 / 12))
+    return widths
+
+
+def check_psf_width(image: NDArray[Any], psf_array: NDArray[Any]) -> Finding:
+    """Compare what the PSF lets pass with what the image holds beyond its noise.
+
+    The specimen's spectrum that both imply falls with frequency for nearly any specimen. If it rises, the
+    image holds detail that the PSF would have stopped: it is too wide. If it falls faster than frequency to
+    the power of -6.3, the PSF may be too narrow, or the specimen smooth. Both limits were set by simulated
+    specimens and real images, so that a true PSF stays clear of them; factors of 2 are found
+    where the image has the light for it, smaller ones rarely.
+
+    Parameters
+    ----------
+    image : (z, y, x) or (y, x), a part with signal, larger than the PSF's core
+    psf_array : along the same axes, with the same voxel size
+
+    Returns
+    -------
+    Finding
+        "psf-too-wide", "psf-too-narrow", or a good "psf-width"
+    """
+    spectra = implied_spectra(image, psf_array)
+    for spectrum in spectra:
+        if len(spectrum.power) >= LEAST_SHELLS["wide"] and spectrum.rise > LARGEST_RISE:
+            return _too_wide(DIRECTIONS[spectrum.direction], spectrum.rise)
+    for spectrum in spectra:
+        if len(spectrum.power) >= LEAST_SHELLS["narrow"] and spectrum.slope < STEEPEST:
+            return _too_narrow(DIRECTIONS[spectrum.direction], spectrum.slope)
+    return Finding("psf-width", "good", "The PSF is as wide as the image allows, as far as its noise tells.")
+
+
+def _too_wide(where: str, rise: float) -> Finding:
+    sentence = (
+        f"The PSF is too wide {where}: the image holds fine detail that this PSF would have stopped (the "
+        f"specimen would have to get {rise:.2g} times stronger towards fine detail, and {LARGEST_RISE:g} "
+        "times "
+        "is the limit), so the result will have rings and exaggerated detail."
+    )
+    remedy = (
+        "Check the voxel sizes of image and PSF, the NA and the wavelength; bigdecon psf make gives the PSF "
+        "of your microscope."
+    )
+    return Finding("psf-too-wide", "warning", sentence, remedy)
+
+
+def _too_narrow(where: str, slope: float) -> Finding:
+    sentence = (
+        f"The PSF seems too narrow {where}: it would let pass fine detail that the image does not hold (the "
+        f"spectrum falls with the power {slope:.1f} of frequency, and {STEEPEST:g} is the limit), so blur "
+        "will "
+        "stay in the result. A specimen that is smooth everywhere looks alike."
+    )
+    remedy = (
+        "Check the voxel sizes of image and PSF, the focus, and whether the PSF has the sample's aberration."
+    )
+    return Finding("psf-too-narrow", "warning", sentence, remedy)
+
+
+def check_sampling(
+    voxel_size_um: Sequence[float] | None,
+    psf_array: NDArray[Any] | None = None,
+    *,
+    numerical_aperture: float | None = None,
+    wavelength_um: float | None = None,
+    refractive_index: float | None = None,
+) -> Finding:
+    """Hold the voxel size against Nyquist's limit.
+
+    It is wavelength / (4 NA) in the plane, and wavelength / (2 n (1 - cos a)) along z, with sin a = NA / n.
+    Where NA and wavelength are unknown, the PSF tells: its transfer function should have ended before the
+    highest frequency that the voxels hold.
+
+    Parameters
+    ----------
+    voxel_size_um : (z, y, x) or (y, x); None if unknown
+    psf_array : along the same axes; used where the optics are unknown
+    numerical_aperture, wavelength_um : of the objective, and of the emitted light in vacuum
+    refractive_index : of the immersion; without it the axial limit is left out
+    """
+    if numerical_aperture and wavelength_um and voxel_size_um:
+        return _by_optics(voxel_size_um, numerical_aperture, wavelength_um, refractive_index)
+    if psf_array is not None:
+        return _by_psf(psf_array)
+    return Finding("undersampling", "good", "Nothing is known to hold the sampling against.")
+
+
+def _by_optics(
+    voxel_size_um: Sequence[float], numerical_aperture: float, wavelength_um: float, index: float | None
+) -> Finding:
+    ndim = len(voxel_size_um)
+    cutoffs = optical_cutoff_per_um(numerical_aperture, wavelength_um, index or numerical_aperture, ndim)
+    limits = [0.5 / cutoff for cutoff in cutoffs]
+    axes = [a for a in range(ndim) if index is not None or a >= ndim - 2]
+    worst = max(axes, key=lambda a: voxel_size_um[a] / limits[a])
+    ratio = voxel_size_um[worst] / limits[worst]
+    name = "zyx"[-ndim:][worst]
+    light = f"NA {numerical_aperture:g} and light of {wavelength_um:g} um"
+    if ratio <= 1.05:
+        return Finding("undersampling", "good", f"The voxels are small enough for {light}.")
+    sentence = (
+        f"The voxels are too large: {voxel_size_um[worst]:g} um along {name}, and Nyquist's limit for "
+        f"{light} "
+        f"is {limits[worst]:.3g} um; finer detail is recorded as coarser, and cannot be restored."
+    )
+    remedy = (
+        f"Record with at most {limits[worst]:.3g} um along {name}; here, read details of few voxels with "
+        "care."
+    )
+    return Finding("undersampling", "warning" if ratio > WELL_ABOVE_NYQUIST else "note", sentence, remedy)
+
+
+def _by_psf(psf_array: NDArray[Any]) -> Finding:
+    shape = [2 * max(n, 16) for n in psf_array.shape]
+    modulus = transfer_function(psf_array, shape)
+    at_end = [float(modulus[_on_axis(axis, shape)]) for axis in range(modulus.ndim - 2, modulus.ndim)]
+    share = max(at_end)
+    if share < SLIGHTLY_ALIASED:
+        return Finding("undersampling", "good", "The voxels hold all detail that the PSF lets pass.")
+    sentence = (
+        f"The voxels are too large for the PSF: it still passes {share:.0%} of the contrast at the finest "
+        "detail "
+        f"that they hold, and {SLIGHTLY_ALIASED:.0%} is the limit; still finer detail is recorded as "
+        "coarser, and "
+        "cannot be restored."
+    )
+    remedy = "Record with smaller voxels; here, read details of few voxels with care."
+    return Finding("undersampling", "warning" if share > ALIASED else "note", sentence, remedy)
+
+
+def _on_axis(axis: int, shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(n // 2 if a == axis else 0 for a, n in enumerate(shape))

@@ -1,0 +1,248 @@
+"""Checks of a result: whether it explains the image, what it did to noise and light, and if to trust it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.ndimage
+from numpy.typing import NDArray
+
+from bigdecon.diagnosis.findings import Finding, Severity
+from bigdecon.evaluation.noise import NoiseModel
+from bigdecon.evaluation.residual import Residual
+
+__all__ = [
+    "check_clipping",
+    "check_explanation",
+    "check_intensity",
+    "check_noise_amplification",
+    "check_psf_by_residual",
+    "check_training",
+    "check_trust",
+]
+
+Image = NDArray[Any]
+
+EXPLAINED = (0.7, 1.3)  # reduced chi square; the noise is known to some ten percent
+WHITE = 0.1  # correlation of neighbours
+UNEXPLAINED = 0.05  # part of the image's variation; less is left by careful smoothing
+DISTRUSTED = 0.2
+STRUCTURED = 0.3
+NOISE_GROWTH = 1.5
+LEAST_DARK = 200  # voxels
+STILL_FALLING = 0.05  # of the error, in the last quarter of the training
+LEAST_MEASUREMENTS = 6
+KEPT = (0.9, 1.1)
+CLIPPED_SHARE = 1e-4
+
+
+def check_training(curve: Sequence[tuple[int, float | None]], stopped_by: str) -> Finding:
+    """Look whether a network had stopped learning when its training ended.
+
+    Parameters
+    ----------
+    curve : steps done, and the mean squared error at held-out voxels then (None where it was not measured)
+    stopped_by : "steps", "time" or "plateau"
+    """
+    name, remedy = (
+        "training-not-converged",
+        "Train for longer: --steps or --train-minutes; or take a larger preset.",
+    )
+    known = [(step, error) for step, error in curve if error is not None and math.isfinite(error)]
+    if len(known) < LEAST_MEASUREMENTS:
+        sentence = (
+            f"The training was measured {len(known)} times only, too few to tell whether it was long enough."
+        )
+        return Finding(name, "note", sentence, remedy)
+    errors = np.array([error for _, error in known])
+    quarter = max(2, len(errors) // 4)
+    before, last = float(np.median(errors[-2 * quarter : -quarter])), float(np.median(errors[-quarter:]))
+    falling = (before - last) / last if last > 0 else 0.0
+    if falling > STILL_FALLING and stopped_by != "plateau":
+        sentence = (
+            f"The training ended after {known[-1][0]} steps while the network was still learning: its error "
+            "at "
+            f"held-out voxels fell by {falling:.0%} in the last quarter, and {STILL_FALLING:.0%} is the "
+            "limit; "
+            "the result is less sharp, or noisier, than it could be."
+        )
+        return Finding(name, "warning", sentence, remedy)
+    if last > 1.2 * float(errors.min()):
+        sentence = (
+            f"The network got worse towards the end of its training: its error at held-out voxels is "
+            f"{last / errors.min():.2f} times the least one, and 1.2 times is the limit."
+        )
+        return Finding(name, "warning", sentence, "Take another --seed, or more of the image to train on.")
+    return Finding(name, "good", f"The training had converged after {known[-1][0]} steps.")
+
+
+def check_explanation(residual: Residual) -> Finding:
+    """Say whether the result, blurred again, is the image up to its noise."""
+    chi, correlation = residual.chi_square, _strongest(residual.correlation)
+    measured = (
+        f"what is left has {chi:.2f} times the variance of the noise (1 is noise alone, "
+        f"{EXPLAINED[0]:g} to {EXPLAINED[1]:g} is in order) and neighbours in it are correlated by "
+        f"{correlation:.2f} (up to {WHITE:g} is in order)"
+    )
+    if EXPLAINED[0] <= chi <= EXPLAINED[1] and abs(correlation) <= WHITE:
+        return Finding("explains-data", "good", f"The model explains the data to the noise: yes; {measured}.")
+    if chi < EXPLAINED[0]:
+        sentence = (
+            f"The model explains the data to the noise: more than that; {measured}, so the result has "
+            "followed the noise as well."
+        )
+        return Finding(
+            "explains-data", "warning", sentence, "Take fewer iterations or a stronger regularization."
+        )
+    share = residual.unexplained
+    sentence = (
+        f"The model explains the data to the noise: no; {measured}, and {share:.1%} of the structure is left."
+    )
+    if share < UNEXPLAINED:
+        return Finding("explains-data", "note", sentence, "So little is usual where an image is bright.")
+    remedy = (
+        "Check the PSF and the voxel sizes first, then take more iterations, steps, or less regularization."
+    )
+    return Finding("explains-data", "distrust" if share > DISTRUSTED else "warning", sentence, remedy)
+
+
+def check_psf_by_residual(residual: Residual) -> Finding:
+    """Judge by what is left of the image whether this PSF can have made it.
+
+    A result can be made to explain nearly any image if the PSF is too narrow; what stays unexplained is
+    structure finer than the PSF, or elsewhere than it puts it.
+    """
+    correlation, share = _strongest(residual.correlation), residual.unexplained
+    if residual.chi_square <= EXPLAINED[1] or share < UNEXPLAINED or correlation < STRUCTURED:
+        return Finding("psf-seems-wrong", "good", "Nothing in the residual speaks against the PSF.")
+    sentence = (
+        f"The PSF seems wrong: {share:.0%} of the structure in the image is left over by the result "
+        f"({UNEXPLAINED:.0%} is the limit), and what is left has a shape of its own (neighbours correlated "
+        "by "
+        f"{correlation:.2f}, limit {STRUCTURED:g}), not that of noise."
+    )
+    remedy = (
+        "Check the PSF's voxel size, its orientation, the NA and the wavelength; a result that was stopped "
+        "too "
+        "early looks alike."
+    )
+    return Finding("psf-seems-wrong", "distrust" if share > DISTRUSTED else "warning", sentence, remedy)
+
+
+def check_noise_amplification(
+    image: Image, result: Image, noise: NoiseModel, half_results: tuple[Image, Image] | None = None
+) -> Finding:
+    """Compare the noise of a result with that of the image.
+
+    With the results of two halves of the data (`thinning.thin`, each doubled), their difference is noise
+    alone. Without, dark places are looked at, in which there should be nothing.
+
+    Parameters
+    ----------
+    image, result : the same box of both, in data units
+    noise : of the image, with its background
+    half_results : of the two doubled halves
+    """
+    growth = (
+        _growth_in_the_dark(image, result, noise)
+        if half_results is None
+        else _growth_by_halves(image, half_results, noise)
+    )
+    if math.isnan(growth):
+        return Finding(
+            "amplified-noise", "good", "There are no dark places to measure the result's noise in."
+        )
+    sentence = f"the noise of the result is {growth:.2g} times that of the image"
+    if growth <= NOISE_GROWTH:
+        return Finding("amplified-noise", "good", f"Noise is not amplified: {sentence}.")
+    sentence = (
+        f"The deconvolution amplifies noise: {sentence}, and {NOISE_GROWTH:g} times is the limit; small "
+        "bright "
+        "grains in the result are noise, not structure."
+    )
+    remedy = (
+        "Take fewer iterations, a stronger regularization or a wider --sieve; or leave them to be chosen."
+    )
+    return Finding("amplified-noise", "warning", sentence, remedy)
+
+
+def _growth_in_the_dark(image: Image, result: Image, noise: NoiseModel) -> float:
+    """Spread of the result over the image's noise, where the image's surroundings are dark."""
+    around = scipy.ndimage.uniform_filter(np.asarray(image, np.float64), 7, mode="nearest")
+    deviation = math.sqrt(noise.variance)
+    dark = np.abs(around - noise.background) < deviation / 2
+    if np.count_nonzero(dark) < LEAST_DARK:
+        return math.nan
+    values = np.asarray(result, np.float64)[dark]
+    return float(values.std()) / deviation
+
+
+def _growth_by_halves(image: Image, half_results: tuple[Image, Image], noise: NoiseModel) -> float:
+    first, second = (np.asarray(half, np.float64) for half in half_results)
+    # Doubled halves differ by four times a normal variable with a quarter of the image's variance.
+    expected = 4 * noise.variance_at(np.asarray(image, np.float64)).mean()
+    return math.sqrt(float(((first - second) ** 2).mean()) / float(expected))
+
+
+def check_intensity(kept: float) -> Finding:
+    """Judge how much of the light above the background is in the result.
+
+    Parameters
+    ----------
+    kept : as in `Residual`; NaN where there was nothing to measure
+    """
+    if math.isnan(kept):
+        return Finding("intensity-kept", "good", "There is no light above the background to be kept.")
+    if KEPT[0] <= kept <= KEPT[1]:
+        return Finding("intensity-kept", "good", f"The result has {kept:.1%} of the light in the image.")
+    sentence = (
+        f"The result has {kept:.1%} of the light in the image ({KEPT[0]:.0%} to {KEPT[1]:.0%} is in order); "
+        "brightness must not be compared between image and result."
+    )
+    return Finding(
+        "intensity-kept", "warning", sentence, "Check the background, and that the PSF was not cut off."
+    )
+
+
+def check_clipping(clipped: int, voxels: int, dtype: str) -> Finding:
+    """Tell of voxels that did not fit the type of the output.
+
+    Parameters
+    ----------
+    clipped : voxels beyond its range
+    voxels : of the whole result
+    dtype : of the output
+    """
+    if clipped == 0:
+        return Finding("clipped-voxels", "good", f"All voxels of the result fit into {dtype}.")
+    share = clipped / max(voxels, 1)
+    sentence = (
+        f"{clipped} voxels of the result ({share:.2g} of all) were beyond the range of {dtype} and were cut "
+        "to "
+        "its limits; their brightness is wrong."
+    )
+    severity: Severity = "warning" if share > CLIPPED_SHARE else "note"
+    return Finding("clipped-voxels", severity, sentence, "Write the result with --dtype float32.")
+
+
+def check_trust(findings: Sequence[Finding]) -> Finding:
+    """Sum up: whether the result can be used, and why not."""
+    serious = [f for f in findings if f.severity == "distrust" and f.name != "trust"]
+    doubtful = [f for f in findings if f.severity == "warning" and f.name != "trust"]
+    if serious:
+        why = " ".join(f.sentence for f in serious)
+        return Finding("trust", "distrust", f"Do not trust this result. {why}", serious[0].remedy)
+    if doubtful:
+        names = ", ".join(dict.fromkeys(f.name for f in doubtful))
+        number = "1 warning" if len(doubtful) == 1 else f"{len(doubtful)} warnings"
+        sentence = f"Look at {number} before you use this result: {names}."
+        return Finding("trust", "warning", sentence, doubtful[0].remedy)
+    return Finding("trust", "good", "Nothing was found that speaks against this result.")
+
+
+def _strongest(correlation: Sequence[float]) -> float:
+    known = [r for r in correlation if not math.isnan(r)]
+    return max(known, key=abs, default=0.0)

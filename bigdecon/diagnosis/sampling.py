@@ -1,0 +1,96 @@
+"""A few boxes of a volume at full resolution, read within a budget whatever the volume's size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigdecon.errors import ReadError
+from bigdecon.volume import Box, Stack
+
+__all__ = ["BUDGET_BYTES", "sample_boxes"]
+
+BUDGET_BYTES = 2**25
+"""Voxels decoded for a sample: chunks are decoded whole, also where a box needs a part of them."""
+SIDE = {2: 512, 3: 64}
+WHOLE_VOXELS = 2**20
+"""An image of no more voxels is one box."""
+LEAST_SIDE = 16
+
+
+def sample_boxes(
+    stacks: Sequence[Stack], background: float, *, keep: int, seed: int = 0
+) -> list[NDArray[Any]]:
+    """Read twice as many boxes as are kept, at places drawn at random, and keep those with most light.
+
+    Parameters
+    ----------
+    stacks : one channel at every time point
+    background : of the channel, in data units; all above it is light
+    keep : boxes to keep, at most
+    seed : chooses the places
+
+    Returns
+    -------
+    boxes of one shape, the brightest first. Boxes that cannot be read, hold NaN or one value only are left
+    out. There are none if a single box would exceed `BUDGET_BYTES`.
+    """
+    shape = stacks[0].shape
+    if math.prod(shape) <= WHOLE_VOXELS:
+        side, wanted = list(shape), 1
+    else:
+        side, wanted = [min(n, SIDE[len(shape)]) for n in shape], 2 * keep
+    while _decoded_bytes(stacks[0], side) > BUDGET_BYTES and max(side) > LEAST_SIDE:
+        longest = max(range(len(side)), key=lambda axis: _chunks_along(stacks[0], side, axis))
+        if _chunks_along(stacks[0], side, longest) <= 2:
+            break
+        side[longest] = max(LEAST_SIDE, side[longest] // 2)
+    wanted = min(wanted, BUDGET_BYTES // _decoded_bytes(stacks[0], side))
+    read = [_read(stacks, place) for place in _places(stacks, side, wanted, np.random.default_rng(seed))]
+    boxes = [box for box in read if box is not None]
+    return sorted(boxes, key=lambda box: _light(box, background), reverse=True)[:keep]
+
+
+def _chunks_along(stack: Stack, side: Sequence[int], axis: int) -> int:
+    """Chunks that a box may touch along an axis; one more than it fills where it may lie across two."""
+    n, chunk, extent = side[axis], stack.chunks[axis], stack.shape[axis]
+    across = 0 if n == extent or n % chunk == 0 else 1
+    return min(-(-extent // chunk), -(-n // chunk) + across)
+
+
+def _decoded_bytes(stack: Stack, side: Sequence[int]) -> int:
+    chunks = math.prod(_chunks_along(stack, side, axis) for axis in range(len(side)))
+    return chunks * math.prod(stack.chunks) * stack.dtype.itemsize
+
+
+def _places(
+    stacks: Sequence[Stack], side: Sequence[int], count: int, rng: np.random.Generator
+) -> list[tuple[int, Box]]:
+    """Draw places, none twice; where whole chunks fit into a box its corner lies on their grid."""
+    shape, chunks = stacks[0].shape, stacks[0].chunks
+    drawn: dict[tuple[int, tuple[int, ...]], None] = {}
+    for _ in range(count):
+        corner = []
+        for n, s, chunk in zip(shape, side, chunks, strict=True):
+            start = int(rng.integers(0, n - s + 1))
+            corner.append(start // chunk * chunk if s % chunk == 0 else start)
+        drawn[int(rng.integers(len(stacks))), tuple(corner)] = None
+    return [(index, tuple(slice(c, c + s) for c, s in zip(at, side, strict=True))) for index, at in drawn]
+
+
+def _read(stacks: Sequence[Stack], place: tuple[int, Box]) -> NDArray[Any] | None:
+    index, box = place
+    try:
+        data = np.asarray(stacks[index][box])
+    except ReadError:
+        return None
+    low, high = float(data.min()), float(data.max())
+    return data if math.isfinite(high - low) and high > low else None
+
+
+def _light(box: NDArray[Any], background: float) -> float:
+    return float(np.maximum(box[::2, ::2].astype(np.float64) - background, 0).mean())
