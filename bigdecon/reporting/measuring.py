@@ -206,7 +206,8 @@ def measure_stack(
     pair = _pairing(subject, channel, timepoint)
     if pair is None:
         return empty
-    wanted = [index for index in sample.chosen if index not in lost]
+    # The residual of a box needs the result around it, too.
+    wanted = [i for i in sample.chosen if not any(overlap(pair.around(sample.box(i)), box) for box in gone)]
     looked = run([Call(look_at_box, (pair, sample.box(i))) for i in wanted], "report-look")
     found = {i: look for i, look in zip(wanted, looked, strict=True) if look is not None}
     partial = subject.config.mask is not None

@@ -53,7 +53,8 @@ def render_png(content: Content) -> bytes:
             _draw_views(next(rows), section.detail, section.heading, "through the place with most contrast")
             if section.overview:
                 _draw_views(next(rows), section.overview, section.heading, "maximum projections of all")
-            _draw_charts(next(rows), section)
+            if section.charts:
+                _draw_charts(next(rows), section)
         _draw_last(next(rows), content)
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=DPI, format="png", metadata={"Software": "bigdecon"})
@@ -65,11 +66,11 @@ def _heights(section: Section) -> list[float]:
     rows = [_height_of_views(section.detail)]
     if section.overview:
         rows.append(_height_of_views(section.overview))
-    return [*rows, 2.6]
+    return [*rows, 2.6] if section.charts else rows
 
 
 def _height_of_last(content: Content) -> float:
-    return 2.7 if content.psfs or content.curves else 0.1
+    return 2.7 if content.psfs or content.curves else 1.6
 
 
 def _extent(views: Views) -> tuple[float, float]:

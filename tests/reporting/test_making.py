@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bigdecon.config import TilingConfig
 from bigdecon.deconvolution.ledger import Ledger
 from bigdecon.distributed.progress import Message
 from bigdecon.errors import OutputError, VolumeError
@@ -23,7 +24,7 @@ from bigdecon.reporting.subject import find_subject
 from bigdecon.storage import places
 from bigdecon.storage.places import as_place
 from tests.reporting.conftest import write_psf
-from tests.runs import SHAPE, SIZE, snapshot, specimen, write_image
+from tests.runs import SIZE, snapshot, specimen, write_image, write_in_chunks
 
 MOST_BYTES = 3_000_000
 
@@ -45,7 +46,7 @@ def check_page(page: str) -> None:
         assert f"{tag}-src 'sha256-{digest}'" in policy
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     assert " style=" not in page
-    assert not re.search(r"\son\w+=", page)
+    assert not re.search(r"<[^>]*\son\w+=", page)
     svgs = re.findall(r"<svg [^>]*>", page)
     assert svgs
     assert all('aria-label="' in svg or 'aria-hidden="true"' in svg for svg in svgs)
@@ -138,7 +139,7 @@ def test_without_its_input_a_report_shows_the_result_and_says_so(tmp_path, resto
     moved = image.rename(tmp_path / "b.ome.zarr")
     told = make_report(result.output)
     assert any("not where it was" in note for note in told.notes)
-    assert {statement.tone for statement in told.statements} == {"unknown"}
+    assert [statement.tone for statement in told.statements[1:]] == ["unknown", "unknown"]
     page = page_of(result)
     check_page(page)
     assert "shot before" not in page
@@ -162,19 +163,19 @@ def test_another_image_is_refused(tmp_path, restore):
     other = write_image(tmp_path / "b.ome.zarr", specimen((20, 40, 44)))
     with pytest.raises(VolumeError, match="another image"):
         make_report(result.output, image=str(other))
-    with pytest.raises(OutputError, match="not a result of bigdecon"):
+    with pytest.raises(OutputError, match="does not tell how it was made"):
         make_report(other)
 
 
 def test_a_result_that_lacks_blocks_says_so(tmp_path, restore):
-    data = specimen().astype("float32")
-    data[3, 5, 7] = np.nan
-    result = restore(write_image(tmp_path / "a.ome.zarr", data))
+    image = write_in_chunks(tmp_path / "a.ome.zarr", specimen((8, 30, 600)))
+    (image / "0/0/0/7").write_bytes(b"torn")
+    result = restore(image, tiling=TilingConfig(block=64))
     assert result.state == "incomplete"
     assert (result.report.statements[0].answer, result.report.statements[0].tone) == ("In part", "warning")
     page = page_of(result)
     check_page(page)
-    assert "1 block is missing" in page
+    assert f"{len(result.missing)} blocks are missing" in page
     assert 'class="lost"' in page
 
 
@@ -189,12 +190,10 @@ def test_a_report_that_fails_is_a_warning(tmp_path, restore, monkeypatch):
     def fail(*arguments, **options):
         raise OSError("no room")
 
+    plan = restore(write_image(tmp_path / "a.ome.zarr", specimen()), report=False).plan
     monkeypatch.setattr(making.places, "write", fail)
     told = []
-    result = making.report_of_run(
-        restore(write_image(tmp_path / "a.ome.zarr", specimen()), report=False).plan, told.append
-    )
-    assert result is None
+    assert making.report_of_run(plan, told.append) is None
     (warning,) = [event for event in told if isinstance(event, Message)]
     assert warning.level == "warning"
     assert "could not be made (the report" in warning.text
@@ -226,16 +225,3 @@ def test_a_report_beside_objects(tmp_path, restore, s3, cluster):
 )
 def test_reports_lie_beside_results(output, page):
     assert str(report_place(output)) == page
-
-
-def test_a_perfect_model_leaves_white_noise(tmp_path, restore):
-    """An image that is the result blurred, and photon noise: nothing else is left, and the report says so."""
-    result = restore(
-        write_image(tmp_path / "a.ome.zarr", specimen((32, 64, 64))), iterations=20, report=False
-    )
-    (section,) = gather(find_subject(result.output), run_here).sections
-    measures = section.measures
-    assert 0.7 < measures.chi_square < 1.3
-    assert all(abs(value) < 0.15 for value in measures.correlation)
-    assert measures.kept == pytest.approx(1, abs=0.05)
-    assert SHAPE
