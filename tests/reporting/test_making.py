@@ -59,7 +59,7 @@ def check_picture(data: bytes) -> None:
     assert picture.std() > 10
 
 
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("version", [pytest.param("0.4", marks=pytest.mark.slow), "0.5"])
 def test_a_run_leaves_a_report_beside_its_result(tmp_path, restore, version):
     image = write_image(tmp_path / "a.ome.zarr", specimen(), ome_version=version)
     result = restore(image, ome_version=version)
@@ -75,6 +75,7 @@ def test_a_run_leaves_a_report_beside_its_result(tmp_path, restore, version):
     assert not [p for p in result.output.rglob("*") if "report" in p.name]
 
 
+@pytest.mark.slow
 def test_the_same_report_can_be_made_again(tmp_path, restore):
     result = restore(write_image(tmp_path / "a.ome.zarr", specimen()))
     first = page_of(result)
@@ -92,6 +93,7 @@ def test_the_same_report_can_be_made_again(tmp_path, restore):
     assert making.render_png(content[0]) == making.render_png(content[1])
 
 
+@pytest.mark.slow
 def test_a_found_finished_run_gets_the_report_that_is_missing(tmp_path, restore):
     image = write_image(tmp_path / "a.ome.zarr", specimen())
     plain = restore(image, report=False)
@@ -150,6 +152,7 @@ def test_without_its_input_a_report_shows_the_result_and_says_so(tmp_path, resto
     assert "shot before" in page_of(result)
 
 
+@pytest.mark.slow
 def test_without_its_psf_a_report_shows_both_images_and_says_so(tmp_path, restore):
     psf = write_psf(tmp_path / "mine.tif")
     result = restore(write_image(tmp_path / "a.ome.zarr", specimen()), psf=(str(psf),), report=False)
@@ -168,6 +171,7 @@ def test_another_image_is_refused(tmp_path, restore):
         make_report(other)
 
 
+@pytest.mark.slow
 def test_a_result_that_lacks_blocks_says_so(tmp_path, restore):
     points = np.zeros((16, 40, 600))
     points[4:12:4, 6::14, 6::14] = 200_000
@@ -183,6 +187,7 @@ def test_a_result_that_lacks_blocks_says_so(tmp_path, restore):
     assert 'class="lost"' in page
 
 
+@pytest.mark.slow
 def test_a_run_that_has_not_ended_says_so(tmp_path, restore):
     result = restore(write_image(tmp_path / "a.ome.zarr", specimen()), report=False)
     for key in Ledger(result.output / "bigdecon" / "ledger").read():
@@ -204,6 +209,7 @@ def test_a_report_that_fails_is_a_warning(tmp_path, restore, monkeypatch):
     assert "no room" in warning.text
 
 
+@pytest.mark.slow
 def test_a_report_beside_objects(tmp_path, restore, s3, cluster):
     image = write_image(tmp_path / "a.ome.zarr", specimen())
     output = as_place(f"{s3}/results/a.ome.zarr")
