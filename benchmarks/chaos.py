@@ -90,7 +90,8 @@ TRAINED = (
     "--steps",
     "60",
 )
-COMMON = ("--json", "--device", "cpu", "--dashboard-address", "none", "--threads", "1", "--block", str(BLOCK),
+COMMON = ("--json", "--no-report",
+          "--device", "cpu", "--dashboard-address", "none", "--threads", "1", "--block", str(BLOCK),
           "--ome-version", "0.4")  # fmt: skip
 
 

@@ -80,7 +80,16 @@ def simulate(folder: Path, shape: list[int]) -> None:
 def run_limited(folder: Path, limit_bytes: int) -> dict[str, object]:
     """Give the command within the group and watch it."""
     words = ["run", "noisy.ome.zarr", "--psf", "psf.tif", *CHEAPEST, "--dtype", "uint16", "--device", "cpu"]
-    words += ["--memory-limit", "3GiB", "--dashboard-address", "none", "--json", "-o", "restored.ome.zarr"]
+    words += [
+        "--memory-limit",
+        "3GiB",
+        "--dashboard-address",
+        "none",
+        "--json",
+        "--no-report",
+        "-o",
+        "restored.ome.zarr",
+    ]
     with limited_memory(limit_bytes) as group:
         began = time.monotonic()
         process = subprocess.Popen(

@@ -151,7 +151,7 @@ def measure_run(
     command = [
         *(sys.executable, "-c", CLI, "run", str(volume), "--psf", str(psf), "-o", str(output)),
         *("--method", method, "--block", str(block), "--halo", "16", "--workers", "1", "--threads", "1"),
-        *("--device", "cpu", "--dashboard-address", "none", "--json", *extra),
+        *("--device", "cpu", "--dashboard-address", "none", "--json", "--no-report", *extra),
     ]
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as printed:

@@ -294,6 +294,7 @@ class RunConfig:
     ome_version: Literal["0.5", "0.4"] = "0.5"
     overwrite: bool = False
     dry_run: bool = False
+    report: bool = False
     cluster: str = "local"
     workers: int | None = None
     threads: int | None = None

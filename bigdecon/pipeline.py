@@ -36,6 +36,7 @@ from bigdecon.io.writing import (
     set_provenance,
 )
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from bigdecon.reporting.making import Report, report_of_run, report_place
 from bigdecon.running.choosing import make_tuner
 from bigdecon.running.planning import RunPlan, prepare
 from bigdecon.running.regions import able_workers, restore_regions, write_coarser_levels
@@ -66,6 +67,7 @@ class RunResult:
     missing : blocks that could not be restored; the same command does them again
     models : trained networks, one for every channel; none for methods without training
     seconds : time it took
+    report : what the result is like, on a page beside it; None where it was not asked for, or failed
     """
 
     plan: RunPlan
@@ -75,6 +77,7 @@ class RunResult:
     missing: tuple[Fault, ...] = ()
     models: tuple[Place, ...] = ()
     seconds: float = 0.0
+    report: Report | None = None
 
     @property
     def output(self) -> Place:
@@ -131,7 +134,8 @@ def run(
         if config.dry_run:
             return RunResult(plan, "planned")
         if plan.state == "finished":
-            return RunResult(plan, "found finished", models=_model_paths(plan))
+            report = report_of_run(plan, listener) if _lacks_report(plan) else None
+            return RunResult(plan, "found finished", models=_model_paths(plan), report=report)
         if plan.state == "continue":
             Lease(plan.bookkeeping).refuse_living()  # before workers are called, which may take a while
         refuse_too_little_memory(plan, workers_planned(config, plan.device, workforce.running))
@@ -144,6 +148,8 @@ def run(
         write_coarser_levels(plan, connection, walked.faults, listener, lease)
         lease.check()
         _finish(plan, models, command, complete=not walked.faults)
+        seconds = time.monotonic() - started
+        report = report_of_run(plan, listener, connection, seconds=seconds) if config.report else None
         return RunResult(
             plan,
             "incomplete" if walked.faults else "finished",
@@ -151,7 +157,8 @@ def run(
             walked.skipped,
             tuple(itertools.chain.from_iterable(walked.faults.values())),
             models,
-            time.monotonic() - started,
+            seconds,
+            report,
         )
 
 
@@ -268,7 +275,15 @@ def _model_paths(plan: RunPlan) -> tuple[Place, ...]:
     return tuple(folder / f"channel-{c}.safetensors" for c in range(plan.volume.n_channels))
 
 
-# --- metadata ------------------------------------------------------------------------------------
+# --- report and metadata -------------------------------------------------------------------------
+
+
+def _lacks_report(plan: RunPlan) -> bool:
+    """Whether a result that was found finished is to get a report, and has none."""
+    try:
+        return plan.config.report and not places.exists(report_place(plan.output))
+    except OSError:
+        return False
 
 
 def _finish(plan: RunPlan, models: tuple[Place, ...], command: str, *, complete: bool) -> None:

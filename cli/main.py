@@ -14,6 +14,7 @@ from bigdecon.errors import BigdeconError
 COMMANDS = {
     "run": "Restore a volume: remove blur and noise together.",
     "plan": "Tell what a run would take: time, memory, disk.",
+    "report": "Show what a result is like, and whether to trust it, on a page.",
     "status": "Show how far a run is, from its result on disk.",
     "verify": "Check a result on disk against the hashes of what was written.",
     "info": "Show what bigdecon sees in an image file.",

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 @click.command(cls=RecordedCommand)
 @click.argument("input_path", metavar="INPUT", type=click.Path())
 @run_options
+@click.option(
+    "--report/--no-report",
+    default=True,
+    show_default=True,
+    help="Write NAME.report.html and .png beside the result: what it is like, and whether to trust it.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
@@ -138,11 +144,19 @@ def _conclude(result: RunResult, *, quiet: bool, as_json: bool) -> None:
         click.echo(json.dumps({"event": "Result", "state": result.state, "output": str(result.output),
                                "clipped_voxels": result.clipped, "skipped_blocks": result.skipped,
                                "missing_blocks": len(result.missing), "models": models,
-                               "seconds": result.seconds}))  # fmt: skip
+                               "seconds": result.seconds, **_report_in_json(result)}))  # fmt: skip
     else:
         _tell(result, quiet=quiet)
     if result.missing:
         raise SystemExit(RunError.exit_code)
+
+
+def _report_in_json(result: RunResult) -> dict[str, Any]:
+    """Name the report, and what it says first."""
+    if result.report is None:
+        return {"report": None}
+    verdict = [statement._asdict() for statement in result.report.statements]
+    return {"report": str(result.report.page), "verdict": verdict}
 
 
 def _tell(result: RunResult, *, quiet: bool) -> None:
@@ -162,6 +176,7 @@ def _tell(result: RunResult, *, quiet: bool) -> None:
 def _tell_where(result: RunResult) -> None:
     if result.state == "found finished":
         click.echo(f"{result.output} was finished by an earlier run of this command; nothing was done.")
+        _tell_report(result)
         return
     if result.skipped:
         plan = result.plan
@@ -170,3 +185,11 @@ def _tell_where(result: RunResult) -> None:
     click.echo(f"Result: {result.output}")
     for path in result.models:
         click.echo(f"Model:  {path}")
+    _tell_report(result)
+
+
+def _tell_report(result: RunResult) -> None:
+    if result.report is not None:
+        first = result.report.statements[0]
+        click.echo(f"Report: {result.report.page}")
+        click.echo(f"        {first.question} {first.answer}. {first.because}")

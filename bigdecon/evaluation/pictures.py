@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["before_after_picture", "centre_box", "comparison_picture"]
+__all__ = ["before_after_picture", "centre_box", "comparison_picture", "round_length"]
 
 Image = NDArray[Any]
 
@@ -283,7 +283,7 @@ def _draw_scale_bar(axes: Axes, picture: _Picture) -> None:
     from matplotlib.patches import Rectangle
 
     rows, columns = _look(picture.columns[0].image, picture.views[0]).shape
-    length_um = _round_length(columns * picture.step["x"] / 5)
+    length_um = round_length(columns * picture.step["x"] / 5)
     length = length_um / picture.step["x"]
     thickness, margin = rows * 0.015, columns * 0.03
     corner = (columns - margin - length, rows * 0.96 - thickness)
@@ -302,7 +302,7 @@ def _draw_scale_bar(axes: Axes, picture: _Picture) -> None:
     )
 
 
-def _round_length(length: float) -> float:
-    """Largest of 1, 2, 5 times a power of ten that is not longer."""
+def round_length(length: float) -> float:
+    """Give the largest of 1, 2, 5 times a power of ten that is not longer."""
     power: float = 10.0 ** math.floor(math.log10(length))
     return max(r * power for r in ROUND_LENGTHS if r * power <= length * (1 + 1e-9))

@@ -64,6 +64,7 @@ IRRELEVANT_SETTINGS = frozenset(
         "output",
         "overwrite",
         "psf",
+        "report",
         "slurm",
         "threads",
         "tls",

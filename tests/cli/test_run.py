@@ -28,7 +28,7 @@ from bigdecon.volume import Channel, Volume
 
 SHAPE = (16, 28, 32)
 SIZE = (0.3, 0.2, 0.2)
-ON_CPU = ("--device", "cpu", "--dashboard-address", "none")
+ON_CPU = ("--device", "cpu", "--dashboard-address", "none", "--no-report")
 PLAIN = ("--method", "richardson-lucy", "--iterations", "2", "--background", "0", "--sieve", "0")
 QUICK = (*PLAIN, *ON_CPU)
 

@@ -44,6 +44,7 @@ if __name__ == "__main__":
 """
 SETTINGS = (
     "--json",
+    "--no-report",
     "--device",
     "cpu",
     "--dashboard-address",

@@ -25,6 +25,7 @@ PLAIN = (
     "0",
     "--sieve",
     "0",
+    "--no-report",
     "--device",
     "cpu",
 )

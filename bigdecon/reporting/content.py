@@ -1,0 +1,312 @@
+"""The content of a report, as both the page and the picture show it: gathered once, drawn twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from bigdecon.addresses import shown_url
+from bigdecon.optics.psf import PSF, check_psf
+from bigdecon.reporting.charts import Chart
+from bigdecon.reporting.checking import findings_of_run, findings_of_stack
+from bigdecon.reporting.curves import (
+    agreement_chart,
+    quality_map,
+    spectrum_chart,
+    training_charts,
+    tuning_charts,
+)
+from bigdecon.reporting.facts import Row, facts_of
+from bigdecon.reporting.measuring import Runner, StackMeasures, measure_stack
+from bigdecon.reporting.overview import overview
+from bigdecon.reporting.pictures import (
+    Plane,
+    Views,
+    Window,
+    colour_plane,
+    detail_views,
+    projection_views,
+    psf_planes,
+    shrunk,
+)
+from bigdecon.reporting.samples import even_positions
+from bigdecon.reporting.subject import Subject
+from bigdecon.reporting.verdict import Verdict, verdict_of
+
+__all__ = ["Content", "PSFEntry", "Section", "gather"]
+
+MOST_SECTIONS = 12
+MOST_TIMES = 3
+LARGEST_SIDE, LEAST_SIDE = 384, 128
+BOXES = 48
+RESIDUAL_RANGE = Window(-4.0, 4.0)
+"""Residuals that get the strongest colours, in standard deviations of the noise."""
+
+
+class PSFEntry(NamedTuple):
+    """A PSF that was used: for which channels, its pictures, its widths in words, and what was corrected."""
+
+    title: str
+    planes: dict[str, Plane]
+    widths: str
+    corrections: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """One channel at one time point.
+
+    Attributes
+    ----------
+    heading : names both, where there are several
+    measures : what was measured
+    detail : planes through the place with most contrast
+    overview : maximum projections of all; None where there is but one plane
+    place : where the detail is, in words
+    residuals : planes of the residual there
+    worst : the box with the largest misfit, before and after, and its residual
+    charts : each with a heading
+    quality : map of the boxes; None where nothing was measured
+    numbers : name and value, for a table
+    """
+
+    heading: str
+    measures: StackMeasures
+    detail: Views
+    overview: Views | None
+    place: str
+    residuals: dict[str, Plane]
+    worst: tuple[Views, Plane] | None
+    charts: tuple[tuple[str, Chart], ...]
+    quality: Markup | None
+    numbers: tuple[Row, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """All that a report says.
+
+    Attributes
+    ----------
+    title : name of the result
+    state : one sentence on what was done
+    verdict : plain words, and all findings
+    sections : one for every channel, and a few time points
+    psfs : those that were used, each once
+    curves : of the training, or of the choice of settings
+    facts : how it was made, by group
+    notes : what could not be shown, and why
+    network : whether a network made it
+    """
+
+    title: str
+    state: str
+    verdict: Verdict
+    sections: tuple[Section, ...]
+    psfs: tuple[PSFEntry, ...]
+    curves: tuple[tuple[str, Chart], ...]
+    facts: tuple[tuple[str, tuple[Row, ...]], ...]
+    notes: tuple[str, ...]
+    network: bool
+
+
+def gather(subject: Subject, run: Runner, *, seconds: float | None = None, machine: str = "") -> Content:
+    """Measure what is to be said about a result.
+
+    Parameters
+    ----------
+    subject : the result, and what it was made from
+    run : does the work, here or on workers
+    seconds : time that the run took; None where unknown
+    machine : what it ran on, in words; "" where unknown
+    """
+    places = _places(subject)
+    side = int(min(LARGEST_SIDE, max(LEAST_SIDE, LARGEST_SIDE / math.sqrt(len(places)))))
+    sections, found, seen = [], findings_of_run(subject), set()
+    for channel, timepoint in places:
+        limit = max(8, BOXES // len(places))
+        repeat = channel not in seen
+        seen.add(channel)
+        measures = measure_stack(subject, channel, timepoint, run, limit=limit, repeat=repeat)
+        section = _section(subject, measures, side)
+        sections.append(section)
+        found += [(section.heading, finding) for finding in findings_of_stack(measures)]
+    status = subject.status
+    measured = any(section.measures.measured for section in sections)
+    verdict = verdict_of(
+        found,
+        measured=measured,
+        missing=len(status.missing),
+        unfinished=status.state == "unfinished",
+    )
+    return Content(
+        title=subject.output.name,
+        state=_state(subject),
+        verdict=verdict,
+        sections=tuple(sections),
+        psfs=_psf_entries(subject),
+        curves=(*training_charts(subject), *tuning_charts(subject)),
+        facts=facts_of(subject, seconds, machine),
+        notes=subject.notes,
+        network=bool(subject.models),
+    )
+
+
+def _places(subject: Subject) -> list[tuple[int, int]]:
+    """Choose channels and time points: all channels, as far as a page holds them, and a few times."""
+    channels = range(min(subject.result.n_channels, MOST_SECTIONS))
+    times = max(1, min(MOST_TIMES, MOST_SECTIONS // len(channels)))
+    chosen = even_positions(subject.result.n_timepoints, times)
+    return [(c, t) for c in channels for t in chosen]
+
+
+def _state(subject: Subject) -> str:
+    method = subject.config.method
+    source = shown_url(str(subject.record.provenance["input"].get("location") or subject.config.input))
+    made = f"Made from {source} by {method}, {subject.status.created[:10]}."
+    if subject.status.state == "incomplete":
+        n = len(subject.status.missing)
+        made += f" {'1 block is' if n == 1 else f'{n} blocks are'} missing: the same command does them again."
+    if subject.status.state == "unfinished":
+        made += " The run has not ended."
+    return made
+
+
+# --- sections ------------------------------------------------------------------------------------
+
+
+def _section(subject: Subject, measures: StackMeasures, side: int) -> Section:
+    channel, timepoint = measures.channel, measures.timepoint
+    place = {"timepoint": timepoint, "channel": channel}
+    before = subject.image.stack(**place) if subject.image is not None else None
+    after, size = subject.result.stack(**place), subject.result.voxel_size_um
+    offset = subject.offset(channel)
+    coarse = overview(subject, channel, timepoint)
+    look = measures.looks[measures.interesting] if measures.interesting is not None else None
+    spot = look.place if look else tuple(n // 2 for n in after.shape)
+    whole = None
+    if after.ndim == 3 or coarse.level:
+        views = projection_views(coarse.before, coarse.after, coarse.voxel_size_um, offset)
+        whole = shrunk(views, side)
+    return Section(
+        heading=_heading(subject, channel, timepoint),
+        measures=measures,
+        detail=detail_views(before, after, spot, size, side, offset),
+        overview=whole,
+        place=_place_in_words(spot, subject.result.spatial_axes, size),
+        residuals=_residual_planes(measures, size),
+        worst=_worst(measures, size),
+        charts=(
+            *((a.direction, agreement_chart(a, size is not None, subject)) for a in measures.agreements),
+            *(() if measures.spectrum is None else (("residual", spectrum_chart(measures)),)),
+        ),
+        quality=quality_map(measures, size),
+        numbers=_numbers(subject, measures),
+    )
+
+
+def _heading(subject: Subject, channel: int, timepoint: int) -> str:
+    parts = []
+    if subject.result.n_channels > 1:
+        parts.append(subject.result.channels[channel].name or f"channel {channel}")
+    if subject.result.n_timepoints > 1:
+        parts.append(f"time point {timepoint}")
+    return ", ".join(parts)
+
+
+def _place_in_words(place: Sequence[int], axes: str, size: tuple[float, ...] | None) -> str:
+    step = size or (1.0,) * len(place)
+    parts = [f"{axis} {at * s:.4g}" for axis, at, s in zip(axes, place, step, strict=True)]
+    return ", ".join(parts) + (" µm" if size else " voxels")
+
+
+def _residual_planes(measures: StackMeasures, size: tuple[float, ...] | None) -> dict[str, Plane]:
+    planes = measures.interesting_planes
+    if planes is None:
+        return {}
+    step = size or (1.0,) * 3
+    drawn = {"xy": colour_plane(planes.xy, RESIDUAL_RANGE, step[-2:], "residual", in_um=size is not None)}
+    if planes.xz is not None:
+        across = (step[0], step[2])
+        drawn["xz"] = colour_plane(planes.xz, RESIDUAL_RANGE, across, "residual", in_um=size is not None)
+    return drawn
+
+
+def _worst(measures: StackMeasures, size: tuple[float, ...] | None) -> tuple[Views, Plane] | None:
+    planes = measures.worst_planes
+    if planes is None:
+        return None
+    step = size or (1.0,) * 3
+    views = projection_views(planes.before, planes.after, step[-2:] if size else None)
+    return views, colour_plane(planes.xy, RESIDUAL_RANGE, step[-2:], "residual", in_um=size is not None)
+
+
+def _numbers(subject: Subject, measures: StackMeasures) -> tuple[Row, ...]:
+    rows = []
+    if measures.chi_square is not None:
+        rows.append(
+            Row("Misfit over noise", f"{measures.chi_square:.2f}", "1 where noise is all that is left")
+        )
+        axes = subject.result.spatial_axes
+        steps = zip(axes, measures.correlation, strict=True)
+        correlation = ", ".join(f"{axis} {value:+.2f}" for axis, value in steps)
+        rows.append(Row("Neighbouring residuals", correlation, "0 for white noise"))
+    if measures.kept is not None:
+        rows.append(
+            Row("Intensity kept", f"{measures.kept:.1%}", "above the background, in the boxes looked at")
+        )
+    if measures.noise is not None:
+        read_out = math.sqrt(max(0.0, measures.noise.variance))
+        gain = f"gain {measures.noise.gain:.3g}, read-out noise {read_out:.3g}"
+        rows.append(
+            Row("Noise of the image", gain, f"data units; background {measures.noise.background:.4g}")
+        )
+    unit = "µm" if subject.result.voxel_size_um else "voxels"
+    for one in measures.agreements:
+        before, after = (f"{v:.3g} {unit}" if v else "none" for v in (one.before_um, one.after_um))
+        word = "Reproducible" if subject.models else "Resolution"
+        what = f"{one.direction}, before → after; limit {1 / one.bound:.3g} {unit}"
+        rows.append(Row(word, f"{before} → {after}", what))
+    seen = len(measures.looks)
+    total = math.prod(measures.sample.counts)
+    rows.append(Row("Boxes looked at", f"{seen} of {total}", "evenly spread over the volume"))
+    return tuple(rows)
+
+
+# --- PSFs ----------------------------------------------------------------------------------------
+
+
+def _psf_entries(subject: Subject) -> tuple[PSFEntry, ...]:
+    """Describe every PSF once, with the channels that it served."""
+    records = subject.record.provenance["psfs"]
+    by_hash: dict[str, list[int]] = {}
+    for channel, psf in enumerate(subject.psfs):
+        if psf is not None:
+            by_hash.setdefault(psf.sha256, []).append(channel)
+    entries = []
+    for digest, channels in by_hash.items():
+        psf = subject.psfs[channels[0]]
+        if psf is None:
+            continue
+        names = [subject.result.channels[c].name or f"channel {c}" for c in channels]
+        several = len(by_hash) > 1 and subject.result.n_channels > 1
+        title = f"{psf.name}, for {', '.join(names)}" if several else psf.name
+        noted = next((r.get("corrections") for r in records if r.get("sha256") == digest), None)
+        corrections = tuple(str(c) for c in noted) if isinstance(noted, list) else psf.corrections
+        entries.append(PSFEntry(title, psf_planes(psf.array, psf.voxel_size_um), _widths(psf), corrections))
+    return tuple(entries)
+
+
+def _widths(psf: PSF) -> str:
+    report = check_psf(psf.array, psf.voxel_size_um, name=psf.name)
+    widths, unit = (report.fwhm_um, "µm") if report.fwhm_um else (report.fwhm_voxels, "voxels")
+    axes = "zyx"[-psf.ndim :]
+    parts = [
+        f"{axis} {w:.3g}" if w else f"{axis} beyond the array" for axis, w in zip(axes, widths, strict=True)
+    ]
+    extent = " × ".join(str(n) for n in psf.array.shape)
+    return f"Full width at half maximum: {', '.join(parts)} {unit}. Extent {extent} voxels."

@@ -1,0 +1,212 @@
+"""The report as one picture, for a slide or a message: the same content, drawn by matplotlib."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from typing import TYPE_CHECKING
+
+from bigdecon.reporting.charts import Chart
+from bigdecon.reporting.content import Content, Section
+from bigdecon.reporting.pictures import Plane, Views, scale_bar
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
+
+__all__ = ["render_png"]
+
+WIDTH_INCHES = 11.0
+DPI = 110
+COLOURS = {"magenta": "#b0177f", "green": "#1b7837", "grey": "#5b666c"}
+TONES = {
+    "good": "#0d6b52",
+    "note": "#5b666c",
+    "warning": "#8a5a00",
+    "distrust": "#a1145e",
+    "unknown": "#5b666c",
+}
+DASHES = {"magenta": "-", "green": "--", "grey": ":"}
+MOST_SECTIONS = 4
+"""Channels and times that one picture holds."""
+
+
+def render_png(content: Content) -> bytes:
+    """Give the report as a PNG: the verdict, the first channels with their charts, and the PSF."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = content.sections[:MOST_SECTIONS]
+    heights = [
+        1.9,
+        *(height for section in shown for height in _heights(section)),
+        _height_of_last(content),
+    ]
+    with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+                     "text.parse_math": False, "font.family": ["DejaVu Sans"]}):  # fmt: skip
+        figure = Figure(figsize=(WIDTH_INCHES, sum(heights)), layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+        rows = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+        _draw_verdict(next(rows), content)
+        for section in shown:
+            _draw_views(next(rows), section.detail, section.heading, "through the place with most contrast")
+            if section.overview:
+                _draw_views(next(rows), section.overview, section.heading, "maximum projections of all")
+            if section.charts:
+                _draw_charts(next(rows), section)
+        _draw_last(next(rows), content)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=DPI, format="png", metadata={"Software": "bigdecon"})
+    return buffer.getvalue()
+
+
+def _heights(section: Section) -> list[float]:
+    """Heights of a section's rows, in inches."""
+    rows = [_height_of_views(section.detail)]
+    if section.overview:
+        rows.append(_height_of_views(section.overview))
+    return [*rows, 2.6] if section.charts else rows
+
+
+def _height_of_last(content: Content) -> float:
+    return 2.7 if content.psfs or content.curves else 1.6
+
+
+def _extent(views: Views) -> tuple[float, float]:
+    """Width and height of the planes at one scale: xy, yz beside it, xz below."""
+    planes = {pair.name: pair.after for pair in views.pairs}
+    xy, xz, yz = (planes.get(name) for name in ("xy", "xz", "yz"))
+    if xy is None:
+        return 1.0, 1.0
+    return xy.width + (yz.width if yz else 0), xy.height + (xz.height if xz else 0)
+
+
+def _height_of_views(views: Views) -> float:
+    width, height = _extent(views)
+    return float(min(6.5, 0.48 * WIDTH_INCHES * height / width) + 0.35)
+
+
+def _draw_verdict(part: SubFigure, content: Content) -> None:
+    axes = part.subplots()
+    axes.axis("off")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.text(0, 1, content.title, fontsize=15, fontweight="bold", va="top")
+    axes.text(0, 0.83, textwrap.shorten(content.state, 150), color="0.35", va="top")
+    for i, one in enumerate(content.verdict.statements):
+        x = i / 3
+        axes.text(x, 0.66, one.question, color="0.35", va="top", fontsize=8)
+        axes.text(x, 0.55, one.answer, color=TONES[one.tone], fontsize=13, fontweight="bold", va="top")
+        because = "\n".join(textwrap.wrap(textwrap.shorten(one.because, 260), 58))
+        axes.text(x, 0.37, because, va="top", fontsize=8, linespacing=1.3)
+
+
+def _draw_views(part: SubFigure, views: Views, heading: str, what: str) -> None:
+    has_before = all(pair.before is not None for pair in views.pairs)
+    columns = part.subfigures(1, 2 if has_before else 1, squeeze=False)[0]
+    for column, word in zip(columns, ("before", "after") if has_before else ("after",), strict=True):
+        title = f"{heading}: {word}, {what}" if heading else f"{word}, {what}"
+        column.suptitle(title, fontsize=9, x=0.02, ha="left")
+        planes = {p.name: (p.before if word == "before" else p.after) for p in views.pairs}
+        xy, xz, yz = (planes.get(name) for name in ("xy", "xz", "yz"))
+        if xy is None:
+            continue
+        widths = [xy.width, yz.width] if yz else [xy.width]
+        heights = [xy.height, xz.height] if xz else [xy.height]
+        grid = column.subplots(
+            len(heights),
+            len(widths),
+            squeeze=False,
+            gridspec_kw={"width_ratios": widths, "height_ratios": heights},
+        )
+        for axes in grid.ravel():
+            axes.axis("off")
+        _show(grid[0, 0], xy)
+        _bar(grid[0, 0], xy)
+        if yz:
+            _show(grid[0, 1], yz)
+        if xz:
+            _show(grid[1, 0], xz)
+
+
+def _show(axes: Axes, plane: Plane) -> None:
+    axes.imshow(
+        plane.pixels,
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+        extent=(0, plane.width, plane.height, 0),
+        interpolation="nearest",
+    )
+    axes.axis("off")
+
+
+def _bar(axes: Axes, plane: Plane) -> None:
+    from matplotlib.patches import Rectangle
+
+    length = scale_bar(plane)
+    margin, thick = 0.03 * plane.width, 0.012 * plane.height
+    left, top = plane.width - margin - length, plane.height - margin - thick
+    axes.add_patch(Rectangle((left, top), length, thick, color="white"))
+    unit = "µm" if plane.in_um else "voxels"
+    box = {"facecolor": "black", "alpha": 0.5, "linewidth": 0, "pad": 1.0}
+    axes.text(left + length / 2, top - thick, f"{length:g} {unit}", color="white", ha="center", va="bottom",
+              fontsize=8, bbox=box)  # fmt: skip
+
+
+def _draw_charts(part: SubFigure, section: Section) -> None:
+    panels = part.subplots(1, 4)
+    for axes, (name, plane) in zip(panels, list(section.residuals.items())[:1], strict=False):
+        _show(axes, plane)
+        axes.set_title(f"what is left, {name} (±4 σ)", fontsize=9)
+    charts = sorted(section.charts, key=lambda pair: pair[0] != "residual")
+    for axes, (name, chart) in zip(panels[1:], charts[:3], strict=False):
+        titles = {
+            "residual": "power of what is left",
+            "lateral": "agreement, lateral",
+            "axial": "agreement, axial",
+        }
+        _draw_chart(axes, chart, titles.get(name, name))
+    for axes in panels:
+        if not axes.has_data():
+            axes.axis("off")
+
+
+def _draw_chart(axes: Axes, chart: Chart, title: str) -> None:
+    for line in chart.lines:
+        axes.plot(
+            line.x, line.y, DASHES[line.colour], color=COLOURS[line.colour], label=line.name, linewidth=1.4
+        )
+    for mark in chart.marks:
+        (axes.axvline if mark.axis == "x" else axes.axhline)(mark.at, color="0.5", linestyle=":", linewidth=1)
+    if chart.log_y:
+        axes.set_yscale("log")
+    elif chart.y_range:
+        axes.set_ylim(*chart.y_range)
+    axes.set_xlabel(chart.x_label, fontsize=8)
+    axes.set_title(title, fontsize=9)
+    axes.tick_params(labelsize=8)
+    if len(chart.lines) > 1:
+        axes.legend(fontsize=7, frameon=False)
+
+
+def _draw_last(part: SubFigure, content: Content) -> None:
+    """Draw the first PSF, the first curve, and how it was made."""
+    panels = part.subplots(1, 4)
+    for axes in panels:
+        axes.axis("off")
+    if content.psfs:
+        for axes, (name, plane) in zip(panels, list(content.psfs[0].planes.items())[:2], strict=False):
+            _show(axes, plane)
+            axes.set_title(f"PSF, {name}", fontsize=9)
+    if content.curves:
+        heading, chart = content.curves[0]
+        panels[2].axis("on")
+        _draw_chart(panels[2], chart, heading)
+    rows = [
+        row for heading, group in content.facts if heading in ("Method", "Time and machine") for row in group
+    ]
+    lines = [line for row in rows[:7] for line in textwrap.wrap(f"{row.name}: {row.value}", 44)]
+    panels[3].text(
+        0, 1, "\n".join(lines[:16]), va="top", fontsize=7.5, transform=panels[3].transAxes, linespacing=1.35
+    )

@@ -1,0 +1,135 @@
+"""The verdict: what a report says first, in plain words, drawn from everything that was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from bigdecon.diagnosis.findings import Finding, Severity
+
+__all__ = ["Statement", "Verdict", "verdict_of"]
+
+ORDER: tuple[Severity, ...] = ("distrust", "warning", "note", "good")
+PSF_CHECKS = (
+    "psf-seems-wrong",
+    "psf-too-wide",
+    "psf-too-narrow",
+    "psf-width",
+    "psf-orientation",
+    "undersampling",
+)
+UNKNOWN = "Not known"
+EXPLAINED_LEAD = "The model explains the data to the noise: "
+
+
+class Statement(NamedTuple):
+    """One answer.
+
+    Attributes
+    ----------
+    question : what is answered
+    tone : "good", "note", "warning", "distrust" or "unknown"
+    answer : one word or two
+    because : why, in a sentence or two
+    """
+
+    question: str
+    tone: str
+    answer: str
+    because: str
+
+
+class Verdict(NamedTuple):
+    """The answers, the most important first, and all findings, the worst first."""
+
+    statements: tuple[Statement, ...]
+    findings: tuple[tuple[str, Finding], ...]
+
+    @property
+    def tone(self) -> str:
+        """That of the first answer."""
+        return self.statements[0].tone
+
+
+def verdict_of(
+    findings: Sequence[tuple[str, Finding]], *, measured: bool, missing: int = 0, unfinished: bool = False
+) -> Verdict:
+    """Draw the verdict.
+
+    Parameters
+    ----------
+    findings : what was found, with the name of the channel it is about ("" for all)
+    measured : whether the residual could be measured: input and PSF were there
+    missing : blocks that could not be restored
+    unfinished : whether the run has not ended
+    """
+    ranked = sorted(findings, key=lambda pair: ORDER.index(pair[1].severity))
+    explained = _named(findings, ("explains-data",))
+    answers = [
+        _trust(findings, measured, missing, unfinished),
+        _statement("Does the model explain the data to the noise?", explained, measured),
+        _statement("Does the PSF fit the data?", _named(findings, PSF_CHECKS), measured),
+    ]
+    return Verdict(tuple(answers), tuple(ranked))
+
+
+def _named(findings: Iterable[tuple[str, Finding]], names: Sequence[str]) -> list[tuple[str, Finding]]:
+    found = [pair for pair in findings if pair[1].name in names]
+    return sorted(found, key=lambda pair: ORDER.index(pair[1].severity))
+
+
+def _statement(question: str, found: Sequence[tuple[str, Finding]], measured: bool) -> Statement:
+    """Answer by the worst that was found."""
+    if not found or not measured:
+        return Statement(question, "unknown", UNKNOWN, "It takes the input image and the PSF to tell.")
+    settled = [pair for pair in found if pair[1].severity != "note"]
+    found = settled or found  # what is worth knowing stands below; it is no answer if there is another
+    worst = found[0][1].severity
+    said = [_said(pair) for pair in found if pair[1].severity == worst]
+    answer = {"good": "Yes", "note": "Nearly", "warning": "Not quite", "distrust": "No"}[worst]
+    return Statement(question, worst, answer, " ".join(list(dict.fromkeys(said))[:2]))
+
+
+def _said(pair: tuple[str, Finding], *, brief: bool = False) -> str:
+    """Give a finding as a sentence, or the first part of it, with the channel it is about."""
+    channel, finding = pair
+    sentence = finding.sentence
+    if brief:
+        sentence = sentence.partition(";")[0]
+    elif sentence.startswith(EXPLAINED_LEAD):  # the question says it already
+        sentence = sentence.partition("; ")[2] or sentence
+    sentence = sentence[:1].upper() + sentence[1:].rstrip(".") + "."
+    return f"{channel}: {sentence}" if channel else sentence
+
+
+def _listed(found: Sequence[tuple[str, Finding]]) -> str:
+    """Give the first few findings, in short."""
+    said = list(dict.fromkeys(_said(pair, brief=True) for pair in found))
+    more = f" And {len(said) - 3} more, below." if len(said) > 3 else ""
+    return " ".join(said[:3]) + more
+
+
+def _trust(
+    findings: Sequence[tuple[str, Finding]], measured: bool, missing: int, unfinished: bool
+) -> Statement:
+    question = "Can this result be used?"
+    bad = [pair for pair in findings if pair[1].severity == "distrust" and pair[1].name != "trust"]
+    doubtful = [pair for pair in findings if pair[1].severity == "warning"]
+    if unfinished:
+        return Statement(
+            question, "distrust", "Not yet", "The run has not ended; the same command continues it."
+        )
+    if bad:
+        return Statement(question, "distrust", "Do not trust it", _listed(bad))
+    if missing:
+        blocks = "1 block" if missing == 1 else f"{missing} blocks"
+        because = f"{blocks} could not be restored and are empty; the rest is as good as said below."
+        return Statement(question, "warning", "In part", because)
+    if doubtful:
+        count = "one thing" if len(doubtful) == 1 else f"{len(doubtful)} things"
+        because = f"Look at {count} first. {_listed(doubtful)}"
+        return Statement(question, "warning", "With care", because)
+    if not measured:
+        because = "Nothing speaks against it, but without the input image and the PSF little can be checked."
+        return Statement(question, "unknown", UNKNOWN, because)
+    return Statement(question, "good", "Yes", "Nothing that was looked at speaks against it.")

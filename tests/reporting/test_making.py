@@ -1,0 +1,237 @@
+"""Reports beside results: what they say, and that whatever goes wrong with them harms no result."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from bigdecon.config import TilingConfig
+from bigdecon.deconvolution.ledger import Ledger
+from bigdecon.distributed.progress import Message
+from bigdecon.errors import OutputError, VolumeError
+from bigdecon.reporting import making
+from bigdecon.reporting.content import gather
+from bigdecon.reporting.making import make_report, report_place
+from bigdecon.reporting.measuring import run_here
+from bigdecon.reporting.subject import find_subject
+from bigdecon.storage import places
+from bigdecon.storage.places import as_place
+from tests.reporting.conftest import write_psf
+from tests.runs import SIZE, snapshot, specimen, write_image, write_in_chunks
+
+MOST_BYTES = 3_000_000
+
+
+def page_of(result) -> str:
+    return places.read(result.report.page).decode()
+
+
+def check_page(page: str) -> None:
+    """Hold a page to what every one promises."""
+    assert len(page) < MOST_BYTES
+    assert page.startswith("<!doctype html>") or page.lstrip().startswith("<!doctype html>")
+    assert '<meta name="viewport" content="width=device-width' in page
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1]
+    assert policy.startswith("default-src 'none'")
+    for tag in ("style", "script"):
+        text = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)[1]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert " style=" not in page
+    assert not re.search(r"<[^>]*\son\w+=", page)
+    svgs = re.findall(r"<svg [^>]*>", page)
+    assert svgs
+    assert all('aria-label="' in svg or 'aria-hidden="true"' in svg for svg in svgs)
+
+
+def check_picture(data: bytes) -> None:
+    picture = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
+    assert picture.shape[1] > 800
+    assert picture.std() > 10
+
+
+@pytest.mark.parametrize("version", [pytest.param("0.4", marks=pytest.mark.slow), "0.5"])
+def test_a_run_leaves_a_report_beside_its_result(tmp_path, restore, version):
+    image = write_image(tmp_path / "a.ome.zarr", specimen(), ome_version=version)
+    result = restore(image, ome_version=version)
+    assert result.state == "finished"
+    assert result.report.page == tmp_path / "a.deconvolved.report.html"
+    assert result.report.picture == tmp_path / "a.deconvolved.report.png"
+    page = page_of(result)
+    check_page(page)
+    check_picture(result.report.picture.read_bytes())
+    assert page.count('class="shot before"') == page.count('class="shot after"') == 3
+    for words in ("Does the model explain the data", "How fine is the detail", "psf.tif", "richardson-lucy"):
+        assert words in page
+    assert not [p for p in result.output.rglob("*") if "report" in p.name]
+
+
+@pytest.mark.slow
+def test_the_same_report_can_be_made_again(tmp_path, restore):
+    result = restore(write_image(tmp_path / "a.ome.zarr", specimen()))
+    first = page_of(result)
+    before = snapshot(result.output)
+    again = make_report(result.output)
+    assert snapshot(result.output) == before
+    assert again.statements == result.report.statements
+    once, twice = (
+        re.sub(r"<footer>.*|<tr><th[^>]*>(Run|Device).*?</tr>", "", p) for p in (first, page_of(result))
+    )
+    assert len(once) == pytest.approx(len(twice), rel=0.01)
+    content = [gather(find_subject(result.output), run_here) for _ in range(2)]
+    pages = [making.render_page(one) for one in content]
+    assert pages[0] == pages[1]
+    assert making.render_png(content[0]) == making.render_png(content[1])
+
+
+@pytest.mark.slow
+def test_a_found_finished_run_gets_the_report_that_is_missing(tmp_path, restore):
+    image = write_image(tmp_path / "a.ome.zarr", specimen())
+    plain = restore(image, report=False)
+    assert plain.report is None
+    assert not report_place(plain.output).exists()
+    found = restore(image)
+    assert (found.state, found.report.page.exists()) == ("found finished", True)
+    assert restore(image).report is None
+
+
+def test_a_flat_image_has_a_report(tmp_path, restore):
+    flat = write_psf(tmp_path / "flat.tif", (7, 7), SIZE[1:])
+    data = np.random.default_rng(0).poisson(100 + specimen((60, 90)) / 4).astype("uint16")
+    result = restore(write_image(tmp_path / "a.ome.zarr", data, "yx"), psf=(str(flat),))
+    page = page_of(result)
+    check_page(page)
+    assert ">xz<" not in page
+    assert "In the plane (lateral)" in page
+
+
+@pytest.mark.slow
+def test_every_channel_has_its_section_and_a_few_times(tmp_path, restore):
+    data = np.stack([np.stack([specimen(seed=s) for s in (t, t + 9)]) for t in range(5)])
+    result = restore(write_image(tmp_path / "a.ome.zarr", data, "tczyx"), iterations=2)
+    page = page_of(result)
+    check_page(page)
+    headings = re.findall(r"<h3>([^<]*time point[^<]*)</h3>", page)
+    assert set(headings) == {f"{c}, time point {t}" for c in ("nuclei", "actin") for t in (0, 2, 4)}
+
+
+def test_names_are_harmless(tmp_path, restore):
+    evil = "<script>alert(1)</script>"
+    image = write_image(tmp_path / f"{evil.replace('/', '_')}.ome.zarr", specimen())
+    write_psf(tmp_path / "<img src=x onerror=alert(2)>.tif")
+    result = restore(image, psf=(str(tmp_path / "<img src=x onerror=alert(2)>.tif"),))
+    page = page_of(result)
+    check_page(page)
+    assert page.count("<script") == 1
+    assert "<img" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_without_its_input_a_report_shows_the_result_and_says_so(tmp_path, restore):
+    image = write_image(tmp_path / "a.ome.zarr", specimen())
+    result = restore(image)
+    moved = image.rename(tmp_path / "b.ome.zarr")
+    told = make_report(result.output)
+    assert any("not where it was" in note for note in told.notes)
+    assert [statement.tone for statement in told.statements[1:]] == ["unknown", "unknown"]
+    page = page_of(result)
+    check_page(page)
+    assert "shot before" not in page
+    assert "shot after" in page
+    told = make_report(result.output, image=str(moved))
+    assert not told.notes
+    assert "shot before" in page_of(result)
+
+
+@pytest.mark.slow
+def test_without_its_psf_a_report_shows_both_images_and_says_so(tmp_path, restore):
+    psf = write_psf(tmp_path / "mine.tif")
+    result = restore(write_image(tmp_path / "a.ome.zarr", specimen()), psf=(str(psf),), report=False)
+    write_psf(psf, (7, 9, 9))
+    told = make_report(result.output)
+    assert any("The PSF" in note for note in told.notes)
+    assert "shot before" in told.page.read_text()
+
+
+def test_another_image_is_refused(tmp_path, restore):
+    result = restore(write_image(tmp_path / "a.ome.zarr", specimen()), report=False)
+    other = write_image(tmp_path / "b.ome.zarr", specimen((20, 40, 44)))
+    with pytest.raises(VolumeError, match="another image"):
+        make_report(result.output, image=str(other))
+    with pytest.raises(OutputError, match="does not tell how it was made"):
+        make_report(other)
+
+
+@pytest.mark.slow
+def test_a_result_that_lacks_blocks_says_so(tmp_path, restore):
+    points = np.zeros((16, 40, 600))
+    points[4:12:4, 6::14, 6::14] = 200_000
+    data = np.random.default_rng(0).poisson(gaussian_filter(points, 1.5) + 100).astype("uint16")
+    image = write_in_chunks(tmp_path / "a.ome.zarr", data)
+    (image / "0/0/0/7").write_bytes(b"torn")
+    result = restore(image, tiling=TilingConfig(block=64), iterations=60, sieve=0.0)
+    assert result.state == "incomplete"
+    assert (result.report.statements[0].answer, result.report.statements[0].tone) == ("In part", "warning")
+    page = page_of(result)
+    check_page(page)
+    assert f"{len(result.missing)} blocks are missing" in page
+    assert 'class="lost"' in page
+
+
+@pytest.mark.slow
+def test_a_run_that_has_not_ended_says_so(tmp_path, restore):
+    result = restore(write_image(tmp_path / "a.ome.zarr", specimen()), report=False)
+    for key in Ledger(result.output / "bigdecon" / "ledger").read():
+        Ledger(result.output / "bigdecon" / "ledger").forget(key)
+    assert make_report(result.output).statements[0].answer == "Not yet"
+
+
+def test_a_report_that_fails_is_a_warning(tmp_path, restore, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError("no room")
+
+    plan = restore(write_image(tmp_path / "a.ome.zarr", specimen()), report=False).plan
+    monkeypatch.setattr(making.places, "write", fail)
+    told = []
+    assert making.report_of_run(plan, told.append) is None
+    (warning,) = [event for event in told if isinstance(event, Message)]
+    assert warning.level == "warning"
+    assert "could not be made (the report" in warning.text
+    assert "no room" in warning.text
+
+
+@pytest.mark.slow
+def test_a_report_beside_objects(tmp_path, restore, s3, cluster):
+    image = write_image(tmp_path / "a.ome.zarr", specimen())
+    output = as_place(f"{s3}/results/a.ome.zarr")
+    local = restore(image, report=False).output
+    for path in local.rglob("*"):
+        if path.is_file():
+            places.write(output / str(path.relative_to(local)), path.read_bytes())
+    shutil.rmtree(local)
+    made = make_report(output)
+    assert str(made.page) == f"{s3}/results/a.report.html"
+    check_page(places.read(made.page).decode())
+    check_picture(places.read(made.picture))
+
+
+@pytest.mark.parametrize(
+    ("output", "page"),
+    [
+        ("/a/b.deconvolved.ome.zarr", "/a/b.deconvolved.report.html"),
+        ("/a/b.zarr", "/a/b.report.html"),
+        ("/a/b", "/a/b.report.html"),
+        ("s3://bucket/a.ome.zarr", "s3://bucket/a.report.html"),
+    ],
+)
+def test_reports_lie_beside_results(output, page):
+    assert str(report_place(output)) == page

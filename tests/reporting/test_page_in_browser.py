@@ -1,0 +1,122 @@
+"""The page in a real browser: no errors, pictures that show something, a slider that works, any width."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bigdecon.reporting.making import make_report
+from tests.reporting.conftest import write_psf
+from tests.runs import specimen, write_image
+
+pytestmark = pytest.mark.slow
+
+PHONE, DESK = (360, 740), (1280, 900)
+OVERFLOW = """return [...document.querySelectorAll('body *')].filter(e => !e.closest('svg')
+    && e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML.slice(0, 80))"""
+BARS = """return [...document.querySelectorAll('.bar')].map(b => {
+    const svg = b.ownerSVGElement, image = svg.querySelector('image');
+    return [+b.dataset.length, b.getBoundingClientRect().width, image.getBoundingClientRect().width]})"""
+CUT = "return getComputedStyle(document.querySelector('.pair.joined .after')).clipPath"
+
+
+def resize(browser, size, media=None):
+    width, height = size
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+    if media:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
+
+
+def pixels(element):
+    return np.asarray(Image.open(io.BytesIO(element.screenshot_as_png)).convert("L"), float)
+
+
+@pytest.fixture
+def made(tmp_path, restore):
+    """A report of two channels with oblong voxels and names that a page could trip over."""
+    data = np.stack([specimen((20, 60, 90)), specimen((20, 60, 90), 1)])
+    size = (0.6, 0.2, 0.2)
+    psf = write_psf(tmp_path / "<b>psf & co.tif", size=size)
+    image = write_image(tmp_path / "a<script>alert(1)<_script>.ome.zarr", data, "czyx", size)
+    return restore(image, psf=(str(psf),)).report
+
+
+def test_a_page_in_a_browser(made, browser):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    resize(browser, DESK)
+    browser.get(made.page.as_uri())
+    assert browser.get_log("browser") == []
+    assert browser.title.startswith("a<script>alert(1)<_script>.deconvolved.ome.zarr")
+    assert not browser.find_elements(By.CSS_SELECTOR, "b.psf, main script")
+
+    pictures = browser.find_elements(By.CSS_SELECTOR, ".picture, .chart, .map")
+    assert len(pictures) > 15
+    for picture in pictures:
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
+        assert picture.get_attribute("aria-label")
+        assert pixels(picture).std() > 2
+
+    for length, drawn, shown in browser.execute_script(BARS):
+        assert 0 < drawn <= shown / 2
+        assert length in (0.1, 0.2, 0.5, 1, 2, 5)
+    lengths = {round(drawn / length, 1) for length, drawn, _ in browser.execute_script(BARS)[:2]}
+    assert len(lengths) == 1  # before and after at one scale
+
+    before_cut = browser.execute_script(CUT)
+    slider = browser.find_element(By.CSS_SELECTOR, ".slide input")
+    slider.send_keys(Keys.HOME)
+    assert (browser.execute_script(CUT), before_cut) == ("inset(0px 0px 0px 0%)", "inset(0px 0px 0px 35%)")
+    first = browser.find_element(By.CSS_SELECTOR, ".pair.joined")
+    after = pixels(first)
+    slider.send_keys(Keys.END)
+    assert np.abs(pixels(first) - after).mean() > 1
+    browser.find_element(By.CSS_SELECTOR, ".slide button").click()
+    shots = browser.find_elements(By.CSS_SELECTOR, ".pair.both:not(.joined) .shot")
+    assert shots[0].rect["x"] + shots[0].rect["width"] <= shots[1].rect["x"]
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK])
+def test_nothing_sticks_out(made, browser, size):
+    resize(browser, size)
+    browser.get(made.page.as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= size[0]
+    assert browser.execute_script(OVERFLOW) == []
+
+
+def test_on_paper_and_without_scripts_both_pictures_are_seen(made, browser):
+    from selenium.webdriver.common.by import By
+
+    resize(browser, DESK, "print")
+    browser.get(made.page.as_uri())
+    shots = browser.find_elements(By.CSS_SELECTOR, ".pair.both .shot")
+    assert shots[0].rect["x"] + shots[0].rect["width"] <= shots[1].rect["x"]
+    assert not browser.find_element(By.CSS_SELECTOR, ".slide").is_displayed()
+    assert len(browser.print_page()) > 50_000
+
+    resize(browser, DESK, "screen")
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    browser.get(made.page.as_uri())
+    shots = browser.find_elements(By.CSS_SELECTOR, ".pair.both .shot")
+    assert shots[0].rect["x"] + shots[0].rect["width"] <= shots[1].rect["x"]
+    assert not browser.find_element(By.CSS_SELECTOR, ".slide").is_displayed()
+    assert all(pixels(shot).std() > 2 for shot in shots[:2])
+
+
+def test_a_page_without_an_input_in_a_browser(made, browser, tmp_path):
+    from selenium.webdriver.common.by import By
+
+    output = made.page.parent / f"{made.page.name.removesuffix('.report.html')}.ome.zarr"
+    (tmp_path / "a<script>alert(1)<_script>.ome.zarr").rename(tmp_path / "moved.ome.zarr")
+    alone = make_report(output, place=tmp_path / "alone.html")
+    browser.get(alone.page.as_uri())
+    assert browser.get_log("browser") == []
+    assert not browser.find_elements(By.CSS_SELECTOR, ".before, .pair.both")
+    assert "not where it was" in browser.find_element(By.CSS_SELECTOR, ".notes").text

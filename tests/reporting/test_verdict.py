@@ -1,0 +1,65 @@
+"""The plain words that come first."""
+
+from __future__ import annotations
+
+import pytest
+
+from bigdecon.diagnosis.findings import Finding
+from bigdecon.reporting.verdict import verdict_of
+
+GOOD = Finding("explains-data", "good", "The model explains the data to the noise: yes; 1.02 is left.")
+PSF_FINE = Finding("psf-seems-wrong", "good", "Nothing speaks against the PSF.")
+NARROW = Finding("psf-too-narrow", "warning", "The PSF is too narrow: by 40 %.", "Check the NA.")
+AWFUL = Finding("psf-seems-wrong", "distrust", "The PSF seems wrong: 30 % is left.", "Check it.")
+NOTE = Finding("undersampling", "note", "The voxels are large.")
+
+
+def tones(*findings, **options):
+    found = verdict_of([("", f) for f in findings], **{"measured": True, **options})
+    return [s.tone for s in found.statements], found
+
+
+def test_all_in_order():
+    told, verdict = tones(GOOD, PSF_FINE)
+    assert told == ["good", "good", "good"]
+    assert [s.answer for s in verdict.statements] == ["Yes", "Yes", "Yes"]
+    assert verdict.statements[1].because == "1.02 is left."
+
+
+def test_the_worst_of_a_kind_answers():
+    told, verdict = tones(GOOD, PSF_FINE, NARROW)
+    assert told == ["warning", "good", "warning"]
+    assert "too narrow" in verdict.statements[0].because
+    assert "too narrow" in verdict.statements[2].because
+
+
+def test_distrust_comes_first_and_says_why():
+    told, verdict = tones(GOOD, AWFUL, NARROW)
+    assert told[0] == told[2] == "distrust"
+    assert verdict.statements[0].answer == "Do not trust it"
+    assert "The PSF seems wrong: 30 % is left." in verdict.statements[0].because
+    assert [f.severity for _, f in verdict.findings] == ["distrust", "warning", "good"]
+
+
+def test_a_note_does_not_answer_where_something_else_does():
+    assert tones(GOOD, PSF_FINE, NOTE)[0] == ["good", "good", "good"]
+
+
+def test_nothing_measured_is_not_good():
+    told, verdict = tones(measured=False)
+    assert told == ["unknown"] * 3
+    assert all(s.answer == "Not known" for s in verdict.statements)
+
+
+@pytest.mark.parametrize(
+    ("options", "tone", "answer"),
+    [({"missing": 2}, "warning", "In part"), ({"unfinished": True}, "distrust", "Not yet")],
+)
+def test_what_is_missing_is_said(options, tone, answer):
+    _, verdict = tones(GOOD, PSF_FINE, **options)
+    assert (verdict.statements[0].tone, verdict.statements[0].answer) == (tone, answer)
+
+
+def test_the_channel_is_named():
+    verdict = verdict_of([("actin", AWFUL), ("", GOOD)], measured=True)
+    assert verdict.statements[0].because.startswith("actin: ")
