@@ -115,8 +115,7 @@ def _view(section: Section) -> dict[str, Any]:
         "residuals": [
             Shot(
                 picture_svg(plane, f"Residual in the plane {name}", light=True),
-                caption=f"What is left, {name}: magenta where the image is darker than the model, green "
-                "where it is brighter; strongest colours at 4 standard deviations of the noise.",
+                caption=f"What is left, {name}.",
             )
             for name, plane in section.residuals.items()
         ],

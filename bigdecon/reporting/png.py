@@ -56,8 +56,8 @@ def render_png(content: Content) -> bytes:
             if section.charts:
                 _draw_charts(next(rows), section)
         _draw_last(next(rows), content)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=DPI, format="png", metadata={"Software": "bigdecon"})
+        buffer, about = io.BytesIO(), {"Software": "bigdecon"}
+        figure.savefig(buffer, dpi=DPI, format="png", metadata=about, bbox_inches="tight", pad_inches=0.25)
     return buffer.getvalue()
 
 
@@ -103,39 +103,39 @@ def _draw_verdict(part: SubFigure, content: Content) -> None:
 
 def _draw_views(part: SubFigure, views: Views, heading: str, what: str) -> None:
     has_before = all(pair.before is not None for pair in views.pairs)
-    columns = part.subfigures(1, 2 if has_before else 1, squeeze=False)[0]
-    for column, word in zip(columns, ("before", "after") if has_before else ("after",), strict=True):
+    words = ("before", "after") if has_before else ("after",)
+    panels = part.subplots(1, len(words), squeeze=False)[0]
+    for axes, word in zip(panels, words, strict=True):
         title = f"{heading}: {word}, {what}" if heading else f"{word}, {what}"
-        column.suptitle(title, fontsize=9, x=0.02, ha="left")
+        axes.set_title(title, fontsize=9, loc="left")
         planes = {p.name: (p.before if word == "before" else p.after) for p in views.pairs}
-        xy, xz, yz = (planes.get(name) for name in ("xy", "xz", "yz"))
-        if xy is None:
-            continue
-        widths = [xy.width, yz.width] if yz else [xy.width]
-        heights = [xy.height, xz.height] if xz else [xy.height]
-        grid = column.subplots(
-            len(heights),
-            len(widths),
-            squeeze=False,
-            gridspec_kw={"width_ratios": widths, "height_ratios": heights},
-        )
-        for axes in grid.ravel():
-            axes.axis("off")
-        _show(grid[0, 0], xy)
-        _bar(grid[0, 0], xy)
-        if yz:
-            _show(grid[0, 1], yz)
-        if xz:
-            _show(grid[1, 0], xz)
+        _draw_together(axes, planes.get("xy"), planes.get("xz"), planes.get("yz"))
 
 
-def _show(axes: Axes, plane: Plane) -> None:
+def _draw_together(axes: Axes, xy: Plane | None, xz: Plane | None, yz: Plane | None) -> None:
+    """Put planes side by side at one scale: xy, yz to the right of it, xz below."""
+    if xy is None:
+        return
+    gap = 0.012 * xy.width
+    _show(axes, xy)
+    right, bottom = xy.width, xy.height
+    if yz is not None:
+        _show(axes, yz, xy.width + gap, 0.0)
+        right += gap + yz.width
+    if xz is not None:
+        _show(axes, xz, 0.0, xy.height + gap)
+        bottom += gap + xz.height
+    axes.set(xlim=(0, right), ylim=(bottom, 0), anchor="NW")
+    _bar(axes, xy)
+
+
+def _show(axes: Axes, plane: Plane, x: float = 0.0, y: float = 0.0) -> None:
     axes.imshow(
         plane.pixels,
         cmap="gray",
         vmin=0,
         vmax=255,
-        extent=(0, plane.width, plane.height, 0),
+        extent=(x, x + plane.width, y + plane.height, y),
         interpolation="nearest",
     )
     axes.axis("off")
@@ -181,6 +181,7 @@ def _draw_chart(axes: Axes, chart: Chart, title: str) -> None:
         (axes.axvline if mark.axis == "x" else axes.axhline)(mark.at, color="0.5", linestyle=":", linewidth=1)
     if chart.log_y:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")  # powers would be set as formulas
     elif chart.y_range:
         axes.set_ylim(*chart.y_range)
     axes.set_xlabel(chart.x_label, fontsize=8)

@@ -75,7 +75,7 @@ def verdict_of(
 
 def _named(findings: Iterable[tuple[str, Finding]], names: Sequence[str]) -> list[tuple[str, Finding]]:
     found = [pair for pair in findings if pair[1].name in names]
-    return sorted(found, key=lambda pair: ORDER.index(pair[1].severity))
+    return sorted(found, key=lambda pair: (ORDER.index(pair[1].severity), names.index(pair[1].name)))
 
 
 def _statement(question: str, found: Sequence[tuple[str, Finding]], measured: bool) -> Statement:
@@ -85,28 +85,39 @@ def _statement(question: str, found: Sequence[tuple[str, Finding]], measured: bo
     settled = [pair for pair in found if pair[1].severity != "note"]
     found = settled or found  # what is worth knowing stands below; it is no answer if there is another
     worst = found[0][1].severity
-    said = [_said(pair) for pair in found if pair[1].severity == worst]
+    alike = [pair for pair in found if pair[1].severity == worst]
     answer = {"good": "Yes", "note": "Nearly", "warning": "Not quite", "distrust": "No"}[worst]
-    return Statement(question, worst, answer, " ".join(list(dict.fromkeys(said))[:2]))
+    return Statement(question, worst, answer, " ".join(_said(*group) for group in _by_name(alike)[:2]))
 
 
-def _said(pair: tuple[str, Finding], *, brief: bool = False) -> str:
-    """Give a finding as a sentence, or the first part of it, with the channel it is about."""
-    channel, finding = pair
+def _by_name(found: Sequence[tuple[str, Finding]]) -> list[list[tuple[str, Finding]]]:
+    """Put findings of one check together: what holds for one time point often holds for all."""
+    groups: dict[str, list[tuple[str, Finding]]] = {}
+    for pair in found:
+        groups.setdefault(pair[1].name, []).append(pair)
+    return list(groups.values())
+
+
+def _said(first: tuple[str, Finding], *more: tuple[str, Finding], brief: bool = False) -> str:
+    """Give a finding as a sentence, or the first part of it; with its channel, and whether it is alone."""
+    channel, finding = first
     sentence = finding.sentence
     if brief:
         sentence = sentence.partition(";")[0]
     elif sentence.startswith(EXPLAINED_LEAD):  # the question says it already
         sentence = sentence.partition("; ")[2] or sentence
     sentence = sentence[:1].upper() + sentence[1:].rstrip(".") + "."
+    others = len({pair[1].sentence for pair in more} - {finding.sentence})
+    if others:
+        sentence += f" Much the same in {others} more {'place' if others == 1 else 'places'}, see below."
     return f"{channel}: {sentence}" if channel else sentence
 
 
 def _listed(found: Sequence[tuple[str, Finding]]) -> str:
     """Give the first few findings, in short."""
-    said = list(dict.fromkeys(_said(pair, brief=True) for pair in found))
-    more = f" And {len(said) - 3} more, below." if len(said) > 3 else ""
-    return " ".join(said[:3]) + more
+    groups = _by_name(found)
+    more = f" And {len(groups) - 3} more, below." if len(groups) > 3 else ""
+    return " ".join(_said(*group, brief=True) for group in groups[:3]) + more
 
 
 def _trust(
@@ -126,10 +137,14 @@ def _trust(
         because = f"{blocks} could not be restored and are empty; the rest is as good as said below."
         return Statement(question, "warning", "In part", because)
     if doubtful:
-        count = "one thing" if len(doubtful) == 1 else f"{len(doubtful)} things"
+        things = len(_by_name(doubtful))
+        count = "one thing" if things == 1 else f"{things} things"
         because = f"Look at {count} first. {_listed(doubtful)}"
         return Statement(question, "warning", "With care", because)
     if not measured:
         because = "Nothing speaks against it, but without the input image and the PSF little can be checked."
         return Statement(question, "unknown", UNKNOWN, because)
-    return Statement(question, "good", "Yes", "Nothing that was looked at speaks against it.")
+    because = "Nothing that was looked at speaks against it."
+    if any(f.name == "explains-data" and f.severity == "note" for _, f in findings):
+        because += " The model explains the data nearly, but not to the noise."
+    return Statement(question, "good", "Yes", because)
