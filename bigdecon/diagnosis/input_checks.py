@@ -23,16 +23,43 @@ from bigdecon.diagnosis.psf_checks import check_orientation, check_psf_width, ch
 from bigdecon.diagnosis.sampling import sample_boxes
 from bigdecon.evaluation.noise import estimate_noise, noise_correlation
 from bigdecon.optics.psf import PSF
-from bigdecon.volume import Stack
+from bigdecon.volume import Stack, Volume
 
-__all__ = ["check_input"]
+__all__ = ["check_input", "check_volume"]
 
 Image = NDArray[Any]
 
+CHANNELS = 4
+"""So many are looked at; each takes about a second."""
 BOXES = 3
 LEAST_EXTENT = 16  # pixels along y and x; a smaller image tells nothing
 SMALLEST_PSF = 3  # pixels; of a PSF no larger the plan warns by itself
 LEAST_NOISE = 0.5  # variance, in squared steps of whole numbers: below, rounding is most of the noise
+
+
+def check_volume(
+    volume: Volume, psfs: Sequence[PSF], backgrounds: Sequence[float], *, backgrounds_given: bool
+) -> tuple[Finding, ...]:
+    """Check a part of each of the first four channels, and their PSFs.
+
+    Parameters
+    ----------
+    volume : the image
+    psfs, backgrounds : one for every channel; backgrounds in data units
+    backgrounds_given : whether the user gave them, so that they may be mistaken
+    """
+    found: list[Finding] = []
+    for channel in range(min(volume.n_channels, CHANNELS)):
+        name = volume.channels[channel].name or str(channel)
+        found += check_input(
+            [volume.stack(timepoint=t, channel=channel) for t in range(volume.n_timepoints)],
+            psfs[channel],
+            background=backgrounds[channel],
+            background_given=backgrounds_given,
+            voxel_size_um=volume.voxel_size_um,
+            name=name if volume.n_channels > 1 else "",
+        )
+    return tuple(found)
 
 
 def check_input(

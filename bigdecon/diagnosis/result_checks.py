@@ -47,10 +47,8 @@ def check_training(curve: Sequence[tuple[int, float | None]], stopped_by: str) -
     curve : steps done, and the mean squared error at held-out voxels then (None where it was not measured)
     stopped_by : "steps", "time" or "plateau"
     """
-    name, remedy = (
-        "training-not-converged",
-        "Train for longer: --steps or --train-minutes; or take a larger preset.",
-    )
+    name = "training-not-converged"
+    remedy = "Train for longer, by --steps or --train-minutes."
     known = [(step, error) for step, error in curve if error is not None and math.isfinite(error)]
     if len(known) < LEAST_MEASUREMENTS:
         sentence = (

@@ -19,7 +19,7 @@ BUDGET_BYTES = 2**25
 SIDE = {2: 512, 3: 64}
 WHOLE_VOXELS = 2**20
 """An image of no more voxels is one box."""
-LEAST_SIDE = 16
+LEAST_SIDE = 4
 
 
 def sample_boxes(
@@ -44,15 +44,30 @@ def sample_boxes(
         side, wanted = list(shape), 1
     else:
         side, wanted = [min(n, SIDE[len(shape)]) for n in shape], 2 * keep
-    while _decoded_bytes(stacks[0], side) > BUDGET_BYTES and max(side) > LEAST_SIDE:
-        longest = max(range(len(side)), key=lambda axis: _chunks_along(stacks[0], side, axis))
-        if _chunks_along(stacks[0], side, longest) <= 2:
-            break
-        side[longest] = max(LEAST_SIDE, side[longest] // 2)
+    side = _within_budget(stacks[0], side)
     wanted = min(wanted, BUDGET_BYTES // _decoded_bytes(stacks[0], side))
     read = [_read(stacks, place) for place in _places(stacks, side, wanted, np.random.default_rng(seed))]
     boxes = [box for box in read if box is not None]
     return sorted(boxes, key=lambda box: _light(box, background), reverse=True)[:keep]
+
+
+def _within_budget(stack: Stack, side: Sequence[int]) -> list[int]:
+    """Halve a box along the axis of most chunks as long as it is too large and that helps.
+
+    Where planes are decoded whole, few of them remain, which then may as well be used further.
+    """
+    fitting = list(side)
+    while _decoded_bytes(stack, fitting) > BUDGET_BYTES:
+        axis = max(range(len(fitting)), key=lambda a: _chunks_along(stack, fitting, a))
+        if fitting[axis] <= LEAST_SIDE:
+            break
+        fitting[axis] //= 2
+    if fitting[0] < side[0]:
+        wider = [min(n, 256) for n in stack.shape[1:]]
+        fitting[1:] = [max(pair) for pair in zip(fitting[1:], wider, strict=True)]
+        if _decoded_bytes(stack, fitting) > BUDGET_BYTES:
+            fitting[1:] = side[1:]
+    return fitting
 
 
 def _chunks_along(stack: Stack, side: Sequence[int], axis: int) -> int:

@@ -23,7 +23,7 @@ from bigdecon.deconvolution.refined import RefinedNeeds, refining_lucy
 from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
 from bigdecon.deconvolution.tuning import Tuned, tune_channel
 from bigdecon.diagnosis.findings import Finding
-from bigdecon.diagnosis.input_checks import check_input
+from bigdecon.diagnosis.input_checks import check_volume
 from bigdecon.errors import OptionError, OutputError
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.io.identity import InputIdentity, input_identity
@@ -54,9 +54,6 @@ __all__ = ["Measurer", "RunPlan", "default_output", "prepare"]
 
 LEAST_RANGE = 8
 """Data units that an image must span to be stored as whole numbers."""
-
-CHANNELS_CHECKED = 4
-"""Each takes about a second."""
 
 OutputState = Literal["new", "continue", "finished"]
 Measurer = Callable[..., IntensityStats]
@@ -236,7 +233,8 @@ def prepare(
         _measure(volume, channel, config.background, measure) for channel in range(volume.n_channels)
     )
     _check_range(config, stats)
-    findings = _look_for_mistakes(config, volume, psfs, stats)
+    backgrounds = [s.background for s in stats]
+    findings = check_volume(volume, psfs, backgrounds, backgrounds_given=config.background != "auto")
     tuned: tuple[Tuned, ...] = ()
     if classical or config.refine is not None:
         tuned = _tune(config, volume, psfs, stats, device, earlier, tuner)
@@ -343,24 +341,6 @@ def _measure(volume: Volume, channel: int, background: float | Auto, measure: Me
     many = volume.n_channels > 1
     stats = measure(stacks, name=f"channel {channel} of {volume.name}" if many else volume.name)
     return stats if background == "auto" else replace(stats, background=background)
-
-
-def _look_for_mistakes(
-    config: RunConfig, volume: Volume, psfs: Sequence[PSF], stats: Sequence[IntensityStats]
-) -> tuple[Finding, ...]:
-    """Check a part of each of the first channels and their PSFs; nothing found here refuses a run."""
-    found: list[Finding] = []
-    for channel in range(min(volume.n_channels, CHANNELS_CHECKED)):
-        name = volume.channels[channel].name or str(channel)
-        found += check_input(
-            [volume.stack(timepoint=t, channel=channel) for t in range(volume.n_timepoints)],
-            psfs[channel],
-            background=stats[channel].background,
-            background_given=config.background != "auto",
-            voxel_size_um=volume.voxel_size_um,
-            name=name if volume.n_channels > 1 else "",
-        )
-    return tuple(dict.fromkeys(found))
 
 
 def _methods(

@@ -18,7 +18,7 @@ from tests.evaluation.images import Camera, simulate
 
 CAMERA = Camera()
 NDIM = pytest.mark.parametrize("ndim", [2, 3])
-SEED = pytest.mark.parametrize("seed", [0, 1])
+SEED = pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 
 
 def findings(image, background=CAMERA.offset):

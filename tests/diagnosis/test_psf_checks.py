@@ -60,7 +60,7 @@ def test_a_psf_that_is_flat_along_z():
 
 @NDIM
 @pytest.mark.parametrize("specimen", SPECIMENS)
-@pytest.mark.parametrize(("electrons", "seed"), [(400.0, 0), (4000.0, 1)])
+@pytest.mark.parametrize(("electrons", "seed"), [(400.0, 0), pytest.param(4000.0, 1, marks=pytest.mark.slow)])
 def test_the_true_psf_raises_no_alarm(ndim, specimen, seed, electrons):
     got = simulate(specimen, ndim, seed, Camera(electrons))
     assert check_psf_width(got.image, got.psf).severity == "good"
@@ -68,7 +68,7 @@ def test_the_true_psf_raises_no_alarm(ndim, specimen, seed, electrons):
 
 @NDIM
 @pytest.mark.parametrize("specimen", ["filaments", "points", "bars"])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_psf_whose_voxels_were_taken_for_twice_as_large(ndim, specimen, seed):
     got = simulate(specimen, ndim, seed, BRIGHT)
     finding = check_psf_width(got.image, wrongly_sized(got.psf, 2))

@@ -30,7 +30,7 @@ from tests.evaluation.images import Camera, simulate
 CAMERA = Camera()
 NOISE = NoiseModel(CAMERA.gain, CAMERA.read_out**2 + 1 / 12, CAMERA.offset)
 NDIM = pytest.mark.parametrize("ndim", [2, 3])
-SEED = pytest.mark.parametrize("seed", [0, 1])
+SEED = pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 
 
 def lucy(image, psf, iterations):

@@ -32,7 +32,7 @@ def test_differences_keep_the_variance_of_white_noise_and_remove_planes(shape):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("specimen", SPECIMENS)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_camera_is_found_through_any_specimen(ndim, specimen, seed):
     camera = Camera()
     got = simulate(specimen, ndim, seed, camera)
@@ -74,7 +74,7 @@ def test_too_small_an_image_is_refused():
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("specimen", SPECIMENS)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_raw_noise_is_white_whatever_the_specimen(ndim, specimen, seed):
     got = simulate(specimen, ndim, seed)
     assert np.abs(noise_correlation(got.image)).max() < 0.08

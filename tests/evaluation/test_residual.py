@@ -16,7 +16,7 @@ TRUE_NOISE = NoiseModel(CAMERA.gain, CAMERA.read_out**2 + 1 / 12, CAMERA.offset)
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("specimen", ["filaments", "nuclei"])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_truth_leaves_white_noise_of_the_right_size(ndim, specimen, seed):
     got = simulate(specimen, ndim, seed, CAMERA)
     left = residual_of(got.image, got.truth, got.psf, estimate_noise(got.image, CAMERA.offset))
