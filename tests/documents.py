@@ -1,4 +1,4 @@
-"""What the documents take for granted: a user's folder with two small volumes and a PSF."""
+"""What the documents take for granted: a user's folder with two small volumes, a PSF and beads."""
 
 from __future__ import annotations
 
@@ -40,8 +40,21 @@ def blurred_points(seed: int, psf: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]
     return generator.poisson(100 + np.clip(blurred, 0, None)).astype(np.uint16)
 
 
+def write_beads(path: Path, psf: np.ndarray[Any, Any]) -> None:
+    """Write an OME-TIFF image of nine beads on an offset of 100, with noise."""
+    generator = np.random.default_rng(0)
+    image = np.zeros((41, 120, 120), np.float32)
+    for y in (20, 60, 100):
+        for x in (20, 60, 100):
+            z, v, u = np.add(generator.integers(-2, 3, 3), (20, y, x)).tolist()
+            image[z - 8 : z + 9, v - 8 : v + 9, u - 8 : u + 9] += 1000 * psf / psf.max()
+    metadata: dict[str, Any] = {"axes": "ZYX"}
+    metadata |= {f"PhysicalSize{axis}": size for axis, size in zip("ZYX", VOXEL_SIZE_UM, strict=True)}
+    tifffile.imwrite(path, generator.poisson(100 + image).astype(np.uint16), metadata=metadata)
+
+
 def fill_user_folder(folder: Path) -> Path:
-    """Write volume.ome.zarr, second.ome.zarr (32x48x48 voxels) and psf.tif (17^3)."""
+    """Write volume.ome.zarr, second.ome.zarr (32x48x48 voxels), psf.tif (17^3) and beads.ome.tif."""
     z, y, x = np.mgrid[-8:9, -8:9, -8:9]
     psf = np.exp(-(z**2 / 8 + (y**2 + x**2) / 4)).astype(np.float32)
     psf /= psf.sum()
@@ -54,4 +67,5 @@ def fill_user_folder(folder: Path) -> Path:
         resolution=(1 / VOXEL_SIZE_UM[2], 1 / VOXEL_SIZE_UM[1]),
         metadata={"spacing": VOXEL_SIZE_UM[0], "unit": "um", "axes": "ZYX"},
     )
+    write_beads(folder / "beads.ome.tif", psf)
     return folder

@@ -1,8 +1,9 @@
 """The documentation: its commands and code run, its options exist, its pages hold together.
 
 The rules are those of README.md (tests/test_project.py), for every page of docs/ on its own. `console`
-blocks: each line "$ bigdecon ..." is run, in a folder with volume.ome.zarr, second.ome.zarr and psf.tif;
-training is cut to two steps, and settings of Richardson-Lucy that are not given are set instead of chosen.
+blocks: each line "$ bigdecon ..." is run, in a folder with volume.ome.zarr, second.ome.zarr, psf.tif and
+beads.ome.tif; training is cut to two steps, and settings of Richardson-Lucy that are not given are set
+instead of chosen.
 `python` blocks: one script a page. `sh` blocks are what cannot be run (batch systems, buckets): their options
 and values must be ones that the command knows.
 """
