@@ -5,6 +5,7 @@ Nothing here waits or fails: where there is no page, or the scheduler is gone, n
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ __all__ = ["FinishedRegion", "PageFeed", "open_page"]
 MOST_WAITING = 10_000
 REGIONS_A_MESSAGE = 1000
 ANSWER_SECONDS = 10.0
+PAUSE_S = 0.3
 
 FinishedRegion = tuple[Sequence[int], Sequence[int], int, int, Sequence[Sequence[int]]]
 """A region: start, stop, time point, channel, and the first voxels of its blocks that are missing."""
@@ -84,6 +86,7 @@ class PageFeed:
             while self._waiting and self._client is not None and self._client.scheduler is not None:
                 batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
                 await self._client.scheduler.bigdecon_page(messages=batch)
+                await asyncio.sleep(PAUSE_S)  # what happens meanwhile is sent together
         except Exception:  # the scheduler is gone, which others will tell
             self._waiting.clear()
         finally:

@@ -15,7 +15,7 @@ from bigdecon.optics.simulation import SimulatedSource, paper_noise, paper_psf
 from bigdecon.optics.specimens import SPECIMENS
 
 psf = paper_psf(3)
-source = SimulatedSource(SPECIMENS["filaments"], "noisy", (32, 64, 64), 1, psf.array, paper_noise(3))
+source = SimulatedSource(SPECIMENS["filaments"], "noisy", (24, 48, 48), 1, psf.array, paper_noise(3))
 volume = Volume(source, "zyx", (0.406, 0.406, 0.406), name="filaments")
 noisy = np.asarray(volume)
 truth = source.truth[tuple(slice(0, n) for n in noisy.shape)]
@@ -36,13 +36,13 @@ results = {
 from dataclasses import replace
 
 settings = replace(
-    training_preset("fast", ndim=3, accelerator=False), steps=8, patch_shape=(32, 32, 32), batch=1
+    training_preset("fast", ndim=3, accelerator=False), steps=5, patch_shape=(32, 32, 32), batch=1
 )
 checkpoint = train(volume, psf, settings)
 checkpoint
 
 # %%
-results["network, 8 steps"] = NetworkDeconvolver(checkpoint)(noisy)
+results["network, 5 steps"] = NetworkDeconvolver(checkpoint)(noisy)
 
 # %% [markdown]
 # Scores after the best scale and offset, so that contrast counts, not units.

@@ -48,7 +48,7 @@ from bigdecon.optics.simulation import SimulatedSource, paper_noise, paper_psf
 from bigdecon.optics.specimens import SPECIMENS
 
 psf = paper_psf(3)
-image = SimulatedSource(SPECIMENS["points"], "noisy", (32, 64, 64), 0, psf.array, paper_noise(3))
+image = SimulatedSource(SPECIMENS["points"], "noisy", (24, 48, 48), 0, psf.array, paper_noise(3))
 save_psf(psf, folder / "psf.tif")
 path = write_ome_zarr(Volume(image, "zyx", (0.406,) * 3), folder / "volume.ome.zarr").path
 
@@ -62,7 +62,7 @@ with connect(str(scheduler_file)) as connection:
     print(f"{connection.n_workers} workers, {connection.threads_per_worker} tasks at a time on each")
     print(f"dashboard: {connection.dashboard_link}")
     lazy = deconvolve(open_volume(path), RichardsonLucy(psf.array, iterations=5), block=32)
-    part = connection.client.compute(lazy.source.array[:16, :32, :32]).result()
+    part = connection.client.compute(lazy.source.array[:16, :24, :24]).result()
 print(f"a crop of {part.shape}, computed by the cluster")
 
 # %% [markdown]

@@ -13,7 +13,7 @@ from bigdecon.optics.simulation import SimulatedSource, paper_noise, paper_psf
 from bigdecon.optics.specimens import SPECIMENS
 
 folder = Path(tempfile.mkdtemp())
-shape, voxel_size = (24, 80, 96), (0.406, 0.406, 0.406)
+shape, voxel_size = (24, 64, 80), (0.406, 0.406, 0.406)
 psf, noise = paper_psf(3), paper_noise(3)
 save_psf(psf, folder / "psf.tif")
 image = SimulatedSource(SPECIMENS["filaments"], "noisy", shape, 0, psf.array, noise)

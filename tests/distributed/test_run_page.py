@@ -14,7 +14,7 @@ from distributed import LocalCluster
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.distributed.cluster import connect
 from bigdecon.distributed.page_feed import PageFeed
-from bigdecon.distributed.progress import Message
+from bigdecon.distributed.progress import Message, RegionDone
 from bigdecon.distributed.run_state import MapOutline
 from bigdecon.pipeline import run
 from tests.runs import SIZE, kernel, specimen, write_image
@@ -139,7 +139,7 @@ def test_the_page_follows_a_run(browser, tmp_path):
         if isinstance(event, Message) and event.text.startswith("Progress page: "):
             link.append(event.text.removeprefix("Progress page: "))
             listener_has_page.set()
-        if getattr(event, "name", "") == "level 1" or getattr(event, "done", 0):
+        if isinstance(event, RegionDone) and event.done == event.total:  # told in the run's own thread
             done.set()
             looked.wait(60)  # keeps the cluster until the browser has looked
 
