@@ -130,11 +130,11 @@ def test_a_killed_conversion_continues(tmp_path, sign):
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="measures memory the Unix way")
 def test_memory_does_not_grow_with_the_image(tmp_path):
-    """A gigabyte from a series of files into shards by workers, and from there into TIFFs."""
+    """Half a gigabyte from a series of files into shards by workers, and from there into TIFFs."""
     folder = tmp_path / "planes"
     folder.mkdir()
     plane = np.random.default_rng(0).poisson(20, (1024, 1024)).astype("uint16")
-    for z in range(512):
+    for z in range(256):
         tifffile.imwrite(folder / f"z{z}.tif", np.roll(plane, z, 0), photometric="minisblack")
     steps = [
         (folder, tmp_path / "a.ome.zarr", "--quiet", "--threads", "1"),
@@ -146,8 +146,8 @@ def test_memory_does_not_grow_with_the_image(tmp_path):
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0
-        assert usage.ru_maxrss < 900 * 1024, step  # KiB, of the process that holds most
+        assert usage.ru_maxrss < 540 * 1024, step  # KiB; Python and its packages take 150 MiB
     for name in ("a.ome.zarr", "b.ome.tif", "c.ome.tif"):
         stack = open_volume(tmp_path / name).stack()
-        for z in (0, 300, 511):
+        for z in (0, 130, 255):
             assert np.array_equal(stack[slice(z, z + 1), 0:1024, 0:1024][0], np.roll(plane, z, 0)), name

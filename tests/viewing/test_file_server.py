@@ -69,8 +69,8 @@ def test_whole_files(server):
 
 @pytest.mark.parametrize(
     ("asked", "start", "stop"),
-    [("0-0", 0, 1), ("5-99", 5, 100), ("10000-", 10000, 10240), ("-100", 10140, 10240), ("9-999999", 9, 10240),
-     ("-999999", 0, 10240)],
+    [("0-0", 0, 1), ("5-99", 5, 100), ("10000-", 10000, 10240), ("-100", 10140, 10240),
+     ("9-999999", 9, 10240), ("-999999", 0, 10240)],
 )  # fmt: skip
 def test_ranges(server, asked, start, stop):
     status, headers, body = ask(server, "result/0/c/0", Range=f"bytes={asked}")
@@ -108,10 +108,10 @@ def test_a_range_lies_within_the_file(first, last, size):
 
 @pytest.mark.parametrize(
     "path",
-    ["", "result", "result/", "result/0", "result/0/c/", "result/none", "result/../secret", "result/..%2fsecret",
-     "result/%2e%2e/secret", "result/0/../../secret", "result/way%20out", "result/folder%20out/secret",
-     "result//zarr.json", "result/./zarr.json", "result/zarr.json%00", "result/..%5csecret", "secret",
-     "result/pipe", "/etc/passwd", "/result/zarr.json", "/", "result/" + "a" * 5000, "result//etc/passwd"],
+    ["", "result", "result/", "result/0", "result/0/c/", "result/none", "result/../secret",
+     "result/..%2fsecret", "result/%2e%2e/secret", "result/0/../../secret", "result/way%20out",
+     "result/folder%20out/secret", "result//zarr.json", "result/./zarr.json", "result/zarr.json%00",
+     "result/..%5csecret", "secret", "result/pipe", "/etc/passwd", "/result/zarr.json", "/", "result/" + "a" * 5000, "result//etc/passwd"],
 )  # fmt: skip
 def test_nothing_else(server, path):
     for method in ("GET", "HEAD"):
