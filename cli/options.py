@@ -222,6 +222,13 @@ def _output_options(command: Any) -> Any:
             help="Stop when more than N blocks cannot be restored; up to N are left empty (exit code 3).",
         ),
         click.option("--overwrite", is_flag=True, help="Replace an earlier result of bigdecon."),
+        click.option(
+            "--report/--no-report",
+            default=True,
+            show_default=True,
+            help="Write NAME.report.html and .png beside the result: what it is like, "
+            "and whether to trust it.",
+        ),
     ]
     return _apply(options, command)
 

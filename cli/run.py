@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 @click.command(cls=RecordedCommand)
 @click.argument("input_path", metavar="INPUT", type=click.Path())
 @run_options
-@click.option(
-    "--report/--no-report",
-    default=True,
-    show_default=True,
-    help="Write NAME.report.html and .png beside the result: what it is like, and whether to trust it.",
-)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
