@@ -30,6 +30,7 @@ EXPLAINED = (0.7, 1.3)  # reduced chi square; the noise is known to some ten per
 WHITE = 0.1  # correlation of neighbours
 UNEXPLAINED = 0.05  # part of the image's variation; less is left by careful smoothing
 DISTRUSTED = 0.2
+BESIDE_NOISE = 2.0  # reduced chi square: as much is left of the structure as there is noise
 STRUCTURED = 0.3
 NOISE_GROWTH = 1.5
 LEAST_DARK = 200  # voxels
@@ -104,7 +105,9 @@ def check_explanation(residual: Residual) -> Finding:
     remedy = (
         "Check the PSF and the voxel sizes first, then take more iterations, steps, or less regularization."
     )
-    return Finding("explains-data", "distrust" if share > DISTRUSTED else "warning", sentence, remedy)
+    # A dim image has little structure to share out, and what is left of it may lie far below the noise.
+    grave = share > DISTRUSTED and chi > BESIDE_NOISE
+    return Finding("explains-data", "distrust" if grave else "warning", sentence, remedy)
 
 
 def check_psf_by_residual(residual: Residual) -> Finding:
