@@ -371,11 +371,12 @@ def test_faults_stop_the_build(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     with (tmp_path / "docs" / "faq.md").open("a") as page:
         page.write("\n[a](nothing.md) [b](methods.md#nothing) ![c](nothing.png) [d](../nothing.py)\n")
+    (tmp_path / "docs" / "doctor.md").unlink()
     (tmp_path / "docs" / "lonely.md").write_text("# Not in the navigation\n")
     done = build(tmp_path / "site", tmp_path)
     assert done.returncode != 0
     said = done.stderr + done.stdout
-    for fault in ("nothing.md", "#nothing", "nothing.png", "nothing.py", "lonely.md"):
+    for fault in ("nothing.md", "#nothing", "nothing.png", "nothing.py", "lonely.md", "doctor.md"):
         assert fault in said, f"{fault} went unnoticed:\n{said}"
 
 
