@@ -40,8 +40,12 @@ SERVING = {"view"}
 """Commands that go on until they are stopped."""
 FOREIGN = {"--nv", "--bind", "--no-cache-dir", "--no-index", "--find-links", "--cpus-per-task", "--preload"}
 """Options of other programs that the text speaks of."""
-SLURM_PAGE = "slurm.md"
-"""tests/test_slurm_page.py runs its scripts."""
+OWN_TESTS = {
+    "convert.md": "test_convert_and_view_pages.py",
+    "slurm.md": "test_slurm_page.py",
+    "viewers.md": "test_convert_and_view_pages.py",
+}
+"""Pages that need other files or a batch system, and the tests that run them."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -154,6 +158,13 @@ def test_every_page_for_beginners_has_something_to_run() -> None:
         assert blocks(ROOT / "docs" / f"{name}.md", "console"), name
 
 
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name in OWN_TESTS], ids=lambda page: page.stem
+)
+def test_other_pages_are_run_by_tests_of_their_own(page: Path) -> None:
+    assert page.name in (ROOT / "tests" / OWN_TESTS[page.name]).read_text()
+
+
 # --- what is shown runs -----------------------------------------------------------------------
 
 
@@ -180,7 +191,9 @@ def quick(words: list[str], cluster: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "console")], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p.name not in OWN_TESTS and blocks(p, "console")], ids=lambda page: page.stem
+)
 def test_commands_run(page: Path, tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from bigdecon_cli.main import bigdecon as main
 
@@ -194,7 +207,7 @@ def test_commands_run(page: Path, tmp_path: Path, cluster: str, monkeypatch: pyt
 @pytest.mark.slow
 def test_code_runs(tmp_path: Path) -> None:
     """One interpreter for all pages, each with names and a folder of its own."""
-    pages = [p for p in PAGES if p.name != SLURM_PAGE and blocks(p, "python")]
+    pages = [p for p in PAGES if p.name not in OWN_TESTS and blocks(p, "python")]
     assert "python.md" in {p.name for p in pages}
     scripts = []
     for page in pages:
@@ -358,11 +371,12 @@ def test_faults_stop_the_build(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     with (tmp_path / "docs" / "faq.md").open("a") as page:
         page.write("\n[a](nothing.md) [b](methods.md#nothing) ![c](nothing.png) [d](../nothing.py)\n")
+    (tmp_path / "docs" / "doctor.md").unlink()
     (tmp_path / "docs" / "lonely.md").write_text("# Not in the navigation\n")
     done = build(tmp_path / "site", tmp_path)
     assert done.returncode != 0
     said = done.stderr + done.stdout
-    for fault in ("nothing.md", "#nothing", "nothing.png", "nothing.py", "lonely.md"):
+    for fault in ("nothing.md", "#nothing", "nothing.png", "nothing.py", "lonely.md", "doctor.md"):
         assert fault in said, f"{fault} went unnoticed:\n{said}"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-__all__ = ["on_config", "on_files", "on_page_markdown"]
+__all__ = ["on_files", "on_page_markdown"]
 
 ROOT = Path(__file__).parents[2]
 PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
@@ -25,29 +25,7 @@ HOME = {"README.md": "index.md", **PAGES}
 LINK = re.compile(r"\[([^\]]*)(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 DIAGRAM = re.compile(r"^!\[([^\]]*)\]\((figures/[\w.]+\.svg)\)$", re.MULTILINE)
 STYLE = re.compile(r"<style>.*?</style>\n", re.DOTALL)
-TO_COME: set[str] = set()
-"""Pages in the navigation that are not written yet."""
 CITATION = "<!-- CITATION.cff -->"
-
-
-def on_config(config: MkDocsConfig) -> None:
-    """Leave entries out of the navigation whose page is not there."""
-    made = {*PAGES.values(), "commands.md"}
-    TO_COME.clear()
-
-    def kept(entries: list[Any]) -> list[Any]:
-        result: list[Any] = []
-        for entry in entries:
-            if isinstance(entry, dict):
-                ((title, value),) = entry.items()
-                result.append({title: kept(value)} if isinstance(value, list) else entry)
-            elif entry in made or (ROOT / "docs" / entry).exists():
-                result.append(entry)
-            else:
-                TO_COME.add(entry)
-        return result
-
-    config.nav = kept(config.nav)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
@@ -68,8 +46,6 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     here = page.file.src_uri
 
     def resolved(match: re.Match[str]) -> str:
-        if match[3] in TO_COME:
-            return match[1]
         path = _in_repository(here, match[3])
         if path is None:
             return match[0]
