@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 from bigdecon_cli.options import VoxelSize
-
-from bigdecon.errors import BigdeconError
 
 if TYPE_CHECKING:
     from bigdecon.running.converting import ConversionPlan, ConversionResult
@@ -63,7 +60,7 @@ def command(input_path: str, output_path: str, *, quiet: bool, as_json: bool, **
       bigdecon convert "planes/*.tif" volume.ome.zarr
       bigdecon convert result.ome.zarr result.ome.tif
     """  # noqa: D301
-    from bigdecon_cli.display import choose_display
+    from bigdecon_cli.display import choose_display, endings_told
 
     from bigdecon.running.converting import Conversion, convert_image
 
@@ -74,18 +71,9 @@ def command(input_path: str, output_path: str, *, quiet: bool, as_json: bool, **
         if not quiet and not as_json:
             click.echo("\n".join(describe(plan)))
 
-    with choose_display(quiet=quiet, as_json=as_json) as display:
-        try:
-            result = convert_image(config, on_plan=show_plan, on_event=display)
-        except KeyboardInterrupt:
-            if sys.stderr.isatty():
-                click.echo(err=True)  # below the bar
-            click.echo("Stopped. The same command continues, or begins anew with a TIFF.", err=True)
-            raise SystemExit(130) from None
-        except BigdeconError as error:
-            if as_json:
-                click.echo(json.dumps({"event": "Error", "text": str(error), "exit_code": error.exit_code}))
-            raise
+    stopped = "Stopped. The same command continues, or begins anew with a TIFF."
+    with choose_display(quiet=quiet, as_json=as_json) as display, endings_told(stopped, as_json=as_json):
+        result = convert_image(config, on_plan=show_plan, on_event=display)
     _conclude(result, quiet=quiet, as_json=as_json)
 
 

@@ -6,7 +6,8 @@ import json
 import sys
 import threading
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -24,11 +25,12 @@ from bigdecon.distributed.progress import (
     TrainingProgress,
     to_dict,
 )
+from bigdecon.errors import BigdeconError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Display", "JsonLines", "PlainLines", "Quiet", "RichProgress", "choose_display"]
+__all__ = ["Display", "JsonLines", "PlainLines", "Quiet", "RichProgress", "choose_display", "endings_told"]
 
 LINE_SECONDS = 10.0
 
@@ -232,3 +234,25 @@ def _duration(seconds: float) -> str:
 def _in_notebook() -> bool:
     shell = sys.modules.get("IPython")
     return shell is not None and getattr(shell.get_ipython(), "kernel", None) is not None
+
+
+@contextmanager
+def endings_told(stopped: str, *, as_json: bool) -> Iterator[None]:
+    """Say what Ctrl-C leaves behind, and give errors to programs as JSON too.
+
+    Parameters
+    ----------
+    stopped : what to say after Ctrl-C
+    as_json : whether who reads is a program
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            click.echo(err=True)  # below the bar
+        click.echo(stopped, err=True)
+        raise SystemExit(130) from None
+    except BigdeconError as error:
+        if as_json:
+            click.echo(json.dumps({"event": "Error", "text": str(error), "exit_code": error.exit_code}))
+        raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +11,7 @@ from bigdecon_cli.config_file import RecordedCommand, check_place, command_line,
 from bigdecon_cli.options import run_config, run_options
 from bigdecon_cli.terminal import say_error, say_warning
 
-from bigdecon.errors import BigdeconError, RunError
+from bigdecon.errors import RunError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -88,7 +87,7 @@ def _run(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    from bigdecon_cli.display import choose_display
+    from bigdecon_cli.display import choose_display, endings_told
 
     from bigdecon.pipeline import run
     from bigdecon.running.plan_text import describe_plan
@@ -115,19 +114,13 @@ def _run(
         if save_config:  # now that they are known to work
             save_settings(context, save_config, quiet=quiet or as_json)
 
-    with choose_display(quiet=quiet, as_json=as_json, log_file=log_file, title=command_typed) as display:
-        try:
-            result = run(config, on_plan=show_plan, on_event=display, command=command_typed)
-            display.log(f"{result.state}: {result.output}")
-        except KeyboardInterrupt:
-            if sys.stderr.isatty():
-                click.echo(err=True)  # below the bar
-            click.echo("Stopped. What is finished is kept; the same command continues.", err=True)
-            raise SystemExit(130) from None
-        except BigdeconError as error:
-            if as_json:
-                click.echo(json.dumps({"event": "Error", "text": str(error), "exit_code": error.exit_code}))
-            raise
+    stopped = "Stopped. What is finished is kept; the same command continues."
+    with (
+        choose_display(quiet=quiet, as_json=as_json, log_file=log_file, title=command_typed) as display,
+        endings_told(stopped, as_json=as_json),
+    ):
+        result = run(config, on_plan=show_plan, on_event=display, command=command_typed)
+        display.log(f"{result.state}: {result.output}")
     _conclude(result, quiet=quiet, as_json=as_json)
 
 
