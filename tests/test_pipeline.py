@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from bigdecon import pipeline
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution.lease import Lease
-from bigdecon.distributed.progress import RegionDone, StageStarted, TrainingProgress
+from bigdecon.distributed.progress import Message, RegionDone, StageStarted, TrainingProgress
 from bigdecon.errors import ModelError, OutputError
 from bigdecon.io.provenance import is_unfinished, read_run, write_run
 from bigdecon.io.reading import open_volume
@@ -240,7 +240,10 @@ def test_a_finished_result_is_recognised(tmp_path, restore):
     events = []
     again = restore(image, events=events, workers=3, threads=1, tiling=TilingConfig(engine="map-overlap"))
     assert again.state == "found finished"
-    assert (events, snapshot(output)) == ([], before)
+    work = [
+        event for event in events if not isinstance(event, Message)
+    ]  # what the plan warns of is told again
+    assert (work, snapshot(output)) == ([], before)
 
 
 @pytest.mark.parametrize(
