@@ -240,9 +240,8 @@ def test_a_finished_result_is_recognised(tmp_path, restore):
     events = []
     again = restore(image, events=events, workers=3, threads=1, tiling=TilingConfig(engine="map-overlap"))
     assert again.state == "found finished"
-    work = [
-        event for event in events if not isinstance(event, Message)
-    ]  # what the plan warns of is told again
+    # What the plan warns of is told again.
+    work = [event for event in events if not isinstance(event, Message)]
     assert (work, snapshot(output)) == ([], before)
 
 
