@@ -171,14 +171,14 @@ def check_background(image: Image, background: float, noise: NoiseModel) -> Find
     """
     local = scipy.ndimage.uniform_filter(np.asarray(image, np.float64), 3, mode="nearest")
     dark, bright = (float(v) for v in np.percentile(local, [1, 99.9]))
-    slack = 2 * float(noise.deviation_at(dark)) / math.sqrt(3**image.ndim)
+    slack = 3 * float(noise.deviation_at(dark)) / math.sqrt(3**image.ndim)
     below = float(np.mean(local < background - slack))
     if below > ABOVE_DARK:
         sentence = (
             f"The background that was given, {background:g}, is too high: {below:.0%} of the image is darker "
             f"(its darkest places are near {dark:.4g}), and dim structures will be lost."
         )
-    elif dark - background > max(BELOW_DARK * (bright - dark), 3 * slack):
+    elif dark - background > max(BELOW_DARK * (bright - dark), 2 * slack):
         sentence = (
             f"The background that was given, {background:g}, is too low: even the darkest places are near "
             f"{dark:.4g}, and the brightest at {bright:.4g}; the rest is taken for light, and contrast is "

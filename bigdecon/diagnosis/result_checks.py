@@ -102,6 +102,8 @@ def check_explanation(residual: Residual) -> Finding:
     )
     if share < UNEXPLAINED:
         return Finding("explains-data", "note", sentence, "So little is usual where an image is bright.")
+    if chi <= EXPLAINED[1] and correlation < STRUCTURED:
+        return Finding("explains-data", "note", sentence, "What is left lies below the noise.")
     remedy = (
         "Check the PSF and the voxel sizes first, then take more iterations, steps, or less regularization."
     )

@@ -29,6 +29,7 @@ __all__ = [
     "is_pattern",
     "is_tiff_folder",
     "open_tiff_stack",
+    "stack_files",
 ]
 
 TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk")
@@ -189,7 +190,7 @@ def open_tiff_stack(location: str, order: str | None = None) -> TiffImage | Tiff
     OptionError
         if the names do not tell what their numbers mean
     """
-    paths = _files(location)
+    paths = stack_files(location)
     first = open_tiff_image(paths[0])
     if len(paths) == 1:
         return first
@@ -244,14 +245,14 @@ def _describe(location: str, axes: str, names: StackNames, first: TiffImage) -> 
 
 
 def _arrange(location: str, file_axes: str, order: str | None) -> StackNames:
-    paths = _files(location)
+    paths = stack_files(location)
     root = _root(paths)
     names = [os.path.relpath(path, root) for path in paths]
     found = arrange_names(names, location, file_axes, order)
     return replace(found, names=tuple(os.path.join(root, name) for name in found.names))
 
 
-def _files(location: str) -> list[str]:
+def stack_files(location: str) -> list[str]:
     """List TIFF files of a folder or pattern, in natural order.
 
     Raises

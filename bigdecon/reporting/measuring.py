@@ -113,7 +113,7 @@ class StackMeasures:
     sample : the boxes
     looks, measured : by box index, what was found; boxes that are missing or cannot be read are absent
     lost : boxes, of those looked at, that the result lacks in whole or in part
-    noise : of the image, the median over the boxes; None where nothing could be measured
+    noise : of the image, where the result has most contrast; None where nothing could be measured
     interesting, worst : box index with the most contrast, and with the largest misfit
     interesting_planes, worst_planes : residual there
     agreements : lateral and axial
@@ -214,8 +214,8 @@ def measure_stack(
     looks = {i: look for i, look in found.items() if not (partial and look.empty)}
     if not looks:
         return empty
-    noise = _typical_noise([look.noise for look in looks.values()], pair.background)
-    boxes = [Call(measure_box, (pair, sample.box(i), noise)) for i in looks]
+    noise = _noise_of_each(looks, pair.background)
+    boxes = [Call(measure_box, (pair, sample.box(i), noise[i])) for i in looks]
     answers = zip(looks, run(boxes, "report-measure"), strict=True)
     measured = {
         i: m for i, m in answers if m is not None and math.isfinite(m.chi_square) and m.chi_square > 0
@@ -223,9 +223,10 @@ def measure_stack(
     ranked = sorted(looks, key=lambda i: looks[i].contrast, reverse=True)
     best, worst = ranked[0], max(measured, key=lambda i: abs(math.log(measured[i].chi_square)), default=None)
     shown = [best] if worst is None else [best, worst]
-    cut = run([Call(cut_residual, (pair, sample.box(i), noise)) for i in shown], "report-cut")
-    halves = _halves(subject, pair, [sample.box(i) for i in ranked], noise, run) if repeat else []
-    checks = Call(check_box, (pair, sample.box(best), noise, looks[best].correlation,
+    cut = run([Call(cut_residual, (pair, sample.box(i), noise[i])) for i in shown], "report-cut")
+    bright = [(sample.box(i), noise[i]) for i in ranked]
+    halves = _halves(subject, pair, bright, run) if repeat else []
+    checks = Call(check_box, (pair, sample.box(best), noise[best], looks[best].correlation,
                               subject.result.voxel_size_um, not subject.findings))  # fmt: skip
     return StackMeasures(
         channel=channel,
@@ -234,7 +235,7 @@ def measure_stack(
         looks=looks,
         measured=measured,
         lost=lost,
-        noise=noise,
+        noise=noise[best],
         interesting=best,
         worst=worst,
         interesting_planes=cut[0],
@@ -253,24 +254,35 @@ def _pairing(subject: Subject, channel: int, timepoint: int) -> Pairing | None:
     return Pairing(*stacks, psf.array, subject.background(channel), subject.offset(channel))
 
 
-def _typical_noise(models: Sequence[NoiseModel], background: float) -> NoiseModel:
-    """Take the median over the boxes: one without light tells nothing of the gain, one with a fault lies."""
-    gains = [m.gain for m in models if math.isfinite(m.gain)]
-    variances = [m.variance for m in models if math.isfinite(m.variance)]
-    return NoiseModel(float(np.median(gains or [0.0])), float(np.median(variances or [0.0])), background)
+def _noise_of_each(
+    looks: Mapping[tuple[int, ...], Look], background: float
+) -> dict[tuple[int, ...], NoiseModel]:
+    """Judge every box by the noise of its own brightness; the typical one stands in where that is unknown.
+
+    A box without light tells nothing of the gain, and dark boxes are the majority in many images.
+    """
+    known = [m.noise for m in looks.values() if math.isfinite(m.noise.gain + m.noise.variance)]
+    typical = NoiseModel(
+        float(np.median([m.gain for m in known] or [0.0])),
+        float(np.median([m.variance for m in known] or [0.0])),
+        background,
+    )
+    return {i: look.noise if look.noise in known else typical for i, look in looks.items()}
 
 
 def _halves(
-    subject: Subject, pair: Pairing, boxes: Sequence[Box], noise: NoiseModel, run: Runner
+    subject: Subject, pair: Pairing, boxes: Sequence[tuple[Box, NoiseModel]], run: Runner
 ) -> list[Halves]:
     """Have the method do two halves of the boxes with most contrast."""
     recipe = subject.recipes[pair.image.channel]
     if recipe is None:
         return []
-    boxes = boxes[: _how_many(subject, recipe, boxes)]
+    boxes = boxes[: _how_many(subject, recipe, boxes[0][0])]
     size = subject.result.voxel_size_um or (1.0,) * len(subject.result.spatial_shape)
     seed = subject.config.seed
-    calls = [Call(repeat_box, (pair, box, noise, recipe, size, seed + i)) for i, box in enumerate(boxes)]
+    calls = [
+        Call(repeat_box, (pair, box, noise, recipe, size, seed + i)) for i, (box, noise) in enumerate(boxes)
+    ]
     return [h for h in run(calls, "report-repeat") if h is not None]
 
 
@@ -288,11 +300,11 @@ def _better(found: Sequence[Finding], halves: Sequence[Halves]) -> tuple[Finding
     return (told, *(finding for finding in found if finding.name != told.name))
 
 
-def _how_many(subject: Subject, recipe: MethodRecipe, boxes: Sequence[Box]) -> int:
+def _how_many(subject: Subject, recipe: MethodRecipe, box: Box) -> int:
     """Choose how many boxes are repeated: a report takes a part of the time of its run."""
     shape = subject.result.spatial_shape
     halo = recipe.build().halo
-    grown = math.prod(part.stop - part.start for part in grow(boxes[0], halo, shape))
+    grown = math.prod(part.stop - part.start for part in grow(box, halo, shape))
     return max(1, min(MOST_REPEATED, int(REPEATED_PART * math.prod(shape) / (2 * grown))))
 
 

@@ -9,6 +9,7 @@ which cannot rename, the image is made in its place, with a record that says tha
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -29,11 +30,13 @@ from bigdecon.io.output_folder import (
     check_output_path,
     check_writable,
     is_own_output,
+    is_taken,
     remove_output,
 )
 from bigdecon.io.provenance import Provenance, RunRecord, fingerprint, is_unfinished, read_run
 from bigdecon.io.reading import choose_channels, inspect_volume, open_volume, parse_roi
 from bigdecon.io.stores import output_place
+from bigdecon.io.tiff_stack import is_pattern, is_tiff_folder, stack_files
 from bigdecon.io.tiff_writing import count_parts, largest_tiff_bytes, write_ome_tiff
 from bigdecon.running.zarr_copy import ZarrCopy, copy_to_zarr, expected_zarr_bytes, largest_zarr_bytes
 from bigdecon.storage.object_path import ObjectPath
@@ -278,9 +281,18 @@ def _check_tiff_target(target: Path, config: Conversion) -> None:
         raise OutputError(f"{target} is a folder; choose another name for the file.")
     if target.exists() and isinstance(source, Path) and source.exists() and target.samefile(source):
         raise OutputError(f"the output {target} is the input; choose another name.")
+    if target.exists() and target.resolve() in _files_of_series(config.input):
+        raise OutputError(f"the output {target} is one of the files of the input; choose another name.")
     if target.exists() and not config.overwrite:
         raise _taken(target)
     check_writable(target)
+
+
+def _files_of_series(location: str) -> set[Path]:
+    """Find the files of which a series of TIFFs is made; none for any other input."""
+    if is_pattern(location) or (os.path.isdir(location) and is_tiff_folder(location)):
+        return {Path(file).resolve() for file in stack_files(location)}
+    return set()
 
 
 def _taken(target: Place) -> OutputError:
@@ -312,6 +324,10 @@ def _to_zarr(plan: ConversionPlan, config: Conversion, listener: Listener) -> Co
     draft = work / target.name
     with Lease(work) as lease:
         clipped = copy_to_zarr(job, draft, work, lease, config, listener)
+        if is_taken(target):  # perhaps by another meanwhile
+            if not config.overwrite:
+                raise _taken(target)
+            Lease(target / BOOKKEEPING).refuse_living()
         try:
             remove_output(target)
             draft.rename(target)

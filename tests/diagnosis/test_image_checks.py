@@ -104,6 +104,12 @@ def _sheared(image):
     return ndimage.affine_transform(image, matrix, order=1, mode="nearest")
 
 
+@SEED
+def test_a_dark_image_is_no_false_alarm(seed):
+    image = np.random.default_rng(seed).normal(100, 5, (32, 64, 64))
+    assert check_background(image, 100.0, estimate_noise(image, 100.0)).severity == "good"
+
+
 @NDIM
 @SEED
 @pytest.mark.parametrize(("background", "word"), [(0.0, "too low"), (300.0, "too high")])

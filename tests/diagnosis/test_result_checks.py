@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,15 @@ def test_a_result_of_a_wrong_psf_does_not(ndim, seed):
 
 
 SEVERITIES = ["good", "note", "warning", "distrust"]
+
+
+def test_a_dim_image_near_its_noise_is_not_distrusted():
+    """Of structure that lies below the noise a large share may be left without harm."""
+    got = simulate("nuclei", 3, 0, CAMERA)
+    residual = residual_of(got.image, got.truth, got.psf, NOISE)
+    for chi, correlation, severity in ((1.24, 0.15, "note"), (1.6, 0.0, "warning"), (3.0, 0.5, "distrust")):
+        dim = replace(residual, chi_square=chi, correlation=(correlation,) * 3, unexplained=chi - 1)
+        assert check_explanation(dim).severity == severity
 
 
 def test_a_result_that_follows_the_noise():

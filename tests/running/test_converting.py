@@ -220,6 +220,35 @@ def test_what_is_not_ours_stays(tmp_path):
     assert (tmp_path / "mine.zarr" / "thesis.txt").exists()
 
 
+def test_a_series_loses_none_of_its_files(tmp_path):
+    (tmp_path / "planes").mkdir()
+    for z in range(3):
+        tifffile.imwrite(
+            tmp_path / "planes" / f"p{z}.tif", np.ones((6, 7), "uint16"), photometric="minisblack"
+        )
+    target = tmp_path / "planes" / "p1.tif"
+    before = target.read_bytes()
+    for source in (tmp_path / "planes", tmp_path / "planes" / "*.tif"):
+        with pytest.raises(OutputError, match="one of the files of the input"):
+            copy(source, target, overwrite=True)
+    assert target.read_bytes() == before
+
+
+def test_an_output_that_another_makes_meanwhile_stays(tmp_path, monkeypatch):
+    write_ome_zarr(image((5, 6, 7)), tmp_path / "a.ome.zarr", dtype="uint16")
+    target = tmp_path / "b.ome.zarr"
+    copied = converting.copy_to_zarr
+
+    def copy_while_another_ends(*arguments):
+        write_ome_zarr(image((2, 3, 4)), target, dtype="uint16")
+        return copied(*arguments)
+
+    monkeypatch.setattr(converting, "copy_to_zarr", copy_while_another_ends)
+    with pytest.raises(OutputError, match="exists already"):
+        copy(tmp_path / "a.ome.zarr", target)
+    assert open_volume(target).shape == (2, 3, 4)
+
+
 @pytest.mark.parametrize("name", ["b.ome.zarr", "b.ome.tif"])
 def test_a_damaged_input_leaves_nothing_under_the_name(tmp_path, name):
     data = np.random.default_rng(0).integers(0, 9, (4, 64, 64)).astype("uint16")
