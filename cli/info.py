@@ -77,7 +77,7 @@ def voxel_size(size_um: Sequence[float] | None, axes: str) -> str:
     """Give the voxel size with its axes, or what to do where it is unknown."""
     letters = ", ".join(axis for axis in axes if axis in "zyx")
     if size_um is None:
-        return "unknown (give it with --voxel-size, in micrometres)"
+        return "unknown (give it to run, plan or convert with --voxel-size, in micrometres)"
     return f"{sizes(size_um)} µm ({letters})"
 
 

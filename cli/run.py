@@ -96,7 +96,6 @@ def _run(
     command_typed = command_line(context)
 
     def show_plan(plan: RunPlan) -> None:
-        script = job_script(config) if config.dry_run else ""
         if as_json:
             job = {"job_script": script} if script else {}
             findings = [finding.as_json() for finding in plan.findings]
@@ -106,8 +105,6 @@ def _run(
         elif not quiet:
             for heading, text in describe_plan(plan):
                 click.echo(f"{heading:>12}  {text}")
-            if script:
-                click.echo(f"\nThe script of each job, for sbatch:\n\n{script}")
         display.log(
             "plan: " + "; ".join(f"{heading} {text}".strip() for heading, text in describe_plan(plan))
         )
@@ -119,8 +116,11 @@ def _run(
         choose_display(quiet=quiet, as_json=as_json, log_file=log_file, title=command_typed) as display,
         endings_told(stopped, as_json=as_json),
     ):
+        script = job_script(config) if config.dry_run else ""
         result = run(config, on_plan=show_plan, on_event=display, command=command_typed)
         display.log(f"{result.state}: {result.output}")
+    if script and not (quiet or as_json):  # last, so that it can be taken as it stands
+        click.echo(f"\nThe script of each job, for sbatch:\n\n{script}")
     _conclude(result, quiet=quiet, as_json=as_json)
 
 

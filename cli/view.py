@@ -80,12 +80,13 @@ def describe(server: FileServer, roots: dict[str, Path], host: str) -> list[str]
 
     url = f"{server.url}/result"
     lines = [f"{name.capitalize() + ':':<11} {server.url}/{name}" for name in roots]
-    lines += [
-        f"napari:     napari --plugin napari-ome-zarr {roots['result']}",
-        "Others, whose pages come from the internet; the voxels stay in your browser:",
-        f"  https://hms-dbmi.github.io/vizarr/?source={url}",
-        f"  https://ome.github.io/ome-ngff-validator/?source={url}",
-    ]
+    lines.append(f"napari:     napari --plugin napari-ome-zarr {roots['result']}")
+    if host in LOOPBACK:  # elsewhere the address, told to another site, would open the images to it
+        lines += [
+            "Others, whose pages come from the internet; the voxels stay in your browser:",
+            f"  https://hms-dbmi.github.io/vizarr/?source={url}",
+            f"  https://ome.github.io/ome-ngff-validator/?source={url}",
+        ]
     if is_unfinished(roots["result"]):
         lines.append("This result is not finished: parts of it are empty.")
     if host not in LOOPBACK:

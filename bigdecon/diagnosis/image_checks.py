@@ -34,6 +34,7 @@ HOT_SHARE = 1e-5
 LEAST_SIGNAL_TO_NOISE = 0.75  # of a voxel; noise alone has 0.5 in means of this many voxels
 MEAN_OF = {2: 5, 3: 3}
 LARGEST_CORRELATION = 0.2
+FEW_VALUES = 3  # below the highest one, where an image has few grey levels
 ABOVE_DARK = 0.02  # part of the image that may lie below a background before it is too high
 BELOW_DARK = 0.5  # of the image's range may lie between a background and the darkest places
 
@@ -68,7 +69,9 @@ def check_saturation(image: Image, highest: float | None = None) -> Finding:
 def _usual_number_below(image: Image, top: float) -> float:
     """Voxels at each value just below the highest one."""
     span = max(top - float(image.min()), 1.0)
-    near = image[(image < top) & (image >= top - 0.03 * span)]
+    whole = np.issubdtype(image.dtype, np.integer)
+    reach = max(0.03 * span, FEW_VALUES) if whole else 0.03 * span
+    near = image[(image < top) & (image >= top - reach)]
     return near.size / max(1, len(np.unique(near)))
 
 

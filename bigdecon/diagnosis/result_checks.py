@@ -167,7 +167,8 @@ def check_noise_amplification(
         "grains in the result are noise, not structure."
     )
     remedy = (
-        "Take fewer iterations, a stronger regularization or a wider --sieve; or leave them to be chosen."
+        "Take fewer iterations, a stronger regularization or a wider --sieve. Settings found by hidden "
+        "voxels predict the image best, and may let this much noise through."
     )
     return Finding("amplified-noise", "warning", sentence, remedy)
 
@@ -200,9 +201,12 @@ def check_intensity(kept: float) -> Finding:
     if math.isnan(kept):
         return Finding("intensity-kept", "good", "There is no light above the background to be kept.")
     if KEPT[0] <= kept <= KEPT[1]:
-        return Finding("intensity-kept", "good", f"The result has {kept:.1%} of the light in the image.")
+        return Finding(
+            "intensity-kept", "good", f"The result, blurred again, has {kept:.1%} of the light in the image."
+        )
     sentence = (
-        f"The result has {kept:.1%} of the light in the image ({KEPT[0]:.0%} to {KEPT[1]:.0%} is in order); "
+        f"The result, blurred again, has {kept:.1%} of the light in the image "
+        f"({KEPT[0]:.0%} to {KEPT[1]:.0%} is in order); "
         "brightness must not be compared between image and result."
     )
     return Finding(

@@ -46,8 +46,11 @@ def without_bead(
     limits = [0.5 / v for v in voxel_size_um]
     if conditions is not None:
         sharper = 1 if conditions.microscope.kind in ("widefield", "light-sheet") else 2
-        lateral = 2 * conditions.numerical_aperture / conditions.wavelength_um
-        passing = (conditions.axial_term / conditions.wavelength_um, lateral, lateral)[-len(limits) :]
+        microscope, wavelength = conditions.microscope, conditions.wavelength_um
+        if microscope.kind == "two-photon" and microscope.excitation_um is not None:
+            wavelength = microscope.excitation_um  # the excitation, squared, makes the image
+        lateral = 2 * conditions.numerical_aperture / wavelength
+        passing = (conditions.axial_term / wavelength, lateral, lateral)[-len(limits) :]
         limits = [min(limit, sharper * p) for limit, p in zip(limits, passing, strict=True)]
     axes = [scipy.fft.fftfreq(n, v) for n, v in zip(array.shape, voxel_size_um, strict=True)]
     grid = np.meshgrid(*axes, indexing="ij", sparse=True)

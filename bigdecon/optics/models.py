@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bigdecon.errors import PSFError
 from bigdecon.optics.microscopes import Microscope, check_microscope, profiles, ring_step
 from bigdecon.optics.psf import PSF, find_centre
+from bigdecon.optics.psf_corrections import LARGEST_VOXEL_UM
 from bigdecon.optics.pupil import Optics, aberrated_focus, gaussian_sigmas
 from bigdecon.optics.rings import Grid, pixel_filler
 
@@ -24,9 +25,6 @@ __all__ = ["Model", "make_psf"]
 Model = Literal["gaussian", "born-wolf", "gibson-lanni", "richards-wolf"]
 
 Real = NDArray[np.float64]
-
-LARGEST_VOXEL_UM = 100
-"""Larger sizes are nanometres by mistake."""
 
 
 def make_psf(

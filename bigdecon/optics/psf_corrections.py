@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bigdecon.errors import PSFError
 
 __all__ = [
+    "LARGEST_VOXEL_UM",
     "background_sentence",
     "centre_sentence",
     "checked_numbers",
@@ -37,6 +38,9 @@ __all__ = [
 
 Array = NDArray[np.float32]
 Sizes = tuple[float, ...]
+
+LARGEST_VOXEL_UM = 100
+"""Larger sizes are nanometres by mistake."""
 
 # Judgements that the corrections rest on; fractions of the peak, of the energy, or voxels.
 BACKGROUND_ABOVE = 0.002  # a border darker than this part of the peak is no camera offset
@@ -95,13 +99,19 @@ def checked_sizes(sizes: Sequence[float] | None, ndim: int, whose: str) -> Sizes
     Raises
     ------
     PSFError
-        if there are too few, or one is not a positive number
+        if there are too few, or one is not a positive number, or too large to be one in micrometres
     """
     if sizes is None:
         return None
     if len(sizes) < ndim or not all(np.isfinite(s) and s > 0 for s in sizes):
         raise PSFError(
             f"the voxel size of {whose} must be {ndim} positive numbers in µm, not {tuple(sizes)}."
+        )
+    largest = max(sizes[-ndim:])
+    if largest > LARGEST_VOXEL_UM:
+        raise PSFError(
+            f"the voxel size of {whose}, {largest:g} µm, is none of a microscope; give it in micrometres, "
+            f"so {largest:g} nm is {largest / 1000:g}."
         )
     return tuple(float(s) for s in sizes[-ndim:])
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from bigdecon.addresses import shown_url
+from bigdecon.errors import NonFiniteError, ReadError
 from bigdecon.optics.psf import PSF, check_psf
 from bigdecon.reporting.charts import Chart
 from bigdecon.reporting.checking import findings_of_run, findings_of_stack
@@ -36,6 +37,7 @@ from bigdecon.reporting.pictures import (
 from bigdecon.reporting.samples import even_positions
 from bigdecon.reporting.subject import Subject
 from bigdecon.reporting.verdict import Verdict, verdict_of
+from bigdecon.volume import Stack
 
 __all__ = ["Content", "PSFEntry", "Section", "gather"]
 
@@ -195,7 +197,7 @@ def _section(subject: Subject, measures: StackMeasures, side: int) -> Section:
     return Section(
         heading=_heading(subject, channel, timepoint),
         measures=measures,
-        detail=detail_views(before, after, spot, size, side, offset),
+        detail=_detail(before, after, spot, size, side, offset),
         overview=whole,
         place=_place_in_words(spot, subject.result.spatial_axes, size),
         residuals=_residual_planes(measures, size),
@@ -207,6 +209,21 @@ def _section(subject: Subject, measures: StackMeasures, side: int) -> Section:
         quality=quality_map(measures, size),
         numbers=_numbers(subject, measures),
     )
+
+
+def _detail(
+    before: Stack | None,
+    after: Stack,
+    spot: Sequence[int],
+    size: tuple[float, ...] | None,
+    side: int,
+    offset: float,
+) -> Views:
+    """Cut planes, without the image where a part of it cannot be read."""
+    try:
+        return detail_views(before, after, spot, size, side, offset)
+    except (ReadError, NonFiniteError):
+        return detail_views(None, after, spot, size, side, offset)
 
 
 def _heading(subject: Subject, channel: int, timepoint: int) -> str:
@@ -257,7 +274,11 @@ def _numbers(subject: Subject, measures: StackMeasures) -> tuple[Row, ...]:
         rows.append(Row("Neighbouring residuals", correlation, "0 for white noise"))
     if measures.kept is not None:
         rows.append(
-            Row("Intensity kept", f"{measures.kept:.1%}", "above the background, in the boxes looked at")
+            Row(
+                "Intensity kept",
+                f"{measures.kept:.1%}",
+                "the result blurred again, above the background, in the boxes",
+            )
         )
     if measures.noise is not None:
         read_out = math.sqrt(max(0.0, measures.noise.variance))
@@ -268,9 +289,9 @@ def _numbers(subject: Subject, measures: StackMeasures) -> tuple[Row, ...]:
     unit = "µm" if subject.result.voxel_size_um else "voxels"
     for one in measures.agreements:
         before, after = (f"{v:.3g} {unit}" if v else "none" for v in (one.before_um, one.after_um))
-        word = "Reproducible" if subject.models else "Resolution"
+
         what = f"{one.direction}, before → after; limit {1 / one.bound:.3g} {unit}"
-        rows.append(Row(word, f"{before} → {after}", what))
+        rows.append(Row("Reproducible", f"{before} → {after}", what))
     seen = len(measures.looks)
     total = math.prod(measures.sample.counts)
     rows.append(Row("Boxes looked at", f"{seen} of {total}", "evenly spread over the volume"))

@@ -142,8 +142,9 @@ class StackMeasures:
     @property
     def kept(self) -> float | None:
         """Part of the intensity above the background that the result kept, over all boxes."""
-        signal = sum(m.signal for m in self.measured.values())
-        kept = sum(m.kept * m.signal for m in self.measured.values() if math.isfinite(m.kept))
+        lit = [m for m in self.measured.values() if math.isfinite(m.kept)]
+        signal = sum(m.signal for m in lit)
+        kept = sum(m.kept * m.signal for m in lit)
         return kept / signal if signal > 0 else None
 
     @property

@@ -183,7 +183,10 @@ def _paired(
 
 def window_of(images: Sequence[Image]) -> Window:
     """Choose one window for all images: from the darkest one's dark to the brightest one's bright."""
-    ends = [np.percentile(image[np.isfinite(image)], WINDOW_PERCENTILES) for image in images if image.size]
+    known = [image[np.isfinite(image)] for image in images]
+    ends = [np.percentile(values, WINDOW_PERCENTILES) for values in known if values.size]
+    if not ends:
+        return Window(0.0, 1.0)
     low, high = min(float(e[0]) for e in ends), max(float(e[1]) for e in ends)
     return Window(low, high if high > low else low + 1)
 

@@ -15,8 +15,8 @@ from bigdecon.io.image_file import decoded_chunk_bytes
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
 from bigdecon.io.reading import ChannelChoice, choose_channels, open_volume, parse_roi
 from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
-from bigdecon.optics.models import LARGEST_VOXEL_UM
 from bigdecon.optics.psf import PSF, load_psf, psf_from_array
+from bigdecon.optics.psf_corrections import LARGEST_VOXEL_UM
 from bigdecon.storage import places
 from bigdecon.storage.places import Place, as_place
 from bigdecon.volume import Volume

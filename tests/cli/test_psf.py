@@ -104,6 +104,14 @@ def test_check_as_json(tmp_path):
     assert report["symmetries"] == {"flips": [True, True, True], "rot90": True}
 
 
+def test_check_refuses_nanometres(tmp_path):
+    _off_centre_bead(tmp_path / "bead.tif")
+    for option in ("--voxel-size", "--psf-voxel-size"):
+        error = psf_command("check", tmp_path / "bead.tif", option, "300", "130", "130").exception
+        assert isinstance(error, PSFError)
+        assert "300 nm is 0.3" in str(error)
+
+
 def test_check_of_what_is_no_psf(tmp_path):
     assert isinstance(psf_command("check", tmp_path / "none.tif").exception, PSFError)
 

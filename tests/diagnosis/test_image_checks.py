@@ -63,6 +63,17 @@ def test_a_known_limit_counts_every_voxel_there():
     assert check_saturation(image, 90).sentence.startswith("10 voxels")
 
 
+@SEED
+def test_few_grey_levels_are_no_saturation(seed):
+    rng = np.random.default_rng(seed)
+    for image in (
+        rng.poisson(0.5, (32, 64, 64)),
+        rng.poisson(2, (32, 64, 64)),
+        rng.binomial(8, 0.5, (64, 64)),
+    ):
+        assert check_saturation(image.astype("uint16")).severity == "good"
+
+
 @NDIM
 @SEED
 @pytest.mark.parametrize("share", [2e-3, 2e-2])

@@ -16,6 +16,7 @@ from bigdecon.optics.bead_registration import fourier_shift
 from bigdecon.optics.bead_size import ball_transfer, without_bead
 from bigdecon.optics.beads import psf_from_beads
 from bigdecon.optics.expectation import ImagingConditions, bead_widening, expect
+from bigdecon.optics.microscopes import Microscope
 from bigdecon.optics.models import make_psf
 from bigdecon.optics.psf import find_centre, load_psf, save_psf
 from bigdecon.optics.widths import asymmetries, fwhm
@@ -265,6 +266,16 @@ def test_beads_too_large_to_be_undone_are_refused():
     image = bead_image((49, 61, 61), [(24, 30, 30)], noise=False)
     with pytest.raises(PSFError, match=r"hide the finest details.*beads of 0\.\d+ µm or less"):
         psf_from_beads(image, **OPTIONS, bead_diameter_um=0.5, correct_bead_size=True)
+
+
+def test_two_photons_pass_no_more_than_their_own_wavelength_lets():
+    two_photons = Microscope("two-photon", excitation_um=0.92)
+    conditions = ImagingConditions.from_numbers(1.0, 0.52, 1.33, two_photons)
+    image = np.zeros((31, 41, 41), np.float32)
+    image[15, 20, 20] = 1
+    without_bead(image, (0.2, 0.08, 0.08), 0.2, conditions)  # by the emission, 0.13 µm were the most
+    with pytest.raises(PSFError, match="hide the finest details"):
+        without_bead(image, (0.2, 0.08, 0.08), 0.35, conditions)
 
 
 # Pieces

@@ -105,6 +105,12 @@ def test_constant_images_have_pictures():
     assert grey_plane(plane, window_of([plane]), (1, 1), in_um=False).pixels.max() == 0
 
 
+def test_planes_without_a_finite_voxel_have_pictures():
+    nothing, plane = np.full((5, 6), np.nan), np.full((5, 6), 3.0)
+    assert window_of([nothing, plane]) == Window(3.0, 4.0)
+    assert window_of([nothing]) == Window(0.0, 1.0)
+
+
 def test_the_addresses_of_pictures_hold_the_pictures():
     pixels = np.arange(48, dtype=np.uint8).reshape(6, 8)
     plane = grey_plane(pixels, Window(0, 255), (1, 1), in_um=True)
