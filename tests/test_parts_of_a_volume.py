@@ -65,7 +65,7 @@ def test_two_images_with_the_same_settings_on_the_same_workers(config, tmp_path)
         data = specimen((8, 64, 640), seed=number) + (offset - 100)
         data[..., 128:512] = 0
         image = write_in_chunks(tmp_path / f"{number}.ome.zarr", data.astype("uint16"))
-        both = replace(config, input=str(image), background="auto")
+        both = replace(config, input=str(image), background=float(offset))
         alone = run(both, tmp_path, f"alone{number}", cluster="local", workers=1, threads=1)
         results.append((run(both, tmp_path, f"shared{number}"), alone))
     assert results[0][0].plan.stats != results[1][0].plan.stats

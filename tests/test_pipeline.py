@@ -426,7 +426,7 @@ def decoded(config, tmp_path, name, **changes):
 @pytest.fixture(params=["richardson-lucy", "siamese"])
 def several_regions(request, tmp_path, psf):
     """A configuration with several blocks, shards and regions, on a cluster of its own."""
-    image = write_image(tmp_path / "a.ome.zarr", specimen((24, 70, 200)))
+    image = write_image(tmp_path / "a.ome.zarr", specimen((16, 70, 136)))
     return RunConfig(
         str(image),
         (str(psf),),
@@ -434,6 +434,7 @@ def several_regions(request, tmp_path, psf):
         steps=2,
         iterations=3,
         sieve=0.0,
+        background=100.0 if request.param == "richardson-lucy" else "auto",
         device="cpu",
         threads=1,
         workers=1,
