@@ -79,3 +79,18 @@ def test_a_large_volume_is_planned_within_the_limits(tmp_path: Path) -> None:
     found = json.loads(result.read_text())
     assert found["voxels"] == 3000**3
     assert all(23**3 <= plan["blocks"] <= 24**3 for plan in found["plans"])
+
+
+@pytest.mark.slow
+def test_many_simulated_workers_are_kept_busy(tmp_path: Path) -> None:
+    """In small: all blocks are done, none faster than its 0.3 s allow."""
+    result = tmp_path / "workers.json"
+    command = [sys.executable, str(BENCHMARKS / "many_workers.py"), "--quick"]
+    subprocess.run(
+        [*command, "--output", result, "--plot", tmp_path / "plot.png"], check=True, capture_output=True
+    )
+    found = json.loads(result.read_text())
+    assert found["throughput"]["blocks"] >= 8 * 16
+    assert 0 < found["throughput"]["efficiency"] <= 1
+    assert [growth["blocks"] for growth in found["growth"]] == sorted(g["blocks"] for g in found["growth"])
+    assert (tmp_path / "plot.png").stat().st_size > 0
