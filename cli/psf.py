@@ -85,7 +85,8 @@ def make(
     overwrite: bool,
 ) -> None:
     """Compute a PSF from the optics."""
-    from bigdecon.optics.expectation import ImagingConditions, expect
+    from bigdecon.optics.conditions import ImagingConditions
+    from bigdecon.optics.expectation import expect
     from bigdecon.optics.models import make_psf
     from bigdecon.optics.widths import fwhm
 
@@ -141,7 +142,8 @@ def check(
     as_json: bool,
 ) -> None:
     """Show what a PSF looks like, and what loading it would correct."""
-    from bigdecon.optics.expectation import ImagingConditions, expect
+    from bigdecon.optics.conditions import ImagingConditions
+    from bigdecon.optics.expectation import expect
     from bigdecon.optics.psf import check_psf, read_psf_file
 
     array, size_in_file = read_psf_file(psf)

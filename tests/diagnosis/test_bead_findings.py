@@ -7,7 +7,8 @@ import pytest
 
 from bigdecon.diagnosis.bead_findings import bead_findings, sampling_findings, width_findings
 from bigdecon.optics.beads import psf_from_beads
-from bigdecon.optics.expectation import Expectation, ImagingConditions, expect
+from bigdecon.optics.conditions import ImagingConditions
+from bigdecon.optics.expectation import Expectation, expect
 from bigdecon.optics.models import make_psf
 from tests.optics.beads import CONDITIONS, VOXEL_UM, bead_image, scattered
 
