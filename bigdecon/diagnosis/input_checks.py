@@ -116,13 +116,12 @@ def check_psf_alone(
     ]
     if max(psf.array.shape) <= SMALLEST_PSF:
         return findings
-    findings.append(check_sampling(voxel_size_um, psf.array, image_optics.filled_by(made)))
     computed = made.conditions is not None  # then its optics and its voxel size are what can be wrong
     if not computed and not any(finding.needs_attention for finding in findings):
-        by_theory = check_psf_theory(psf, voxel_size_um, image_optics)
-        plausible = check_psf_plausibility(psf.array, voxel_size_um)
+        by_theory = check_psf_theory(psf, image_optics)
+        plausible = check_psf_plausibility(psf)
         findings += [by_theory, *([] if by_theory.needs_attention else [plausible])]
-    return findings
+    return [*findings, check_sampling(voxel_size_um, psf.array, image_optics.filled_by(made))]
 
 
 def _check_boxes(

@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from numpy.typing import NDArray
 
 from bigdecon.acquisition import UNKNOWN_OBJECTIVE, Channel, Objective
 from bigdecon.diagnosis.findings import Finding
@@ -38,8 +35,12 @@ SHORTEST_LIGHT_UM = 0.13
 """Wavelength in the medium; violet light in oil has 0.25."""
 SHARP_UM, LONGER_THAN_WIDE = 0.22, 1.6
 """A PSF so narrow in the plane belongs to a high aperture, and is then at least so much longer along z."""
-LATERAL_BY_THEORY, AXIAL_BY_THEORY = (0.55, 1.7), (0.55, 1.8)
+LATERAL_BY_THEORY, AXIAL_BY_THEORY = (0.62, 1.6), (0.62, 1.8)
 """Parts of the width by theory; pinholes and aberrations of usable objectives lie within."""
+FINE = 4
+"""Voxels to a width by theory."""
+LEAST_WIDTH = 1.3
+"""Voxels; a narrower PSF says little of its width."""
 VOXEL_VARIANCE = 8 * math.log(2) / 12
 """Of a voxel's side, in units of a Gaussian's FWHM²."""
 
@@ -133,29 +134,23 @@ def check_psf_optics(psf: PSF, image: KnownOptics) -> Finding:
         known = any((light, image.numerical_aperture, image.refractive_index))
         sentence = "The PSF was made for the optics of the image." if known else "The image names no optics."
         return Finding(name, "good", sentence)
-    said = ", and ".join(f"{what} of {own} where the image's file says {told}" for what, own, told in apart)
+    said = ", and ".join(f"{what} of {own} where the image has {told}" for what, own, told in apart)
     remedy = "Take the PSF of this channel and objective, or make one with bigdecon psf make."
     return Finding(name, "warning", f"The PSF was made for {said}.", remedy)
 
 
-def check_psf_plausibility(psf_array: NDArray[Any], voxel_size_um: Sequence[float] | None) -> Finding:
+def check_psf_plausibility(psf: PSF) -> Finding:
     """Look whether light and lenses can make a PSF of these widths, whatever the microscope.
 
     For a microscope whose lateral and axial FWHM are 0.51 λ / NA and 0.88 λ / (n - √(n² - NA²)), their
     ratio gives NA / n = sin a by cot(a / 2), and then the lateral one λ / n. Pinholes narrow both alike, a
-    light sheet shortens the axial one, aberrations lengthen it: limits leave room for these.
-
-    Parameters
-    ----------
-    psf_array : (z, y, x) or (y, x)
-    voxel_size_um : along the same axes; None if unknown, and then nothing is said
+    light sheet shortens the axial one, aberrations lengthen it: limits leave room for these. Widths are those
+    in the PSF's file, before it was resampled.
     """
     name, good = "psf-implausible", Finding("psf-implausible", "good", "The PSF's widths can be true.")
-    if voxel_size_um is None:
-        return Finding(name, "good", "Without a voxel size nothing can be said of the PSF's widths.")
-    *axial, y, x = _widths_um(psf_array, voxel_size_um)
+    *axial, y, x = [None, None, *_widths_um(psf)][-psf.ndim :]
     if y is None or x is None:
-        return good
+        return Finding(name, "good", "The PSF's widths are not known in micrometres.")
     lateral = (y + x) / 2
     remedy = "Check the PSF's voxel size, in micrometres and in the order z, y, x; is it that of the sample?"
     if lateral < NARROWEST_UM:
@@ -186,55 +181,63 @@ def check_psf_plausibility(psf_array: NDArray[Any], voxel_size_um: Sequence[floa
     return good
 
 
-def check_psf_theory(psf: PSF, voxel_size_um: Sequence[float] | None, image: KnownOptics) -> Finding:
-    """Hold the widths of a PSF against theory, for the optics that the image's metadata tell.
+def check_psf_theory(psf: PSF, image: KnownOptics) -> Finding:
+    """Hold the widths of a PSF against theory, for the optics that are known of the image.
 
     The axial one is held against it only as too long where the kind of microscope is not known, since a
-    light sheet shortens it.
-
-    Parameters
-    ----------
-    psf : at the voxel size of the image
-    voxel_size_um : of the image; None if unknown, and then nothing is said
-    image : what is known of the optics
+    light sheet shortens it. Widths are those in the PSF's file, before it was resampled.
     """
     name, conditions = "psf-width-by-theory", image.conditions
-    unsure = Finding(name, "good", "Too little is known of the optics for a theory of the PSF's widths.")
-    if conditions is None or voxel_size_um is None:
-        return unsure
+    widths = _widths_um(psf)
+    if conditions is None or not widths:
+        return Finding(name, "good", "Too little is known of the optics for a theory of the PSF's widths.")
     try:
-        theory = expect(conditions, voxel_size_um).fwhm_um
+        theory = _theory_um(conditions, len(widths))
     except PSFError:  # metadata that no microscope has
-        return unsure
-    widths = fwhm(psf.array)
-    for axis, (width, step, wanted) in enumerate(zip(widths, voxel_size_um, theory, strict=True)):
+        return Finding(name, "good", "There is no theory for the optics that the image names.")
+    for axis, (width, wanted) in enumerate(zip(widths, theory, strict=True)):
         axial = len(theory) == 3 and axis == 0
         low, high = AXIAL_BY_THEORY if axial else LATERAL_BY_THEORY
-        if axial and image.refractive_index is None:
-            continue
         if axial and image.microscope is None:
             low = 0.0
-        if width is None or low <= width * step / wanted <= high:
+        unknown = width is None or (axial and image.refractive_index is None)
+        if width is None or unknown or low <= width / wanted <= high:
             continue
-        name_of_axis = "zyx"[-len(theory) :][axis]
         sentence = (
-            f"The PSF is {width * step:.2g} um wide along {name_of_axis} (FWHM), and by theory it is "
+            f"The PSF is {width:.2g} um wide along {'zyx'[-len(theory) :][axis]} (FWHM), and by theory it is "
             f"{wanted:.2g} um for NA {conditions.numerical_aperture:g} and light of "
-            f"{conditions.wavelength_um:g} um, as the image's file has them; up to {high:g} times that, "
-            f"and down to {low:g}, is usual."
+            f"{conditions.wavelength_um:g} um, as the image has them; {low:g} to {high:g} times that "
+            "is usual."
         )
-        remedy = "Check the voxel sizes of image and PSF, in micrometres, and which objective was used."
+        remedy = "Check the voxel size of the PSF, in micrometres, and which objective was used."
         return Finding(name, "warning", sentence, remedy)
     return Finding(name, "good", "The PSF is as wide as theory has it.")
 
 
-def _widths_um(psf_array: NDArray[Any], voxel_size_um: Sequence[float]) -> list[float | None]:
-    """Give FWHM in micrometres, without what the voxels in the plane added to it."""
-    widths: list[float | None] = []
-    for axis, (width, step) in enumerate(zip(fwhm(psf_array), voxel_size_um, strict=True)):
-        own = VOXEL_VARIANCE if axis >= psf_array.ndim - 2 else 0.0
-        widths.append(None if width is None else step * math.sqrt(max(width**2 - own, 0.25 * width**2)))
-    return widths
+def _theory_um(conditions: ImagingConditions, ndim: int) -> Sequence[float]:
+    """Give the widths by theory, at voxels that are small enough not to add to them."""
+    lateral = 0.51 * conditions.wavelength_um / conditions.numerical_aperture / FINE
+    axial = 0.88 * conditions.wavelength_um / max(conditions.axial_term, 1e-9) / FINE
+    return expect(conditions, (axial, lateral, lateral)[-ndim:]).fwhm_um
+
+
+def _widths_um(psf: PSF) -> list[float | None]:
+    """Give FWHM in micrometres, as in the file, without what the voxels in the plane added to it.
+
+    None for an axis along which the PSF does not end or is hardly wider than a voxel; none at all where the
+    voxel size is unknown.
+    """
+    size, widths = psf.source_voxel_size_um or psf.voxel_size_um, psf.source_fwhm
+    if size is None:
+        return []
+    if not psf.source_shape:
+        widths = fwhm(psf.array)
+    found: list[float | None] = []
+    for axis, (width, step) in enumerate(zip(widths, size, strict=True)):
+        own = VOXEL_VARIANCE if axis >= psf.ndim - 2 else 0.0
+        known = width is not None and width >= LEAST_WIDTH
+        found.append(step * math.sqrt(width**2 - own) if width is not None and known else None)
+    return found
 
 
 def _sizes(sizes: Sequence[float]) -> str:

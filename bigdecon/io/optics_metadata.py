@@ -11,7 +11,15 @@ from bigdecon.acquisition import UNKNOWN_OBJECTIVE, Channel, Objective
 from bigdecon.untrusted import is_number
 from bigdecon.volume import Volume
 
-__all__ = ["ome_emission_um", "ome_objective", "optics_attributes", "with_emission", "zarr_objective"]
+__all__ = [
+    "LARGEST_INDEX",
+    "LIGHT_UM",
+    "ome_emission_um",
+    "ome_objective",
+    "optics_attributes",
+    "with_emission",
+    "zarr_objective",
+]
 
 ATTRIBUTE = "bigdecon_optics"
 IMMERSION = {"Oil": 1.515, "Water": 1.333, "WaterDipping": 1.333, "Air": 1.0, "Glycerol": 1.47}

@@ -70,6 +70,7 @@ class PSF:
     origin : how it was made, where that is known
     source_voxel_size_um : voxel size that the file was taken to have; None where unknown
     source_shape : extents in the file; empty where it was made here
+    source_fwhm : full widths at half maximum there, in its voxels; None where wider than the array
     sha256 : identity of the final array and voxel size, as hexadecimal digits
     """
 
@@ -80,6 +81,7 @@ class PSF:
     origin: PSFOrigin | None = None
     source_voxel_size_um: Sizes | None = None
     source_shape: tuple[int, ...] = ()
+    source_fwhm: tuple[float | None, ...] = ()
     sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -236,7 +238,15 @@ def psf_from_array(
     total = float(result.sum(dtype=np.float64))
     result *= np.float32(scale if abs(total * scale - 1) < 1e-6 else 1 / total)
     kept = tuple(note for note in notes if note)
-    return PSF(result, wanted or own, name, kept, source_voxel_size_um=own, source_shape=data.shape)
+    return PSF(
+        result,
+        wanted or own,
+        name,
+        kept,
+        source_voxel_size_um=own,
+        source_shape=data.shape,
+        source_fwhm=fwhm(data),
+    )
 
 
 def save_psf(psf: PSF, path: str | os.PathLike[str]) -> None:
