@@ -35,7 +35,7 @@ SHORTEST_LIGHT_UM = 0.13
 """Wavelength in the medium; violet light in oil has 0.25."""
 SHARP_UM, LONGER_THAN_WIDE = 0.22, 1.6
 """A PSF so narrow in the plane belongs to a high aperture, and is then at least so much longer along z."""
-LATERAL_BY_THEORY, AXIAL_BY_THEORY = (0.62, 1.6), (0.62, 1.8)
+LATERAL_BY_THEORY, AXIAL_BY_THEORY = (0.57, 1.6), (0.57, 1.8)
 """Parts of the width by theory; pinholes and aberrations of usable objectives lie within."""
 FINE = 4
 """Voxels to a width by theory."""
@@ -97,7 +97,8 @@ def check_psf_voxel_size(psf: PSF) -> Finding:
 
     A file of another extent than it was made with was cut or resampled since, and says nothing.
     """
-    name, origin, taken = "psf-voxel-size", psf.origin, psf.source_voxel_size_um
+    name = "psf-voxel-size"
+    origin, taken = psf.origin, psf.source_voxel_size_um
     if origin is None or taken is None or psf.source_shape != origin.shape:
         return Finding(name, "good", "Nothing speaks against the PSF's voxel size.")
     ratios = [t / m for t, m in zip(taken, origin.voxel_size_um, strict=True)]
@@ -123,9 +124,9 @@ def check_psf_optics(psf: PSF, image: KnownOptics) -> Finding:
     apart = []
     light = image.wavelength_um
     if light is not None and abs(light - made.wavelength_um) > SAME_LIGHT_UM:
-        apart.append(("light", f"{made.wavelength_um:g} um", f"{light:g} um"))
+        apart.append(("light of", f"{made.wavelength_um:g} um", f"{light:g} um"))
     for what, own, told, same in (
-        ("an NA", made.numerical_aperture, image.numerical_aperture, SAME_APERTURE),
+        ("an NA of", made.numerical_aperture, image.numerical_aperture, SAME_APERTURE),
         ("an immersion of index", made.refractive_index, image.refractive_index, SAME_INDEX),
     ):
         if told is not None and max(own / told, told / own) > same:
@@ -134,7 +135,7 @@ def check_psf_optics(psf: PSF, image: KnownOptics) -> Finding:
         known = any((light, image.numerical_aperture, image.refractive_index))
         sentence = "The PSF was made for the optics of the image." if known else "The image names no optics."
         return Finding(name, "good", sentence)
-    said = ", and ".join(f"{what} of {own} where the image has {told}" for what, own, told in apart)
+    said = ", and ".join(f"{what} {own} where the image has {told}" for what, own, told in apart)
     remedy = "Take the PSF of this channel and objective, or make one with bigdecon psf make."
     return Finding(name, "warning", f"The PSF was made for {said}.", remedy)
 
@@ -147,7 +148,8 @@ def check_psf_plausibility(psf: PSF) -> Finding:
     light sheet shortens the axial one, aberrations lengthen it: limits leave room for these. Widths are those
     in the PSF's file, before it was resampled.
     """
-    name, good = "psf-implausible", Finding("psf-implausible", "good", "The PSF's widths can be true.")
+    name = "psf-implausible"
+    good = Finding(name, "good", "The PSF's widths can be true.")
     *axial, y, x = [None, None, *_widths_um(psf)][-psf.ndim :]
     if y is None or x is None:
         return Finding(name, "good", "The PSF's widths are not known in micrometres.")
@@ -187,7 +189,8 @@ def check_psf_theory(psf: PSF, image: KnownOptics) -> Finding:
     The axial one is held against it only as too long where the kind of microscope is not known, since a
     light sheet shortens it. Widths are those in the PSF's file, before it was resampled.
     """
-    name, conditions = "psf-width-by-theory", image.conditions
+    name = "psf-width-by-theory"
+    conditions = image.conditions
     widths = _widths_um(psf)
     if conditions is None or not widths:
         return Finding(name, "good", "Too little is known of the optics for a theory of the PSF's widths.")

@@ -67,7 +67,7 @@ def noticed(psf, known=None):
 # --- right ones --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("na", [1.2, 1.4])
+@pytest.mark.parametrize("na", [1.2, pytest.param(1.4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("microscope", [None, CONFOCAL, CLOSED, DISK, SHEET])
 def test_a_right_psf_raises_no_alarm_whatever_the_microscope(na, microscope):
     fine = tuple(0.6 * s for s in SAMPLED[na])
@@ -136,7 +136,7 @@ def test_a_psf_from_elsewhere_is_held_against_the_optics_of_the_image(factor, na
     assert found - {"undersampling"} == {"psf-width-by-theory"}
 
 
-@pytest.mark.parametrize("factor", [(1, HALF, HALF), (HALF, 1, 1), (HALF,) * 3])
+@pytest.mark.parametrize("factor", [(1, HALF, HALF), (HALF, 1, 1), (0.45,) * 3])
 def test_widths_that_no_objective_makes(factor):
     assert noticed(loaded(made(1.4), kept=False, psf_factor=factor)) == {"psf-implausible"}
 
@@ -171,7 +171,7 @@ def test_rounded_optics_are_the_same():
 
 # --- with an image: the table ----------------------------------------------------------------------------
 
-SMOOTH = [("nuclei", 30.0, 1.2), ("nuclei", 400.0, 1.4)]
+SMOOTH = [pytest.param(("nuclei", 30.0, 1.2), marks=pytest.mark.slow), ("nuclei", 400.0, 1.4)]
 SHARP = [("filaments", 400.0, 1.2)]
 
 

@@ -21,13 +21,14 @@ XML = """<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
 <Instrument ID="Instrument:0"><Objective ID="Objective:0" LensNA="0.5" Immersion="Air"/>
 <Objective ID="Objective:1" LensNA="1.4" Immersion="{immersion}"/></Instrument>
 <Image ID="Image:0"><ObjectiveSettings ID="Objective:1"{settings}/>
-<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="8" SizeY="8" SizeZ="2" SizeC="1" SizeT="1">
-<Channel ID="Channel:0:0" Name="dapi" EmissionWavelength="{light}"{unit}/><TiffData/></Pixels></Image></OME>"""
+<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="8" SizeY="8" SizeZ="2" SizeC="1" SizeT="1"
+><Channel ID="Channel:0:0" Name="dapi" EmissionWavelength="{light}"{unit}/><TiffData/>
+</Pixels></Image></OME>"""
 
 
 def ome_tiff(path, **entries):
     text = XML.format(**{"immersion": "Oil", "settings": "", "light": "461", "unit": "", **entries})
-    tifffile.imwrite(path, np.zeros((2, 8, 8), np.uint16), description=text, metadata=None)
+    tifffile.imwrite(path, np.zeros((2, 8, 8), np.uint16), description=text.encode(), metadata=None)
     return open_volume(path)
 
 
