@@ -206,11 +206,11 @@ def check_psf_theory(psf: PSF, image: KnownOptics) -> Finding:
         unknown = width is None or (axial and image.refractive_index is None)
         if width is None or unknown or low <= width / wanted <= high:
             continue
+        usual = f"{low:g} to {high:g}" if low else f"up to {high:g}"
         sentence = (
             f"The PSF is {width:.2g} um wide along {'zyx'[-len(theory) :][axis]} (FWHM), and by theory it is "
             f"{wanted:.2g} um for NA {conditions.numerical_aperture:g} and light of "
-            f"{conditions.wavelength_um:g} um, as the image has them; {low:g} to {high:g} times that "
-            "is usual."
+            f"{conditions.wavelength_um:g} um, as the image has them; {usual} times that is usual."
         )
         remedy = "Check the voxel size of the PSF, in micrometres, and which objective was used."
         return Finding(name, "warning", sentence, remedy)

@@ -18,7 +18,7 @@ from bigdecon.diagnosis.result_checks import (
 from bigdecon.reporting.measuring import StackMeasures
 from bigdecon.reporting.subject import Subject
 
-__all__ = ["Named", "findings_of_run", "findings_of_stack"]
+__all__ = ["Named", "findings_of_psfs", "findings_of_run", "findings_of_stack"]
 
 Named = tuple[str, Finding]
 """The channel that a finding is about, "" for all of them, and the finding."""
@@ -47,7 +47,7 @@ def findings_of_run(subject: Subject) -> list[Named]:
     """Judge training and clipping, and take over what the run had found."""
     result, found = subject.result, [("", finding) for finding in subject.findings]
     if not subject.findings:
-        found += _findings_of_psfs(subject)
+        found += findings_of_psfs(subject)
     for channel, model in zip(result.channels, subject.models, strict=False):
         curve = [(point.step, point.held_out_error) for point in model.curve]
         name = channel.name if len(subject.models) > 1 else ""
@@ -57,7 +57,7 @@ def findings_of_run(subject: Subject) -> list[Named]:
     return found
 
 
-def _findings_of_psfs(subject: Subject) -> list[Named]:
+def findings_of_psfs(subject: Subject) -> list[Named]:
     """Check the PSFs as a run does before it begins, where it did not."""
     found: list[Named] = []
     image = subject.image or subject.result

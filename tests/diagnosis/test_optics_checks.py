@@ -5,18 +5,26 @@ The table of docs/warnings.md stands on these tests: where an image alone cannot
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from bigdecon_cli.main import bigdecon
+from click.testing import CliRunner
 
+from bigdecon.config import RunConfig
 from bigdecon.diagnosis.input_checks import check_input, check_psf_alone
 from bigdecon.diagnosis.optics_checks import KnownOptics, check_psf_optics, check_psf_plausibility
 from bigdecon.diagnosis.orientation import optical_axis
+from bigdecon.io.writing import write_ome_zarr
 from bigdecon.optics.microscopes import Microscope
 from bigdecon.optics.models import make_psf
-from bigdecon.optics.psf import psf_from_array
+from bigdecon.optics.psf import psf_from_array, save_psf
+from bigdecon.reporting.checking import findings_of_psfs
+from bigdecon.running.planning import prepare
 from bigdecon.volume import Volume
 from tests.evaluation.images import Camera, simulate
 
@@ -208,3 +216,26 @@ def test_a_sharp_specimen_tells_by_itself():
 def test_an_image_whose_voxels_were_given_twice_as_large_looks_undersampled(case):
     assert warnings(*case, kept=True, known=False, image_factor=(TWICE,) * 3) == {"undersampling"}
     assert warnings(*case, kept=False, known=False, image_factor=(TWICE,) * 3) == set()
+
+
+def test_plan_psf_check_and_report_tell_undersampling_in_one_sentence(tmp_path):
+    """The same voxels, the same PSF, three places that know the optics from the PSF's file alone."""
+    psf = made(1.2, size=(0.2, 0.18, 0.18), shape=(9, 15, 15))
+    save_psf(psf, tmp_path / "psf.tif")
+    part = image("nuclei", 400.0, 1.4)[:16, :32, :32]
+    write_ome_zarr(
+        Volume.from_array(part, voxel_size_um=(0.2, 0.18, 0.18)), tmp_path / "a.ome.zarr", dtype="uint16"
+    )
+    config = RunConfig(str(tmp_path / "a.ome.zarr"), (str(tmp_path / "psf.tif"),), method="richardson-lucy",
+                       iterations=1, sieve=0.0, background=100.0, device="cpu")  # fmt: skip
+    plan = prepare(config, "cpu")
+    checked = CliRunner().invoke(bigdecon, ["psf", "check", str(tmp_path / "psf.tif"), "--json"])
+    told = [f for f in json.loads(checked.output)["findings"] if f["name"] == "undersampling"]
+    assert told == [f.as_json() for f in plan.findings if f.name == "undersampling"]
+    assert told[0]["severity"] == "warning"
+    before = SimpleNamespace(findings=(), image=plan.volume, result=plan.volume, psfs=plan.psfs)
+    reported = [f.as_json() for _, f in findings_of_psfs(before) if f.name == "undersampling"]
+    assert reported == told
+    known = prepare(replace(config, na=0.5, wavelength=0.52), "cpu")
+    assert {f.severity for f in known.findings if f.name == "undersampling"} == {"good"}
+    assert "psf-optics" in {f.name for f in known.findings if f.needs_attention}
