@@ -265,6 +265,9 @@ class RunConfig:
     output: str | None = None
     voxel_size: tuple[float, ...] | None = None
     psf_voxel_size: tuple[float, ...] | None = None
+    na: float | None = None
+    wavelength: float | None = None
+    refractive_index: float | None = None
     level: int = 0
     channel: tuple[str, ...] = ()
     timepoint: int | None = None

@@ -13,10 +13,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from bigdecon.acquisition import UNKNOWN_OBJECTIVE, Channel, Objective
 from bigdecon.errors import VolumeError
 from bigdecon.volume_display import DisplayedVolume
 
-__all__ = ["ArraySource", "Box", "Channel", "Crop", "Source", "Stack", "Take", "Volume"]
+__all__ = ["ArraySource", "Box", "Channel", "Crop", "Objective", "Source", "Stack", "Take", "Volume"]
 
 Box = tuple[slice, ...]
 """One slice with explicit start and stop for every spatial axis, in voxels."""
@@ -42,20 +43,6 @@ class Source(Protocol):
 
     def __getitem__(self, selection: Box, /) -> NDArray[Any]:
         """Read the voxels of one slice (step 1) per axis; no axis is dropped."""
-
-
-@dataclass(frozen=True)
-class Channel:
-    """Name and display colour of a channel.
-
-    Attributes
-    ----------
-    name : label as the microscope software gave it
-    color : six hexadecimal digits, RRGGBB
-    """
-
-    name: str
-    color: str = "FFFFFF"
 
 
 @dataclass(frozen=True)
@@ -228,6 +215,7 @@ class Volume(DisplayedVolume):
     location : path or URL, and level, that it was opened from; empty for arrays in memory
     time_step : interval between time points in `time_unit`; None where unknown
     time_unit : full name of a unit, as OME-Zarr spells it
+    objective : that took the image, as far as the file tells
     """
 
     source: Source
@@ -239,6 +227,7 @@ class Volume(DisplayedVolume):
     location: str = ""
     time_step: float | None = None
     time_unit: str = "second"
+    objective: Objective = UNKNOWN_OBJECTIVE
 
     def __post_init__(self) -> None:
         """Refuse axes that make no image."""

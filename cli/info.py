@@ -53,6 +53,7 @@ def describe(summary: VolumeSummary) -> list[str]:
         ("type", finest.dtype),
         ("voxel size", voxel_size(finest.voxel_size_um, summary.axes)),
         ("channels", ", ".join(channel.name for channel in summary.channels if channel.name)),
+        ("objective", objective(summary)),
         ("time step", "" if summary.time_step is None else f"{summary.time_step:g} {summary.time_unit}"),
         ("in memory", readable_bytes(summary.voxel_bytes)),
         ("on disk", "" if summary.stored_bytes is None else readable_bytes(summary.stored_bytes)),
@@ -61,6 +62,16 @@ def describe(summary: VolumeSummary) -> list[str]:
     for i, level in enumerate(summary.levels):
         lines.append(f"{f'level {i}':<11} {describe_level(level)}")
     return lines + [f"{'note':<11} {note}" for note in summary.notes]
+
+
+def objective(summary: VolumeSummary) -> str:
+    """Say what the file tells of objective and light."""
+    known = summary.objective
+    parts = [] if known.numerical_aperture is None else [f"NA {known.numerical_aperture:g}"]
+    if known.refractive_index is not None:
+        parts.append(f"immersion of index {known.refractive_index:g}")
+    light = [f"{channel.emission_um:g}" for channel in summary.channels if channel.emission_um is not None]
+    return ", ".join([*parts, *([f"light of {', '.join(light)} µm"] if light else [])])
 
 
 def describe_level(level: LevelSummary) -> str:

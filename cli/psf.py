@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from bigdecon_cli import psf_beads
+from bigdecon_cli import psf_beads, psf_reorder
 from bigdecon_cli.psf_options import MICROSCOPES, microscope_options, objective_options
 from bigdecon_cli.psf_output import attention, check_output, numbers, widths_in_words, write_psf
 
 if TYPE_CHECKING:
-    from bigdecon.diagnosis.findings import Finding
     from bigdecon.optics.expectation import Expectation
     from bigdecon.optics.microscopes import Microscope
     from bigdecon.optics.psf import PSFReport
+    from bigdecon.optics.psf_origin import PSFOrigin
 
 __all__ = ["command"]
 
@@ -42,10 +42,11 @@ CHECK_EXAMPLE = "bigdecon psf check psf.tif"
 
 @click.group(epilog=f"\b\nExample:\n  {MAKE_EXAMPLE}\n  {BEADS_EXAMPLE}\n  {CHECK_EXAMPLE}")
 def command() -> None:
-    """Make, measure or check a point spread function."""
+    """Make, measure, check or reorder a point spread function."""
 
 
 command.add_command(psf_beads.command)
+command.add_command(psf_reorder.command)
 
 
 @command.command(epilog=f"\b\n{MODEL_LIST}\n\n\b\n{MICROSCOPE_LIST}\n\n\b\nExample:\n  {MAKE_EXAMPLE}")
@@ -85,7 +86,8 @@ def make(
     overwrite: bool,
 ) -> None:
     """Compute a PSF from the optics."""
-    from bigdecon.optics.expectation import ImagingConditions, expect
+    from bigdecon.optics.conditions import ImagingConditions
+    from bigdecon.optics.expectation import expect
     from bigdecon.optics.models import make_psf
     from bigdecon.optics.widths import fwhm
 
@@ -140,22 +142,37 @@ def check(
     psf_voxel_size: tuple[float, float, float] | None,
     as_json: bool,
 ) -> None:
-    """Show what a PSF looks like, and what loading it would correct."""
-    from bigdecon.optics.expectation import ImagingConditions, expect
-    from bigdecon.optics.psf import check_psf, read_psf_file
+    """Show what a PSF looks like, what loading it would correct, and what seems wrong with it.
+
+    A PSF that bigdecon made knows its optics; --na and the like go before what the file says.
+    """
+    from bigdecon.diagnosis.bead_findings import width_findings
+    from bigdecon.diagnosis.input_checks import check_psf_alone
+    from bigdecon.diagnosis.optics_checks import KnownOptics
+    from bigdecon.optics.conditions import ImagingConditions
+    from bigdecon.optics.expectation import expect
+    from bigdecon.optics.psf import check_psf, load_psf, read_psf_file
 
     array, size_in_file = read_psf_file(psf)
     report = check_psf(
         array, psf_voxel_size or size_in_file, volume_voxel_size_um=voxel_size, name=Path(psf).name
     )
-    conditions = ImagingConditions.from_numbers(na, wavelength, refractive_index, microscope)
-    theory = None if conditions is None else expect(conditions, _known_size(report, psf))
-    findings = _findings(report, theory)
+    told = ImagingConditions.from_numbers(na, wavelength, refractive_index, microscope)
+    size = (voxel_size or report.voxel_size_um or ())[-array.ndim :] or None
+    loaded = load_psf(psf, voxel_size_um=size, psf_voxel_size_um=psf_voxel_size or None)
+    conditions = told or (loaded.origin and loaded.origin.conditions)
+    knows = told is not None or report.voxel_size_um is not None
+    theory = expect(conditions, _known_size(report, psf)) if conditions and knows else None
+    findings = check_psf_alone(loaded, size, KnownOptics.of(told))
+    if told is not None and theory is not None and report.fwhm_um is not None:
+        findings += width_findings(report.fwhm_um, theory)
     if as_json:
-        more = {"theory": asdict(theory), "findings": [f.as_json() for f in findings]} if theory else {}
-        click.echo(json.dumps({"psf": psf, **asdict(report), **more}, indent=2))
+        more = {"theory": asdict(theory)} if theory else {}
+        made = {"origin": asdict(loaded.origin)} if loaded.origin else {}
+        found = {"findings": [finding.as_json() for finding in findings]}
+        click.echo(json.dumps({"psf": psf, **asdict(report), **made, **more, **found}, indent=2))
     else:
-        click.echo("\n".join([_as_text(report, theory), *attention(findings)]))
+        click.echo("\n".join([_as_text(report, theory, loaded.origin), *attention(findings)]))
 
 
 def _known_size(report: PSFReport, name: str) -> tuple[float, ...]:
@@ -168,17 +185,6 @@ def _known_size(report: PSFReport, name: str) -> tuple[float, ...]:
     return report.voxel_size_um
 
 
-def _findings(report: PSFReport, theory: Expectation | None) -> list[Finding]:
-    from bigdecon.diagnosis.bead_findings import sampling_findings, width_findings
-
-    if theory is None or report.fwhm_um is None or report.voxel_size_um is None:
-        return []
-    return [
-        *sampling_findings(report.voxel_size_um, theory),
-        *width_findings(report.fwhm_um, theory),
-    ]
-
-
 def _width_rows(widths_um: Sequence[float | None], theory: Expectation | None) -> list[str]:
     rows = [f"{'FWHM':<17}{widths_in_words(widths_um)}"]
     if theory is not None:
@@ -186,12 +192,23 @@ def _width_rows(widths_um: Sequence[float | None], theory: Expectation | None) -
     return rows
 
 
-def _as_text(report: PSFReport, theory: Expectation | None) -> str:
+def _made(origin: PSFOrigin) -> str:
+    """Say how a PSF was made."""
+    parts = [origin.model]
+    if origin.conditions is not None:
+        known = origin.conditions
+        parts.append(f"{known.microscope.kind}, NA {known.numerical_aperture:g}")
+        parts.append(f"light of {known.wavelength_um:g} µm, immersion {known.refractive_index:g}")
+    return ", ".join(parts)
+
+
+def _as_text(report: PSFReport, theory: Expectation | None, origin: PSFOrigin | None) -> str:
     axes = "zyx"[-len(report.shape) :]
     shape = " × ".join(map(str, report.shape))
     flips = [axis for axis, same in zip(axes, report.symmetries.flips, strict=True) if same]
     turns = ["quarter turns in yx"] if report.symmetries.rot90 else []
     rows = [
+        *([("made", _made(origin))] if origin else []),
         ("size", f"{shape} voxels ({axes})"),
         ("voxel size", numbers(report.voxel_size_um, " µm") if report.voxel_size_um else "unknown"),
         ("centre", numbers(report.centre_offset, " voxel off the middle", "+z.2f")),

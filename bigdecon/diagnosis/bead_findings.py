@@ -7,17 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from bigdecon.diagnosis.findings import Finding
+from bigdecon.diagnosis.optics_checks import KnownOptics
+from bigdecon.diagnosis.psf_checks import check_sampling
 from bigdecon.optics.beads import BeadPSF
 from bigdecon.optics.expectation import BEAD_VARIANCE, Expectation
 
-__all__ = ["bead_findings", "sampling_findings", "width_findings"]
+__all__ = ["bead_findings", "width_findings"]
 
 FEW_BEADS = 5
 ENOUGH_BEADS = 10
-COARSE = 1.1
-"""Part of the largest voxel that loses nothing."""
-COARSE_IN_WIDTHS = 2.0
-"""Voxels to a FWHM, where the optics are unknown."""
 NARROW, WIDE_LATERAL, WIDE_AXIAL = 0.85, 1.25, 1.4
 """Parts of the width by theory; good objectives reach the lateral one within 10 %, the axial within 30 %."""
 SKEW_AXIAL, SKEW_LATERAL = 0.15, 0.12
@@ -31,38 +29,13 @@ def bead_findings(measured: BeadPSF) -> list[Finding]:
     """Judge a measured PSF: number of beads, sampling, widths, symmetry, spread, and the beads' own size."""
     size = measured.psf.voxel_size_um or ()
     findings = [_count(measured), _signal(measured)]
-    if measured.expectation is None:
-        findings += _sampling_by_width(measured.fwhm_um, size)
-    else:
-        findings += sampling_findings(size, measured.expectation)
+    findings.append(check_sampling(size or None, measured.psf.array, KnownOptics.of(measured.conditions)))
+    if measured.expectation is not None:
         diameter = None if measured.bead_size_corrected else measured.bead_diameter_um
         findings += width_findings(measured.fwhm_um, measured.expectation, diameter)
     findings += [_whole(measured), *_symmetry(measured), _spread(measured)]
     findings += _bead_size(measured)
     return findings
-
-
-def sampling_findings(voxel_size_um: Sequence[float], expectation: Expectation) -> list[Finding]:
-    """Hold a voxel size against the largest that loses nothing."""
-    findings = []
-    groups = _groups(len(voxel_size_um))
-    for direction, axes in groups:
-        own = max(voxel_size_um[a] for a in axes)
-        limit = min(expectation.sampling_um[a] for a in axes)
-        step = "z step" if direction == "axial" else "pixel"
-        if own > COARSE * limit:
-            findings.append(
-                Finding(
-                    f"psf-undersampled-{direction}",
-                    "warning",
-                    f"Undersampled: the {step} is {own:.3g} µm, and finer details than it shows pass the "
-                    f"optics; at most {limit:.3g} µm would show all.",
-                    f"Take beads and images with a {step} of {limit:.2g} µm or less.",
-                )
-            )
-    return findings or [
-        Finding("psf-sampling", "good", "The voxels are small enough for the details that the optics pass.")
-    ]
 
 
 def width_findings(
@@ -134,20 +107,6 @@ def _signal(measured: BeadPSF) -> Finding:
         f"{said}; below {EFFECTIVE_SIGNAL} its faint outer parts are lost.",
         "Expose longer, short of saturation, or use more beads.",
     )
-
-
-def _sampling_by_width(fwhm_um: Sequence[float | None], size: Sequence[float]) -> list[Finding]:
-    voxels = [w / s for w, s in zip(fwhm_um, size, strict=True) if w is not None]
-    if voxels and min(voxels) < COARSE_IN_WIDTHS:
-        return [
-            Finding(
-                "psf-undersampled",
-                "warning",
-                f"Undersampled: a bead is only {min(voxels):.1f} voxels wide (FWHM); 2.5 or more is right.",
-                "Take beads and images with smaller voxels.",
-            )
-        ]
-    return [Finding("psf-sampling", "good", "A bead's width holds enough voxels.")]
 
 
 def _whole(measured: BeadPSF) -> Finding:

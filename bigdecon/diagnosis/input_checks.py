@@ -19,13 +19,20 @@ from bigdecon.diagnosis.image_checks import (
     check_saturation,
     check_signal,
 )
+from bigdecon.diagnosis.optics_checks import (
+    KnownOptics,
+    check_psf_optics,
+    check_psf_plausibility,
+    check_psf_theory,
+    check_psf_voxel_size,
+)
 from bigdecon.diagnosis.psf_checks import check_orientation, check_psf_width, check_sampling
 from bigdecon.diagnosis.sampling import sample_boxes
 from bigdecon.evaluation.noise import estimate_noise, noise_correlation
 from bigdecon.optics.psf import PSF
 from bigdecon.volume import Stack, Volume
 
-__all__ = ["check_input", "check_volume"]
+__all__ = ["check_input", "check_psf_alone", "check_volume"]
 
 Image = NDArray[Any]
 
@@ -57,6 +64,7 @@ def check_volume(
             background=backgrounds[channel],
             background_given=backgrounds_given,
             voxel_size_um=volume.voxel_size_um,
+            image_optics=KnownOptics.of_image(volume.objective, volume.channels[channel]),
             name=name if volume.n_channels > 1 else "",
         )
     return tuple(found)
@@ -69,6 +77,7 @@ def check_input(
     background: float,
     background_given: bool = False,
     voxel_size_um: Sequence[float] | None = None,
+    image_optics: KnownOptics = KnownOptics(),  # noqa: B008  (frozen)
     name: str = "",
 ) -> tuple[Finding, ...]:
     """Check one channel and its PSF on a few boxes of it, those with most light.
@@ -80,20 +89,39 @@ def check_input(
     background : of the channel, in data units
     background_given : whether the user gave it, so that it may be mistaken
     voxel_size_um : of the stacks, along the spatial axes; None if unknown
+    image_optics : what the image's metadata tell
     name : of the channel, to begin the sentences with; "" where there is one only
 
     Returns
     -------
     one finding for every check, good ones included; fewer where the image is too small or empty to tell
     """
-    findings = [check_orientation(psf.array, voxel_size_um)]
-    if max(psf.array.shape) > SMALLEST_PSF:
-        findings.append(check_sampling(voxel_size_um, psf.array))
+    findings = check_psf_alone(psf, voxel_size_um, image_optics)
     if min(stacks[0].shape[-2:]) >= LEAST_EXTENT:
         boxes = sample_boxes(stacks, background, keep=BOXES)
         if boxes:
             findings += _check_boxes(boxes, psf.array, background, background_given)
     return tuple(_of_channel(finding, name) for finding in findings)
+
+
+def check_psf_alone(
+    psf: PSF, voxel_size_um: Sequence[float] | None, image_optics: KnownOptics
+) -> list[Finding]:
+    """Check a PSF by itself, by the voxels, and by what is known of the optics; parameters as above."""
+    made = KnownOptics.of(psf.origin.conditions if psf.origin else None)
+    findings = [
+        check_orientation(psf.array, voxel_size_um),
+        check_psf_voxel_size(psf),
+        check_psf_optics(psf, image_optics),
+    ]
+    if max(psf.array.shape) <= SMALLEST_PSF:
+        return findings
+    computed = made.conditions is not None  # then its optics and its voxel size are what can be wrong
+    if not computed and not any(finding.needs_attention for finding in findings):
+        by_theory = check_psf_theory(psf, image_optics)
+        plausible = check_psf_plausibility(psf)
+        findings += [by_theory, *([] if by_theory.needs_attention else [plausible])]
+    return [*findings, check_sampling(voxel_size_um, psf.array, image_optics.filled_by(made))]
 
 
 def _check_boxes(

@@ -10,17 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigdecon.diagnosis.findings import Finding
+from bigdecon.diagnosis.optics_checks import KnownOptics
+from bigdecon.diagnosis.orientation import optical_axis
+from bigdecon.errors import PSFError
 from bigdecon.evaluation.cutoffs import optical_cutoff_per_um, transfer_function
 from bigdecon.evaluation.implied_spectrum import implied_spectra
+from bigdecon.optics.conditions import ImagingConditions
+from bigdecon.optics.expectation import expect
 
 __all__ = ["check_orientation", "check_psf_width", "check_sampling"]
 
 SHORT_ALONG_Z = 0.8  # of the lateral width: no objective resolves better along z than in the plane
-UNEQUAL_LATERALLY = 1.5
+UNEQUAL_LATERALLY = 1.35
 LARGEST_RISE = 12.0
 STEEPEST = -8.5
 LEAST_SHELLS = {"wide": 4, "narrow": 8}
-WELL_ABOVE_NYQUIST = 1.5
+LITTLE_ABOVE_NYQUIST, WELL_ABOVE_NYQUIST = 1.05, 1.5
 """Voxels up to so many times Nyquist's limit are usual, and told as a note."""
 PASSED_AT_NYQUIST = 0.1  # of the contrast, in the plane of focus
 
@@ -28,7 +33,7 @@ DIRECTIONS = {"lateral": "in the plane", "axial": "along z"}
 
 
 def check_orientation(psf_array: NDArray[Any], voxel_size_um: Sequence[float] | None) -> Finding:
-    """Look whether the PSF is longest along z, and as wide along y as along x.
+    """Look whether the PSF is alike around z, longest along z, and as wide along y as along x.
 
     Widths are those of the squared PSF, which its skirts hardly touch.
 
@@ -37,6 +42,8 @@ def check_orientation(psf_array: NDArray[Any], voxel_size_um: Sequence[float] | 
     psf_array : (z, y, x) or (y, x)
     voxel_size_um : along the same axes; None if unknown, and then z is left out
     """
+    if psf_array.ndim == 3 and (axis := optical_axis(psf_array, voxel_size_um)):
+        return _in_another_order(psf_array, axis)
     steps = voxel_size_um or (1.0,) * psf_array.ndim
     widths = [w * s for w, s in zip(_widths(psf_array), steps, strict=True)]
     y, x = widths[-2:]
@@ -58,6 +65,23 @@ def check_orientation(psf_array: NDArray[Any], voxel_size_um: Sequence[float] | 
         )
         return Finding("psf-orientation", "warning", sentence, remedy)
     return Finding("psf-orientation", "good", "The PSF's axes are in the usual order.")
+
+
+def _in_another_order(psf_array: NDArray[Any], axis: int) -> Finding:
+    """Name the axis that should be z."""
+    widths, z = _widths(psf_array), "zyx"[axis]
+    other = "zx" if axis == 1 else "zy"
+    lateral = {name: f"{width:.2g}" for name, width in zip("zyx", widths, strict=True)}
+    sentence = (
+        f"The PSF is {lateral['y']} voxels wide along y and {lateral['x']} along x, and it is alike along "
+        f"{other[0]} and {other[1]}, where it should be along y and x: its axes seem swapped, {z} for z, and "
+        "the result is sharpened along the wrong axis."
+    )
+    remedy = (
+        "A PSF file has the order z, y, x; bigdecon psf reorder PSF --axes "
+        f"{'yzx' if axis == 1 else 'yxz'} -o NEW.tif makes one that has."
+    )
+    return Finding("psf-orientation", "warning", sentence, remedy)
 
 
 def _widths(psf_array: NDArray[Any]) -> list[float]:
@@ -130,48 +154,57 @@ def _too_narrow(where: str, slope: float) -> Finding:
 def check_sampling(
     voxel_size_um: Sequence[float] | None,
     psf_array: NDArray[Any] | None = None,
-    *,
-    numerical_aperture: float | None = None,
-    wavelength_um: float | None = None,
-    refractive_index: float | None = None,
+    known: KnownOptics = KnownOptics(),  # noqa: B008  (frozen)
 ) -> Finding:
-    """Hold the voxel size against Nyquist's limit.
+    """Hold the voxel size against Nyquist's limit: the one judgement of it, for whoever asks.
 
-    It is wavelength / (4 NA) in the plane, and wavelength / (2 n (1 - cos a)) along z, with sin a = NA / n.
-    Where NA and wavelength are unknown, the PSF tells: its transfer function should have ended before the
+    It is wavelength / (4 NA) in the plane, and wavelength / (2 n (1 - cos a)) along z, with sin a = NA / n;
+    where a beam is scanned, or pinholes sharpen, half of the width by theory. Where NA and wavelength are
+    unknown, the PSF tells: its transfer function should have ended before the
     highest frequency that the voxels hold. That is a note, and no warning, whatever the number.
 
     Parameters
     ----------
     voxel_size_um : (z, y, x) or (y, x); None if unknown
     psf_array : along the same axes; used where the optics are unknown
-    numerical_aperture, wavelength_um : of the objective, and of the emitted light in vacuum
-    refractive_index : of the immersion; without it the axial limit is left out
+    known : of the optics; without the refractive index the axial limit is left out
     """
-    if numerical_aperture and wavelength_um and voxel_size_um:
-        return _by_optics(voxel_size_um, numerical_aperture, wavelength_um, refractive_index)
+    if voxel_size_um is not None and known.conditions is not None:
+        return _by_optics(voxel_size_um, known)
     if psf_array is not None:
         return _by_psf(psf_array)
     return Finding("undersampling", "good", "Nothing is known to hold the sampling against.")
 
 
-def _by_optics(
-    voxel_size_um: Sequence[float], numerical_aperture: float, wavelength_um: float, index: float | None
-) -> Finding:
-    ndim = len(voxel_size_um)
-    cutoffs = optical_cutoff_per_um(numerical_aperture, wavelength_um, index or numerical_aperture, ndim)
-    limits = [0.5 / cutoff for cutoff in cutoffs]
-    axes = [a for a in range(ndim) if index is not None or a >= ndim - 2]
+def _limits_um(voxel_size_um: Sequence[float], conditions: ImagingConditions) -> Sequence[float]:
+    try:
+        if conditions.microscope.kind not in ("widefield", "light-sheet"):
+            return expect(conditions, voxel_size_um).sampling_um
+    except PSFError:  # settings of a microscope that are not all there
+        pass
+    na, wavelength, index = (
+        conditions.numerical_aperture,
+        conditions.wavelength_um,
+        conditions.refractive_index,
+    )
+    return [0.5 / cutoff for cutoff in optical_cutoff_per_um(na, wavelength, index, len(voxel_size_um))]
+
+
+def _by_optics(voxel_size_um: Sequence[float], known: KnownOptics) -> Finding:
+    conditions, ndim = known.conditions, len(voxel_size_um)
+    if conditions is None:
+        raise ValueError("the optics are not known")
+    limits = _limits_um(voxel_size_um, conditions)
+    axes = [a for a in range(ndim) if known.refractive_index is not None or a >= ndim - 2]
     worst = max(axes, key=lambda a: voxel_size_um[a] / limits[a])
     ratio = voxel_size_um[worst] / limits[worst]
     name = "zyx"[-ndim:][worst]
-    light = f"NA {numerical_aperture:g} and light of {wavelength_um:g} um"
-    if ratio <= 1.05:
+    light = f"NA {conditions.numerical_aperture:g} and light of {conditions.wavelength_um:g} um"
+    if ratio <= LITTLE_ABOVE_NYQUIST:
         return Finding("undersampling", "good", f"The voxels are small enough for {light}.")
     sentence = (
         f"The voxels are too large: {voxel_size_um[worst]:g} um along {name}, and Nyquist's limit for "
-        f"{light} "
-        f"is {limits[worst]:.3g} um; finer detail is recorded as coarser, and cannot be restored."
+        f"{light} is {limits[worst]:.3g} um; finer detail is recorded as coarser, and cannot be restored."
     )
     remedy = (
         f"Record with at most {limits[worst]:.3g} um along {name}; here, read details of few voxels with "

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from bigdecon.acquisition import UNKNOWN_OBJECTIVE, Channel, Objective
 from bigdecon.errors import VolumeError
-from bigdecon.volume import Channel, Crop, Source, Take
+from bigdecon.volume import Crop, Source, Take
 
 __all__ = ["ImageFile", "ImageInfo", "LevelInfo", "check_planes", "decoded_chunk_bytes"]
 
@@ -50,6 +51,7 @@ class ImageInfo:
     time_step : interval between time points in `time_unit`; None where unknown
     time_unit : full name of a unit of time
     notes : sentences about what was assumed or left out
+    objective : that took the image, as far as the file tells
     """
 
     location: str
@@ -61,6 +63,7 @@ class ImageInfo:
     time_step: float | None = None
     time_unit: str = "second"
     notes: tuple[str, ...] = ()
+    objective: Objective = UNKNOWN_OBJECTIVE
 
 
 class ImageFile(Protocol):

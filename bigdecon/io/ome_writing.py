@@ -9,6 +9,7 @@ import numpy as np
 
 from bigdecon.io.layout import LevelLayout, OutputLayout
 from bigdecon.io.ome_metadata import clean_color
+from bigdecon.io.optics_metadata import optics_attributes
 from bigdecon.volume import Volume
 
 __all__ = ["DisplayWindow", "image_attributes", "placeholder_windows", "window_json"]
@@ -67,8 +68,12 @@ def image_attributes(
         },
     }
     if layout.ome_version == "0.4":
-        return {"multiscales": [{"version": "0.4", **multiscale}], "omero": {"version": "0.4", **omero}}
-    return {"ome": {"version": "0.5", "multiscales": [multiscale], "omero": omero}}
+        old = {"multiscales": [{"version": "0.4", **multiscale}], "omero": {"version": "0.4", **omero}}
+        return {**old, **optics_attributes(volume)}
+    return {
+        "ome": {"version": "0.5", "multiscales": [multiscale], "omero": omero},
+        **optics_attributes(volume),
+    }
 
 
 def window_json(window: DisplayWindow) -> dict[str, float]:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from bigdecon.acquisition import UNKNOWN_OBJECTIVE, Objective
 from bigdecon.io.ome_metadata import TIME_UNITS, clean_color
 from bigdecon.io.tiff_metadata import NAMESPACE
 from bigdecon.untrusted import clean_text
@@ -50,7 +51,13 @@ def ome_xml(volume: Volume, dtype: str, name: str) -> str:
     name : of the image
     """
     root = ElementTree.Element("OME", {"xmlns": SCHEMA, "Creator": "bigdecon"})
+    if volume.objective != UNKNOWN_OBJECTIVE:
+        instrument = ElementTree.SubElement(root, "Instrument", ID="Instrument:0")
+        ElementTree.SubElement(instrument, "Objective", _objective(volume.objective))
     image = ElementTree.SubElement(root, "Image", ID="Image:0", Name=clean_text(name))
+    if volume.objective != UNKNOWN_OBJECTIVE:
+        ElementTree.SubElement(image, "InstrumentRef", ID="Instrument:0")
+        ElementTree.SubElement(image, "ObjectiveSettings", _objective_settings(volume.objective))
     pixels = ElementTree.SubElement(image, "Pixels", _pixels(volume, dtype))
     for i, channel in enumerate(volume.channels):
         color = str(_signed_color(channel.color))
@@ -62,6 +69,9 @@ def ome_xml(volume: Volume, dtype: str, name: str) -> str:
         }
         if not channel.name:
             del attributes["Name"]
+        if channel.emission_um is not None:
+            nanometres = repr(round(1000 * channel.emission_um, 6))
+            attributes |= {"EmissionWavelength": nanometres, "EmissionWavelengthUnit": "nm"}
         ElementTree.SubElement(pixels, "Channel", attributes)
     ElementTree.SubElement(pixels, "TiffData")
     if volume.voxel_size_um is not None and any(volume.translation_um):
@@ -89,6 +99,16 @@ def _pixels(volume: Volume, dtype: str) -> dict[str, str]:
         step, unit = repr(float(volume.time_step)), SYMBOLS[volume.time_unit]
         attributes |= {"TimeIncrement": step, "TimeIncrementUnit": unit}
     return attributes
+
+
+def _objective(objective: Objective) -> dict[str, str]:
+    aperture = objective.numerical_aperture
+    return {"ID": "Objective:0"} | ({} if aperture is None else {"LensNA": repr(aperture)})
+
+
+def _objective_settings(objective: Objective) -> dict[str, str]:
+    index = objective.refractive_index
+    return {"ID": "Objective:0"} | ({} if index is None else {"RefractiveIndex": repr(index)})
 
 
 def _first_plane(volume: Volume) -> dict[str, str]:

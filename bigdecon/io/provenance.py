@@ -61,13 +61,16 @@ IRRELEVANT_SETTINGS = frozenset(
         "mask",
         "max_failed",
         "memory_limit",
+        "na",
         "output",
         "overwrite",
         "psf",
+        "refractive_index",
         "report",
         "slurm",
         "threads",
         "tls",
+        "wavelength",
         "workers",
     }
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from bigdecon.acquisition import UNKNOWN_OBJECTIVE, Channel, Objective
 from bigdecon.addresses import shown_url
 from bigdecon.errors import OptionError, VolumeError
 from bigdecon.io.image_file import ImageFile, ImageInfo
@@ -19,7 +20,7 @@ from bigdecon.io.tiff_source import open_tiff_image
 from bigdecon.io.tiff_stack import TIFF_ENDINGS, is_pattern, is_tiff_folder, open_tiff_stack
 from bigdecon.io.zarr_image import open_zarr_image
 from bigdecon.io.zarr_source import ZarrSource
-from bigdecon.volume import Box, Channel, Source, Volume
+from bigdecon.volume import Box, Source, Volume
 
 __all__ = [
     "ChannelChoice",
@@ -93,6 +94,7 @@ def open_volume(
         location=info.location,
         time_step=info.time_step,
         time_unit=info.time_unit,
+        objective=info.objective,
     )
     return _select(volume, channel, timepoint)
 
@@ -244,6 +246,7 @@ class VolumeSummary:
     stored_bytes : size on disk; None for URLs and very many files
     voxel_bytes : size of the finest level in memory
     notes : sentences about what was assumed or left out
+    objective : that took the image, as far as the file tells
     """
 
     location: str
@@ -256,6 +259,7 @@ class VolumeSummary:
     stored_bytes: int | None
     voxel_bytes: int
     notes: tuple[str, ...]
+    objective: Objective = UNKNOWN_OBJECTIVE
 
     def as_dict(self) -> dict[str, Any]:
         """Give plain JSON types."""
@@ -298,6 +302,7 @@ def inspect_volume(
         stored_bytes=_stored_bytes(info.location),
         voxel_bytes=math.prod(sources[0].shape) * sources[0].dtype.itemsize,
         notes=(*info.notes, *_oddities(levels)),
+        objective=info.objective,
     )
 
 

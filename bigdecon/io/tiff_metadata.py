@@ -7,9 +7,10 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from typing import Any
 
+from bigdecon.acquisition import UNKNOWN_OBJECTIVE, Channel, Objective
 from bigdecon.io.ome_metadata import TIME_UNITS, UM_PER_UNIT, clean_color
+from bigdecon.io.optics_metadata import ome_emission_um, ome_objective
 from bigdecon.untrusted import clean_text
-from bigdecon.volume import Channel
 
 __all__ = ["NAMESPACE", "TiffMetadata", "read_tiff_metadata"]
 
@@ -33,6 +34,7 @@ class TiffMetadata:
     axes : letters of all axes, those of one voxel as well; empty where the file does not tell
     origin : place of the first voxel's centre along the spatial axes, in micrometres, or in voxels where
         their size is unknown; empty where the file does not tell
+    objective : that took the image
     """
 
     size_um: tuple[float | None, float | None, float | None] = (None, None, None)
@@ -41,6 +43,7 @@ class TiffMetadata:
     time_unit: str = "second"
     axes: str = ""
     origin: tuple[float, ...] = ()
+    objective: Objective = UNKNOWN_OBJECTIVE
 
 
 def read_tiff_metadata(tiff: Any, series: Any) -> TiffMetadata:
@@ -128,6 +131,7 @@ def _from_ome(xml: str) -> TiffMetadata:
         time_unit=TIME_UNITS.get(unit, unit),
         axes=axes if axes.endswith("yx") and axes == "".join(a for a in "tczyx" if a in axes) else "",
         origin=_numbers(own.get("origin", "")),
+        objective=ome_objective(root, images[0]),
     )
 
 
@@ -163,4 +167,5 @@ def _ome_channel(element: ElementTree.Element, index: int) -> Channel:
         digits = "FFFFFF" if color is None else f"{int(color) & 0xFFFFFFFF:08X}"[:6]
     except ValueError:
         digits = "FFFFFF"
-    return Channel(clean_text(element.get("Name") or "") or f"channel {index}", digits)
+    name = clean_text(element.get("Name") or "") or f"channel {index}"
+    return Channel(name, digits, ome_emission_um(element))

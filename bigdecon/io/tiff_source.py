@@ -338,17 +338,9 @@ def _info(
         if size_um is None:  # the shift is in voxels of this level then
             shift = tuple(s / r for s, r in zip(shift, ratio, strict=True))
         levels.append(LevelInfo(str(source.level), size_um, shift))
-    return ImageInfo(
-        location,
-        kind,
-        axes,
-        tuple(levels),
-        metadata.channels,
-        os.path.basename(location),
-        metadata.time_step if "t" in axes else None,
-        metadata.time_unit,
-        notes,
-    )
+    name, step_t = os.path.basename(location), metadata.time_step if "t" in axes else None
+    about = (step_t, metadata.time_unit, notes, metadata.objective)
+    return ImageInfo(location, kind, axes, tuple(levels), metadata.channels, name, *about)
 
 
 def _describe(location: str, series: Any, level: int) -> TiffSource:

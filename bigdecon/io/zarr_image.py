@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from bigdecon.errors import VolumeError
 from bigdecon.io.guarded_store import open_guarded, read_document
 from bigdecon.io.image_file import ImageInfo, LevelInfo, check_planes
 from bigdecon.io.ome_metadata import parse_multiscale, plain_axes
+from bigdecon.io.optics_metadata import with_emission, zarr_objective
 from bigdecon.io.zarr_source import ZarrSource, open_zarr_source
 from bigdecon.storage.servers import is_denied, is_url
 from bigdecon.untrusted import parse_json, reason, shown
@@ -152,7 +153,9 @@ def open_zarr_image(location: str, *, follow_links: bool = False) -> ZarrImage:
 
 def _parsed(node: Node, location: str) -> ImageInfo:
     try:
-        return parse_multiscale(node.ome, location, node.zarr_format)
+        info = parse_multiscale(node.ome, location, node.zarr_format)
+        channels = with_emission(info.channels, node.attributes)
+        return replace(info, channels=channels, objective=zarr_objective(node.attributes))
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise VolumeError(f"the OME metadata of {location} is malformed ({reason(error)}).") from error
 

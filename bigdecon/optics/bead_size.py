@@ -9,7 +9,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from bigdecon.errors import PSFError
-from bigdecon.optics.expectation import ImagingConditions
+from bigdecon.optics.conditions import ImagingConditions
 
 __all__ = ["ball_transfer", "without_bead"]
 

@@ -28,10 +28,12 @@ from bigdecon.optics.bead_measuring import (
 )
 from bigdecon.optics.bead_registration import BeadImage, Registered, register
 from bigdecon.optics.bead_size import without_bead
-from bigdecon.optics.expectation import Expectation, ImagingConditions, bead_widening, expect
+from bigdecon.optics.conditions import ImagingConditions
+from bigdecon.optics.expectation import Expectation, bead_widening, expect
 from bigdecon.optics.microscopes import Microscope
 from bigdecon.optics.psf import PSF
 from bigdecon.optics.psf_corrections import without_noise
+from bigdecon.optics.psf_origin import PSFOrigin
 from bigdecon.optics.widths import asymmetries, fwhm
 from bigdecon.volume import Stack, Volume
 
@@ -185,7 +187,8 @@ def psf_from_beads(
     if correct_bead_size and bead_diameter_um is not None:
         array = without_bead(array, size, bead_diameter_um, conditions)
     array = without_noise(array)
-    psf = PSF(np.ascontiguousarray(array / array.sum(dtype=np.float64), np.float32), size, "beads")
+    normal = np.ascontiguousarray(array / array.sum(dtype=np.float64), np.float32)
+    psf = PSF(normal, size, "beads", origin=PSFOrigin("beads", size, normal.shape, conditions))
     widths = fwhm(psf.array)
     known = [w or n for w, n in zip(widths, psf.array.shape, strict=True)]
     widened = None if bead_diameter_um is None else _widening(widths, size, bead_diameter_um)

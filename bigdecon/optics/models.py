@@ -14,9 +14,11 @@ import scipy.special
 from numpy.typing import NDArray
 
 from bigdecon.errors import PSFError
+from bigdecon.optics.conditions import ImagingConditions
 from bigdecon.optics.microscopes import Microscope, check_microscope, profiles, ring_step
 from bigdecon.optics.psf import PSF, find_centre
 from bigdecon.optics.psf_corrections import LARGEST_VOXEL_UM
+from bigdecon.optics.psf_origin import PSFOrigin
 from bigdecon.optics.pupil import Optics, aberrated_focus, gaussian_sigmas
 from bigdecon.optics.rings import Grid, pixel_filler
 
@@ -90,7 +92,9 @@ def make_psf(
     simple = model == "gaussian" and microscope.kind == "widefield"
     planes = _gaussian(optics, grid) if simple else _centred(model, microscope, optics, grid)
     array = (planes / planes.sum()).astype(np.float32).reshape(tuple(shape))
-    return PSF(array, tuple(float(v) for v in voxel_size_um), model)
+    size = tuple(float(v) for v in voxel_size_um)
+    conditions = ImagingConditions(numerical_aperture, wavelength_um, refractive_index, microscope)
+    return PSF(array, size, model, origin=PSFOrigin(model, size, tuple(shape), conditions))
 
 
 def _check_optics(model: str, optics: Optics) -> None:

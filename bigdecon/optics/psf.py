@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ from bigdecon.optics.psf_corrections import (
     voxel_size_ratio,
     without_background,
 )
-from bigdecon.optics.psf_file import read_psf_file, write_psf_file
+from bigdecon.optics.psf_file import read_psf_file, read_psf_origin, write_psf_file
+from bigdecon.optics.psf_origin import PSFOrigin
 from bigdecon.optics.widths import fwhm
 
 __all__ = [
@@ -66,6 +67,10 @@ class PSF:
     voxel_size_um : size of a voxel along every axis, in micrometres; None where unknown
     name : what to call it in messages
     corrections : what loading changed, one sentence each
+    origin : how it was made, where that is known
+    source_voxel_size_um : voxel size that the file was taken to have; None where unknown
+    source_shape : extents in the file; empty where it was made here
+    source_fwhm : full widths at half maximum there, in its voxels; None where wider than the array
     sha256 : identity of the final array and voxel size, as hexadecimal digits
     """
 
@@ -73,6 +78,10 @@ class PSF:
     voxel_size_um: Sizes | None = None
     name: str = "array"
     corrections: tuple[str, ...] = ()
+    origin: PSFOrigin | None = None
+    source_voxel_size_um: Sizes | None = None
+    source_shape: tuple[int, ...] = ()
+    source_fwhm: tuple[float | None, ...] = ()
     sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -179,7 +188,7 @@ def load_psf(
         if the file cannot be read, or for the reasons given at `psf_from_array`
     """
     array, size_in_file = read_psf_file(path)
-    return psf_from_array(
+    psf = psf_from_array(
         array,
         voxel_size_um=voxel_size_um,
         psf_voxel_size_um=psf_voxel_size_um or size_in_file,
@@ -187,6 +196,7 @@ def load_psf(
         max_shape=max_shape,
         name=Path(path).name,
     )
+    return replace(psf, origin=read_psf_origin(path))
 
 
 def psf_from_array(
@@ -227,18 +237,27 @@ def psf_from_array(
     notes += [centre_sentence(data.shape, centre), ratio_note, *size_sentences(data, centre, ratio, half)]
     total = float(result.sum(dtype=np.float64))
     result *= np.float32(scale if abs(total * scale - 1) < 1e-6 else 1 / total)
-    return PSF(result, wanted or own, name, tuple(note for note in notes if note))
+    kept = tuple(note for note in notes if note)
+    return PSF(
+        result,
+        wanted or own,
+        name,
+        kept,
+        source_voxel_size_um=own,
+        source_shape=data.shape,
+        source_fwhm=fwhm(data),
+    )
 
 
 def save_psf(psf: PSF, path: str | os.PathLike[str]) -> None:
-    """Write a PSF as float32 TIFF that ImageJ opens, with its voxel size.
+    """Write a PSF as float32 TIFF that ImageJ opens, with its voxel size and how it was made.
 
     Raises
     ------
     OSError
         if the file cannot be written
     """
-    write_psf_file(path, psf.array, psf.voxel_size_um)
+    write_psf_file(path, psf.array, psf.voxel_size_um, psf.origin)
 
 
 def symmetries(psf: PSF) -> PSFSymmetries:

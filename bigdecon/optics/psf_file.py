@@ -17,10 +17,11 @@ import tifffile
 from numpy.typing import NDArray
 
 from bigdecon.errors import PSFError
+from bigdecon.optics.psf_origin import PSFOrigin
 from bigdecon.tiff_safety import check_ome_xml, check_pages, open_quietly
 from bigdecon.untrusted import reason
 
-__all__ = ["UNITS_UM", "read_psf_file", "write_psf_file"]
+__all__ = ["UNITS_UM", "read_psf_file", "read_psf_origin", "write_psf_file"]
 
 MAX_PSF_BYTES = 2**32
 """4 GiB: a PSF of 1024 voxels a side as float32. It is held in memory several times over."""
@@ -64,6 +65,18 @@ def read_psf_file(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Sizes | N
     return array, None if size is None or len(size) < array.ndim else size[-array.ndim :]
 
 
+def read_psf_origin(path: str | os.PathLike[str]) -> PSFOrigin | None:
+    """Read how a PSF was made, where bigdecon wrote it down; None for other files, whatever is wrong."""
+    if Path(path).suffix.lower() == ".npy":
+        return None
+    try:
+        with open_quietly(), tifffile.TiffFile(path) as tif:
+            check_pages(tif)
+            return PSFOrigin.from_text(str((tif.imagej_metadata or {}).get("Info", "")))
+    except Exception:  # broken files make the decoders raise anything; `read_psf_file` says what
+        return None
+
+
 def _read_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
     """Read a .npy file; mapping it first finds out whether it holds what its heading claims."""
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -86,9 +99,14 @@ def _check_size(shape: tuple[int, ...], dtype: np.dtype[Any], stored: int) -> No
 
 
 def write_psf_file(
-    path: str | os.PathLike[str], array: NDArray[np.float32], voxel_size_um: Sizes | None
+    path: str | os.PathLike[str],
+    array: NDArray[np.float32],
+    voxel_size_um: Sizes | None,
+    origin: PSFOrigin | None = None,
 ) -> None:
     """Write an array (z, y, x) or (y, x) as float32 TIFF that ImageJ opens, with its voxel size in µm.
+
+    How the PSF was made goes into ImageJ's "Info", which its menu Image > Show Info shows.
 
     Raises
     ------
@@ -97,6 +115,8 @@ def write_psf_file(
     """
     size, ndim = voxel_size_um, array.ndim
     metadata = {"axes": "zyx"[-ndim:].upper(), "unit": "micron" if size else "pixel"}
+    if origin is not None:
+        metadata["Info"] = origin.as_text()
     extra: dict[str, Any] = {}
     if size:
         extra["resolution"] = (1 / size[-1], 1 / size[-2])

@@ -12,7 +12,7 @@ from bigdecon.diagnosis.image_checks import (
     check_saturation,
     check_signal,
 )
-from bigdecon.diagnosis.psf_checks import check_orientation, check_psf_width, check_sampling
+from bigdecon.diagnosis.psf_checks import check_psf_width
 from bigdecon.diagnosis.result_checks import check_noise_amplification
 from bigdecon.errors import NonFiniteError, OptionError, ReadError
 from bigdecon.evaluation.noise import NoiseModel
@@ -27,7 +27,6 @@ def check_box(
     box: Box,
     noise: NoiseModel,
     correlation: tuple[float, ...],
-    voxel_size_um: tuple[float, ...] | None,
     inputs: bool,
 ) -> list[Finding]:
     """Check what one box tells, in a worker process.
@@ -37,8 +36,7 @@ def check_box(
     pair : before and after
     box : the one with most contrast
     noise, correlation : of the image
-    voxel_size_um : along the spatial axes; None where unknown
-    inputs : whether image and PSF are checked as well; a run has done that when it began
+    inputs : whether the image, and the PSF's width in it, are checked, as a run has done when it began
     """
     try:
         image, result = pair.read(box)
@@ -55,11 +53,6 @@ def check_box(
             lambda: check_background(image, pair.background, noise),
             lambda: check_psf_width(image, pair.psf),
         ]
-        if voxel_size_um is not None:
-            checks += [
-                lambda: check_orientation(pair.psf, voxel_size_um),
-                lambda: check_sampling(voxel_size_um, pair.psf),
-            ]
     for check in checks:
         try:
             found.append(check())

@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 
 from bigdecon.diagnosis.findings import Finding
+from bigdecon.diagnosis.input_checks import check_psf_alone
+from bigdecon.diagnosis.optics_checks import KnownOptics
 from bigdecon.diagnosis.result_checks import (
     check_clipping,
     check_explanation,
@@ -16,7 +18,7 @@ from bigdecon.diagnosis.result_checks import (
 from bigdecon.reporting.measuring import StackMeasures
 from bigdecon.reporting.subject import Subject
 
-__all__ = ["Named", "findings_of_run", "findings_of_stack"]
+__all__ = ["Named", "findings_of_psfs", "findings_of_run", "findings_of_stack"]
 
 Named = tuple[str, Finding]
 """The channel that a finding is about, "" for all of them, and the finding."""
@@ -44,10 +46,24 @@ def findings_of_stack(measures: StackMeasures) -> list[Finding]:
 def findings_of_run(subject: Subject) -> list[Named]:
     """Judge training and clipping, and take over what the run had found."""
     result, found = subject.result, [("", finding) for finding in subject.findings]
+    if not subject.findings:
+        found += findings_of_psfs(subject)
     for channel, model in zip(result.channels, subject.models, strict=False):
         curve = [(point.step, point.held_out_error) for point in model.curve]
         name = channel.name if len(subject.models) > 1 else ""
         found.append((name, check_training(curve, model.stopped_by)))
     voxels = math.prod(result.shape)
     found.append(("", check_clipping(subject.status.clipped, voxels, subject.work.layout.dtype)))
+    return found
+
+
+def findings_of_psfs(subject: Subject) -> list[Named]:
+    """Check the PSFs as a run does before it begins, where it did not."""
+    found: list[Named] = []
+    image = subject.image or subject.result
+    for channel, psf in zip(image.channels, subject.psfs, strict=True):
+        if psf is not None and image.voxel_size_um is not None:
+            optics = KnownOptics.of_image(image.objective, channel)
+            name = channel.name if len(subject.psfs) > 1 else ""
+            found += [(name, finding) for finding in check_psf_alone(psf, image.voxel_size_um, optics)]
     return found

@@ -228,7 +228,7 @@ def measure_stack(
     bright = [(sample.box(i), noise[i]) for i in ranked]
     halves = _halves(subject, pair, bright, run) if repeat else []
     checks = Call(check_box, (pair, sample.box(best), noise[best], looks[best].correlation,
-                              subject.result.voxel_size_um, not subject.findings))  # fmt: skip
+                              not subject.findings))  # fmt: skip
     return StackMeasures(
         channel=channel,
         timepoint=timepoint,

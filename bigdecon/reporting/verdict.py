@@ -16,6 +16,10 @@ PSF_CHECKS = (
     "psf-too-narrow",
     "psf-width",
     "psf-orientation",
+    "psf-voxel-size",
+    "psf-optics",
+    "psf-width-by-theory",
+    "psf-implausible",
     "undersampling",
 )
 UNKNOWN = "Not known"

@@ -15,6 +15,8 @@ from bigdecon.volume_display import thumbnail
 
 __all__ = ["describe_plan", "plan_html"]
 
+SAMPLING_NOTE = ("undersampling", "note")
+"""Told as `bigdecon psf check` tells it; other notes stay in the record."""
 STATES = {
     "new": "new",
     "continue": "begun earlier; it will be continued",
@@ -43,6 +45,8 @@ def _describe_input(plan: RunPlan) -> list[tuple[str, str]]:
     size = volume.voxel_size_um
     text = "unknown" if size is None else " x ".join(f"{s:g}" for s in size) + " um"
     lines.append(("voxel size", text))
+    notes = dict.fromkeys(f.sentence for f in plan.findings if (f.name, f.severity) == SAMPLING_NOTE)
+    lines += [("note", sentence) for sentence in notes]
     for psf in dict.fromkeys(plan.psfs):
         lines.append(("PSF", f"{psf.name}, {' x '.join(str(n) for n in psf.array.shape)}"))
         lines += [("", sentence) for sentence in psf.corrections]

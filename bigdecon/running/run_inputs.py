@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dask.utils import format_bytes
 from distributed.system import MEMORY_LIMIT
 
+from bigdecon.acquisition import Objective
 from bigdecon.config import RunConfig
 from bigdecon.errors import ModelError, OptionError, VolumeError
 from bigdecon.io.image_file import decoded_chunk_bytes
+from bigdecon.io.optics_metadata import LARGEST_INDEX, LIGHT_UM
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
 from bigdecon.io.reading import ChannelChoice, choose_channels, open_volume, parse_roi
 from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
@@ -39,7 +42,30 @@ def open_input(config: RunConfig) -> Volume:
             f"so {largest:g} nm is {largest / 1000:g}."
         )
     _check_chunks(volume)
+    volume = _with_optics(volume, config)
     return volume.crop(parse_roi(config.roi, volume.spatial_axes)) if config.roi else volume
+
+
+def _with_optics(volume: Volume, config: RunConfig) -> Volume:
+    """Let the optics that were given go before those of the image's metadata."""
+    na, light, index = config.na, config.wavelength, config.refractive_index
+    if na is not None and not 0 < na < LARGEST_INDEX:
+        raise OptionError(f"--na is {na:g}; the numerical aperture of an objective is between 0 and 1.7.")
+    if index is not None and not 1 <= index < LARGEST_INDEX:
+        raise OptionError(f"--refractive-index is {index:g}; oil has 1.515, water 1.33, air 1.")
+    if light is not None and not LIGHT_UM[0] <= light <= LIGHT_UM[1]:
+        raise OptionError(f"--wavelength is {light:g}; it is in micrometres, so 520 nm is 0.52.")
+    if light is not None and volume.n_channels > 1:
+        raise OptionError(
+            f"--wavelength is that of one channel, and {volume.name} has {volume.n_channels}; "
+            "choose one with --channel."
+        )
+    known = volume.objective
+    objective = Objective(na or known.numerical_aperture, index or known.refractive_index)
+    channels = volume.channels
+    if light is not None:
+        channels = (replace(channels[0], emission_um=light),)
+    return replace(volume, objective=objective, channels=channels)
 
 
 def _check_chunks(volume: Volume) -> None:

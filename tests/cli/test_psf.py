@@ -121,3 +121,52 @@ def test_help_has_an_example(arguments):
     lines = psf_command(*arguments, "--help").output.splitlines()
     assert "  Example:" in lines
     assert any(line.startswith("    bigdecon psf") for line in lines)
+
+
+# --- what a file knows, and axes in another order ------------------------------------------------------
+
+
+@pytest.fixture
+def made(tmp_path):
+    sizes = ["--voxel-size", "0.2", "0.1", "0.1", "--shape", "21", "21", "23"]
+    assert psf_command("make", "richards-wolf", "-o", tmp_path / "psf.tif", *OPTICS, *sizes).exit_code == 0
+    return tmp_path / "psf.tif"
+
+
+def test_check_takes_the_optics_from_the_file(made):
+    result = psf_command("check", made)
+    assert "NA 1.2, light of 0.52 µm, immersion 1.33" in result.output
+    assert "by theory" in result.output
+    assert "Warning" not in result.output
+    wrong = psf_command("check", made, "--psf-voxel-size", "0.2", "0.2", "0.2")
+    assert "Warning: The PSF was made with voxels of 0.2 x 0.1 x 0.1 um" in wrong.output
+    other = psf_command("check", made, "--na", "0.8", "--wavelength", "0.461", "--refractive-index", "1")
+    assert "light of 0.52 um where the image has 0.461 um" in other.output
+
+
+@pytest.mark.parametrize("axes", ["yzx", "yxz", "xyz", "xzy", "zxy"])
+def test_reorder_brings_axes_into_order(made, axes):
+    array, size = read_psf_file(made)
+    places = ["zyx".index(axis) for axis in axes]
+    wrong = made.with_name("wrong.tif")
+    tifffile.imwrite(wrong, array.transpose(places), imagej=True)
+    sizes = ["--voxel-size", *size]
+    result = psf_command("reorder", wrong, "--axes", axes, "-o", made.with_name("right.tif"), *sizes)
+    assert result.exit_code == 0, result.output
+    again, same = read_psf_file(made.with_name("right.tif"))
+    assert np.array_equal(again, array)
+    assert same == size
+
+
+def test_reorder_moves_the_voxel_sizes_with_the_axes(made):
+    result = psf_command("reorder", made, "--axes", "yxz", "-o", made.with_name("moved.tif"))
+    assert "voxels of 0.1 × 0.2 × 0.1 µm" in result.output
+    assert read_psf_file(made.with_name("moved.tif"))[1] == (0.1, 0.2, 0.1)
+
+
+def test_reorder_refuses_a_plane_and_a_file_that_is_there(tmp_path, made):
+    np.save(tmp_path / "plane.npy", np.ones((5, 5)))
+    flat = psf_command("reorder", tmp_path / "plane.npy", "--axes", "yxz", "-o", tmp_path / "new.tif")
+    assert isinstance(flat.exception, PSFError)
+    taken = psf_command("reorder", made, "--axes", "yxz", "-o", made)
+    assert isinstance(taken.exception, OutputError)

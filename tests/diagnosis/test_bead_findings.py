@@ -5,9 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bigdecon.diagnosis.bead_findings import bead_findings, sampling_findings, width_findings
+from bigdecon.diagnosis.bead_findings import bead_findings, width_findings
+from bigdecon.diagnosis.optics_checks import KnownOptics
+from bigdecon.diagnosis.psf_checks import check_sampling
 from bigdecon.optics.beads import psf_from_beads
-from bigdecon.optics.expectation import Expectation, ImagingConditions, expect
+from bigdecon.optics.conditions import ImagingConditions
+from bigdecon.optics.expectation import Expectation, expect
 from bigdecon.optics.models import make_psf
 from tests.optics.beads import CONDITIONS, VOXEL_UM, bead_image, scattered
 
@@ -28,7 +31,7 @@ def test_good_beads_are_said_to_be_good(healthy):
     findings = bead_findings(healthy)
     assert healthy.n_used >= 10
     assert names(findings) == set()
-    assert {"bead-count", "psf-sampling", "psf-width-axial", "psf-width-lateral", "psf-symmetry"} <= {
+    assert {"bead-count", "undersampling", "psf-width-axial", "psf-width-lateral", "psf-symmetry"} <= {
         finding.name for finding in findings
     }
 
@@ -46,7 +49,7 @@ def test_a_wrong_voxel_size_is_noticed():
     finer = psf_from_beads(image, voxel_size_um=(0.2, 0.065, 0.065), **CONDITIONS)
     coarser = psf_from_beads(image, voxel_size_um=(0.4, 0.16, 0.16), **CONDITIONS)
     assert "psf-narrow-lateral" in names(bead_findings(finer))
-    assert {"psf-wide-axial", "psf-wide-lateral", "psf-undersampled-lateral"} <= names(bead_findings(coarser))
+    assert {"psf-wide-axial", "psf-wide-lateral", "undersampling"} <= names(bead_findings(coarser))
 
 
 def test_an_aberrated_psf_is_noticed():
@@ -94,14 +97,18 @@ def test_the_beads_own_size_is_part_of_theory():
 
 
 def test_sampling_is_held_against_the_limit():
-    theory = expect(ImagingConditions(1.2, 0.52, 1.33), VOXEL_UM)
-    assert names(sampling_findings(VOXEL_UM, theory)) == set()
-    assert names(sampling_findings((0.6, 0.1, 0.1), theory)) == {"psf-undersampled-axial"}
-    assert names(sampling_findings((0.2, 0.2, 0.2), theory)) == {"psf-undersampled-lateral"}
+    conditions = ImagingConditions(1.2, 0.52, 1.33)
+    known, theory = KnownOptics.of(conditions), expect(conditions, VOXEL_UM)
+    assert check_sampling(VOXEL_UM, None, known).severity == "good"
+    for size, axis in [((0.6, 0.1, 0.1), 0), ((0.2, 0.2, 0.2), 1)]:
+        found = check_sampling(size, None, known)
+        assert found.severity == "warning"
+        assert f"{size[axis]:g} um along {'zyx'[axis]}" in found.sentence
+        assert f"is {theory.sampling_um[axis]:.3g} um" in found.sentence
 
 
 def test_without_optics_sampling_is_told_by_the_width(healthy):
     unknown = replace(healthy, expectation=None, conditions=None)
     assert names(bead_findings(unknown)) == set()
-    coarse = replace(unknown, fwhm_um=(0.3, 0.15, 0.15))
-    assert names(bead_findings(coarse)) == {"psf-undersampled"}
+    coarse = replace(healthy.psf, array=healthy.psf.array[:, ::3, ::3])
+    assert names(bead_findings(replace(unknown, psf=coarse))) == {"undersampling"}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from bigdecon.diagnosis.optics_checks import KnownOptics
 from bigdecon.diagnosis.psf_checks import check_orientation, check_psf_width, check_sampling
 from bigdecon.optics.psf import psf_from_array
 from bigdecon.optics.simulation import paper_psf
@@ -14,6 +17,7 @@ from tests.evaluation.images import OPTICS, VOXEL_UM, Camera, microscope_psf, si
 NDIM = pytest.mark.parametrize("ndim", [2, 3])
 SPECIMENS = ["filaments", "points", "nuclei", "bars"]
 BRIGHT = Camera(electrons=4000.0)
+KNOWN = KnownOptics(**OPTICS)
 
 
 def wrongly_sized(psf, factor):
@@ -106,19 +110,19 @@ def test_noise_alone_says_nothing_of_the_psf(ndim):
 
 def test_nyquist_limits_of_the_optics():
     """For NA 1.2 in water at 0.52 um: 0.108 um in the plane, 0.344 um along z."""
-    assert check_sampling((0.34, 0.108, 0.108), **OPTICS).severity == "good"
-    slightly = check_sampling((0.34, 0.13, 0.13), **OPTICS)
+    assert check_sampling((0.34, 0.108, 0.108), None, KNOWN).severity == "good"
+    slightly = check_sampling((0.34, 0.13, 0.13), None, KNOWN)
     assert slightly.severity == "note"
-    coarse = check_sampling((0.34, 0.2, 0.2), **OPTICS)
+    coarse = check_sampling((0.34, 0.2, 0.2), None, KNOWN)
     assert coarse.severity == "warning"
     assert "0.2 um along" in coarse.sentence
     assert "0.108 um" in coarse.sentence
-    thick = check_sampling((0.8, 0.1, 0.1), **OPTICS)
+    thick = check_sampling((0.8, 0.1, 0.1), None, KNOWN)
     assert "0.344 um" in thick.sentence
     assert "along z" in thick.sentence
-    flat = {**OPTICS, "refractive_index": None}
-    assert check_sampling((0.8, 0.1, 0.1), **flat).severity == "good"
-    assert check_sampling((0.2, 0.2), **OPTICS).severity == "warning"
+    flat = replace(KNOWN, refractive_index=None)
+    assert check_sampling((0.8, 0.1, 0.1), None, flat).severity == "good"
+    assert check_sampling((0.2, 0.2), None, KNOWN).severity == "warning"
 
 
 @pytest.mark.parametrize(("pixel_um", "severity"), [(0.1, "good"), (0.2, "note"), (0.4, "note")])

@@ -15,7 +15,8 @@ from bigdecon.optics import bead_finding
 from bigdecon.optics.bead_registration import fourier_shift
 from bigdecon.optics.bead_size import ball_transfer, without_bead
 from bigdecon.optics.beads import psf_from_beads
-from bigdecon.optics.expectation import ImagingConditions, bead_widening, expect
+from bigdecon.optics.conditions import ImagingConditions
+from bigdecon.optics.expectation import bead_widening, expect
 from bigdecon.optics.microscopes import Microscope
 from bigdecon.optics.models import make_psf
 from bigdecon.optics.psf import find_centre, load_psf, save_psf
