@@ -54,7 +54,7 @@ def _time_choice(choice: Choice) -> float:
 
 
 def _seconds_of_work(sample: Sample, psf: NDArray[np.floating], tuning: Tuning) -> float:
-    """Time one iteration of Richardson-Lucy or one trial of another method, with the look at hidden voxels."""
+    """Time an iteration of Richardson-Lucy or a trial of another method, with its look at hidden voxels."""
     settings, place = tuning.settings, (tuning.device, tuning.threads)
     method = classical_method(tuning.method, psf, settings, *place)
     if isinstance(method, RichardsonLucy):
