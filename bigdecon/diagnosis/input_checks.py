@@ -19,7 +19,12 @@ from bigdecon.diagnosis.image_checks import (
     check_saturation,
     check_signal,
 )
-from bigdecon.diagnosis.psf_checks import check_orientation, check_psf_width, check_sampling
+from bigdecon.diagnosis.psf_checks import (
+    check_orientation,
+    check_psf_extent,
+    check_psf_width,
+    check_sampling,
+)
 from bigdecon.diagnosis.sampling import sample_boxes
 from bigdecon.evaluation.noise import estimate_noise, noise_correlation
 from bigdecon.optics.psf import PSF
@@ -86,7 +91,10 @@ def check_input(
     -------
     one finding for every check, good ones included; fewer where the image is too small or empty to tell
     """
-    findings = [check_orientation(psf.array, voxel_size_um)]
+    findings = [
+        check_orientation(psf.array, voxel_size_um),
+        check_psf_extent(psf.array.shape, stacks[0].shape),
+    ]
     if max(psf.array.shape) > SMALLEST_PSF:
         findings.append(check_sampling(voxel_size_um, psf.array))
     if min(stacks[0].shape[-2:]) >= LEAST_EXTENT:

@@ -24,7 +24,7 @@ from bigdecon.distributed.progress import (
 CHOOSING = [
     StageStarted("choose settings", 14),
     ChoosingProgress(0, 14, "background 100, sieve 1", 4),
-    ChoosingProgress(3, 14, "background 97, sieve 1", 4, 1, 93.0),
+    ChoosingProgress(3, 14, "sieve 1", 4, 1, 93.0),
     ChoosingProgress(12, 12, "", 1, 1, 0.0),
     StageFinished("choose settings", 40.0),
 ]
@@ -63,7 +63,7 @@ def test_a_choice_of_settings_is_told():
     assert stream.getvalue().splitlines() == [
         "choose settings ...",
         "  0 of at most 14 settings tried  background 100, sieve 1, on 4 parts of the image",
-        "  3 of at most 14 settings tried  background 97, sieve 1, on 4 parts of the image  at most 2 min left",
+        "  3 of at most 14 settings tried  sieve 1, on 4 parts of the image  at most 2 min left",
         "  12 of at most 12 settings tried",
         "choose settings: done in 40 s",
     ]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bigdecon.config import RunConfig, TilingConfig
-from bigdecon.deconvolution.tuning import COUNTS, REGULARIZATIONS, SIEVES
+from bigdecon.deconvolution.search import COUNTS, REGULARIZATIONS, SIEVES
 from bigdecon.distributed.cluster import connect
 from bigdecon.errors import ConstantImageError, PSFError
 from bigdecon.forecasting.estimating import Room
