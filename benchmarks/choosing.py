@@ -4,8 +4,8 @@
     python benchmarks/choosing.py --quick
 
 Each simulated volume is tuned twice, by turns: *patient*, every setting to its end and memory given back
-after every step, and as bigdecon does it. Compared are CPU time, iterations, what is chosen, its error at hidden
-voxels, and its PSNR against the truth. `likely` is the part of the work at most that was done
+after every step, and as bigdecon does it. Compared are CPU time, iterations, what is chosen, its error
+at hidden voxels, and its PSNR against the truth. `likely` is the part of the work at most that was done
 (`bigdecon.forecasting.choosing_time.LIKELY`). `extents` is the time of an iteration for several PSFs.
 """
 

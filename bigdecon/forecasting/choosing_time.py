@@ -22,8 +22,8 @@ from bigdecon.volume import Stack
 
 __all__ = ["LIKELY", "Choice", "time_choices"]
 
-LIKELY = 0.6
-"""Part of the work at most that choices took: 0.5 to 0.7 (benchmarks/choosing.py)."""
+LIKELY = 0.75
+"""Part of the work at most that choices took: 0.6 to 0.85 (benchmarks/choosing.py)."""
 FEW_ITERATIONS = 4
 """So many are timed, after a first one that prepares transforms."""
 
