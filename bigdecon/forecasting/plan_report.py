@@ -122,9 +122,8 @@ def _describe_times(found: Forecast) -> Lines:
     piece = " x ".join(map(str, measured.piece))
     on = "voxels of the image" if measured.on_real_voxels else "voxels of noise"
     done = f" ({found.estimate.done:.0%} is done)" if found.estimate.done else ""
-    most = duration(times.choosing_at_most)
     stages = {
-        f"choosing settings (at most {most})": times.choosing,
+        "choosing settings": times.choosing,
         "training": times.training,
         "deconvolution": times.deconvolution,
         "coarser levels": times.pyramid,
@@ -132,8 +131,16 @@ def _describe_times(found: Forecast) -> Lines:
     return [
         ("time", f"about {duration(times.total)}{done}"),
         ("", ", ".join(f"{name} {duration(spent)}" for name, spent in stages.items() if spent > 0)),
+        *_describe_choosing(times),
         ("", f"calibrated on {piece} {on} in {measured.seconds:.0f} s; {times.block:.3g} s a block"),
     ]
+
+
+def _describe_choosing(times: Times) -> Lines:
+    if not times.choosing:
+        return []
+    most = duration(times.choosing_at_most)
+    return [("", f"settings are chosen in at most {most}; how early most are given up depends on the image")]
 
 
 def _describe_scheduler(engines: Engines, count: int) -> Lines:

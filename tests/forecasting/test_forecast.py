@@ -112,7 +112,8 @@ def test_choosing_is_part_of_the_time_and_is_said_plainly(config, method):
     text = text_of(chosen)
     assert f"{', '.join(chosen.to_choose)} chosen from the image when the run starts" in text
     assert "planned for: " in text
-    assert "choosing settings (at most" in text
+    assert "choosing settings " in text
+    assert "settings are chosen in at most " in text
     given = forecast(replace(config, **PLAIN), calibrate_seconds=0.0)
     assert given.estimate.times.choosing == 0
     assert given.to_choose == ()
