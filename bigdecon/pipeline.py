@@ -181,7 +181,8 @@ def _open_output(plan: RunPlan, stack: ExitStack, command: str) -> Lease:
         _take_up(plan)
     else:
         _create_output(plan, lease, command)
-    forget_trials(plan.output)  # what was chosen is in the output's record from here on
+    if any(tuned.trials for tuned in plan.tuned):
+        forget_trials(plan.output)  # what was chosen is in the output's record from here on
     if not lease_first:
         stack.enter_context(lease)
     return lease
