@@ -37,7 +37,7 @@ from bigdecon.io.writing import (
 )
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bigdecon.reporting.making import Report, report_of_run, report_place
-from bigdecon.running.choosing import make_tuner
+from bigdecon.running.choosing import forget_trials, make_tuner
 from bigdecon.running.planning import RunPlan, prepare
 from bigdecon.running.regions import able_workers, restore_regions, write_coarser_levels
 from bigdecon.running.resuming import check_unchanged
@@ -181,6 +181,8 @@ def _open_output(plan: RunPlan, stack: ExitStack, command: str) -> Lease:
         _take_up(plan)
     else:
         _create_output(plan, lease, command)
+    if any(tuned.trials for tuned in plan.tuned):
+        forget_trials(plan.output)  # what was chosen is in the output's record from here on
     if not lease_first:
         stack.enter_context(lease)
     return lease

@@ -10,7 +10,7 @@ import difflib
 import os
 import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -268,7 +268,11 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def save_settings(context: click.Context, file: str, *, quiet: bool = False) -> None:
+Chosen = Sequence[tuple[str, Mapping[str, float | bool]]]
+"""For every channel its name, and what was chosen for it by the names of flags."""
+
+
+def save_settings(context: click.Context, file: str, *, quiet: bool = False, chosen: Chosen = ()) -> None:
     """Write what differs from the defaults, each with what it means, in one step.
 
     Parameters
@@ -276,6 +280,7 @@ def save_settings(context: click.Context, file: str, *, quiet: bool = False) -> 
     context : of the command as it was called
     file : is replaced if an earlier call wrote it
     quiet : whether to say nothing of it
+    chosen : settings that were chosen from the image; they are put at the end as comments
 
     Raises
     ------
@@ -294,6 +299,7 @@ def save_settings(context: click.Context, file: str, *, quiet: bool = False) -> 
     text = f"{MARK}\n# Use: bigdecon run --config {os.path.basename(file)}\n" + "".join(
         _entry(parameter, value, file) for parameter, value in different.items()
     )
+    text += _chosen(chosen)
     private = shown_url(text) != text or any(parameter.name in PRIVATE for parameter in different)
     try:
         _write(Path(file), text.encode(), 0o600 if private else 0o666)
@@ -303,6 +309,8 @@ def save_settings(context: click.Context, file: str, *, quiet: bool = False) -> 
         raise OutputError(f"--save-config {file} cannot be written ({error.strerror or error}).") from error
     if not quiet:
         click.echo(f"Settings saved; use them with --config {file}")
+        if len(chosen) == 1:
+            click.echo("Those chosen from this image stand at its end, to be used for others as well.")
 
 
 def _entry(parameter: click.Parameter, value: Any, file: str) -> str:
@@ -310,6 +318,21 @@ def _entry(parameter: click.Parameter, value: Any, file: str) -> str:
     help_text = getattr(parameter, "help", None) or "The image."
     comment = " ".join(help_text.split())
     return f"\n# {comment}\n{_key(parameter)} = {_toml(_from_file(parameter, value, file))}\n"
+
+
+def _chosen(chosen: Chosen) -> str:
+    """Write what was chosen, as comments: the run itself goes on choosing, and so can be continued."""
+    if not chosen:
+        return ""
+    lines = ["", "# Chosen from this image by the run."]
+    if len(chosen) == 1:
+        lines.append("# To use the same numbers for other images, take away the # of the lines below:")
+    else:
+        lines.append("# Each channel has its own; for others give them channel by channel (--channel).")
+    for name, values in chosen:
+        lines += [f"# {' '.join(name.split())}"] * (len(chosen) > 1)
+        lines += [f"#{key} = {_toml(value)}" for key, value in values.items()]
+    return "\n".join([*lines, ""])
 
 
 def _from_file(parameter: click.Parameter, value: Any, file: str) -> Any:

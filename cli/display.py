@@ -17,6 +17,7 @@ from bigdecon_cli.terminal import say_warning, wants_colour
 from bigdecon.distributed.progress import (
     BlockProgress,
     BlocksRestored,
+    ChoosingProgress,
     Event,
     Message,
     RegionDone,
@@ -34,7 +35,7 @@ __all__ = ["Display", "JsonLines", "PlainLines", "Quiet", "RichProgress", "choos
 
 LINE_SECONDS = 10.0
 
-Moves = TrainingProgress | RegionDone | BlockProgress
+Moves = TrainingProgress | ChoosingProgress | RegionDone | BlockProgress
 """Events that move a bar."""
 
 
@@ -192,6 +193,8 @@ def describe(event: Event) -> str:
             return f"{event.name} ..."
         case TrainingProgress():
             return f"  step {event.step}/{event.steps}  {_detail(event)}"
+        case ChoosingProgress():
+            return f"  {event.done} of at most {event.total} settings tried  {_detail(event)}".rstrip()
         case RegionDone():
             blocks = f"block {event.blocks}/{event.all_blocks}, " if event.all_blocks else ""
             return f"  {blocks}region {event.done}/{event.total}  {_detail(event)}".rstrip()
@@ -211,9 +214,16 @@ def _detail(event: Moves) -> str:
         parts.append(f"loss {event.loss:.4g}")
         if event.held_out_error is not None:
             parts.append(f"held-out error {event.held_out_error:.4g}")
+    if isinstance(event, ChoosingProgress) and event.setting:
+        parts.append(f"{event.setting}, on {_parts(event.parts)}")
     if event.seconds_left is not None and not _is_last(event):
-        parts.append(f"{_duration(event.seconds_left)} left")
+        at_most = "at most " if isinstance(event, ChoosingProgress) else ""
+        parts.append(f"{at_most}{_duration(event.seconds_left)} left")
     return "  ".join(parts)
+
+
+def _parts(parts: int) -> str:
+    return "the whole image" if parts == 1 else f"{parts} parts of the image"
 
 
 def _is_last(event: Moves) -> bool:

@@ -16,7 +16,14 @@ from types import TracebackType
 from bigdecon_cli.display import Display, describe
 
 from bigdecon.addresses import shown_url
-from bigdecon.distributed.progress import BlockProgress, Event, Message, RegionDone, TrainingProgress
+from bigdecon.distributed.progress import (
+    BlockProgress,
+    ChoosingProgress,
+    Event,
+    Message,
+    RegionDone,
+    TrainingProgress,
+)
 from bigdecon.errors import BigdeconError, OptionError
 
 __all__ = ["LogFile", "Logged"]
@@ -119,7 +126,8 @@ class Logged(Display):
     def __call__(self, event: Event) -> None:
         """Show an event and log it; progress, of which there is much, now and then."""
         self._inner(event)
-        if isinstance(event, TrainingProgress | RegionDone | BlockProgress) and not self._is_due():
+        moves = isinstance(event, TrainingProgress | ChoosingProgress | RegionDone | BlockProgress)
+        if moves and not self._is_due():
             return
         level = "WARNING" if isinstance(event, Message) and event.level == "warning" else "INFO"
         self._file.write(level, event.text if isinstance(event, Message) else describe(event).strip())

@@ -41,8 +41,8 @@ def command(
     """Restore a volume: blur and noise are removed together.
 
     INPUT is an OME-Zarr (path or URL) or a TIFF. The default method trains a small network on the volume
-    itself. richardson-lucy needs no training and finds its own settings: without a GPU, a result in a minute
-    or two. The same command continues where an interrupted one stopped.
+    itself. richardson-lucy needs no training and finds its own settings: without a GPU, a result in a few
+    minutes. The same command continues where an interrupted one stopped.
 
     \b
     Examples:
@@ -90,7 +90,7 @@ def _run(
     from bigdecon_cli.display import choose_display, endings_told
 
     from bigdecon.pipeline import run
-    from bigdecon.running.plan_text import describe_plan
+    from bigdecon.running.plan_text import chosen_settings, describe_plan
     from bigdecon.running.workforce import job_script
 
     command_typed = command_line(context)
@@ -109,7 +109,7 @@ def _run(
             "plan: " + "; ".join(f"{heading} {text}".strip() for heading, text in describe_plan(plan))
         )
         if save_config:  # now that they are known to work
-            save_settings(context, save_config, quiet=quiet or as_json)
+            save_settings(context, save_config, quiet=quiet or as_json, chosen=chosen_settings(plan))
 
     stopped = "Stopped. What is finished is kept; the same command continues."
     with (

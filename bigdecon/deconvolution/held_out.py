@@ -120,7 +120,12 @@ def hide(
 
 
 def errors_at_hidden(
-    sample: Sample, restored: NDArray[np.float32], psf: NDArray[np.floating], background: float
+    sample: Sample,
+    restored: NDArray[np.float32],
+    psf: NDArray[np.floating],
+    background: float,
+    device: str = "cpu",
+    threads: int | None = None,
 ) -> NDArray[np.float64]:
     """Give the squared error of a restored image, blurred again, at every hidden voxel of a sample.
 
@@ -130,11 +135,12 @@ def errors_at_hidden(
     restored : the result, background included, in data units
     psf : [z,] y, x
     background : the part of the result that is not blurred, as a constant is not
+    device, threads : where to compute
     """
     blur = cached_blur(np.asarray(psf, np.float32))
-    with computing(None):
-        x = torch.from_numpy(restored - np.float32(background))[None, None]
-        again = blur.forward(x, "replicate")[0, 0].numpy() + np.float32(background)
+    with computing(threads):
+        x = torch.from_numpy(restored - np.float32(background))[None, None].to(device)
+        again = blur.forward(x, "replicate")[0, 0].cpu().numpy() + np.float32(background)
     differences: NDArray[np.float64] = (again - sample.image)[sample.hidden].astype(np.float64)
     return differences**2
 

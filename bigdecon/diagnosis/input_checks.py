@@ -26,7 +26,12 @@ from bigdecon.diagnosis.optics_checks import (
     check_psf_theory,
     check_psf_voxel_size,
 )
-from bigdecon.diagnosis.psf_checks import check_orientation, check_psf_width, check_sampling
+from bigdecon.diagnosis.psf_checks import (
+    check_orientation,
+    check_psf_extent,
+    check_psf_width,
+    check_sampling,
+)
 from bigdecon.diagnosis.sampling import sample_boxes
 from bigdecon.evaluation.noise import estimate_noise, noise_correlation
 from bigdecon.optics.psf import PSF
@@ -96,7 +101,10 @@ def check_input(
     -------
     one finding for every check, good ones included; fewer where the image is too small or empty to tell
     """
-    findings = check_psf_alone(psf, voxel_size_um, image_optics)
+    findings = [
+        *check_psf_alone(psf, voxel_size_um, image_optics),
+        check_psf_extent(psf.array.shape, stacks[0].shape),
+    ]
     if min(stacks[0].shape[-2:]) >= LEAST_EXTENT:
         boxes = sample_boxes(stacks, background, keep=BOXES)
         if boxes:

@@ -18,7 +18,7 @@ from bigdecon.evaluation.implied_spectrum import implied_spectra
 from bigdecon.optics.conditions import ImagingConditions
 from bigdecon.optics.expectation import expect
 
-__all__ = ["check_orientation", "check_psf_width", "check_sampling"]
+__all__ = ["check_orientation", "check_psf_extent", "check_psf_width", "check_sampling"]
 
 SHORT_ALONG_Z = 0.8  # of the lateral width: no objective resolves better along z than in the plane
 UNEQUAL_LATERALLY = 1.35
@@ -28,6 +28,11 @@ LEAST_SHELLS = {"wide": 4, "narrow": 8}
 LITTLE_ABOVE_NYQUIST, WELL_ABOVE_NYQUIST = 1.05, 1.5
 """Voxels up to so many times Nyquist's limit are usual, and told as a note."""
 PASSED_AT_NYQUIST = 0.1  # of the contrast, in the plane of focus
+
+LARGEST_COST = 10.0
+"""Voxels computed for one of the image, above which the extent of a PSF is told."""
+CHEAP_VOXELS = 2**22
+"""So many are computed in no time, whatever the ratio."""
 
 DIRECTIONS = {"lateral": "in the plane", "axial": "along z"}
 
@@ -93,6 +98,44 @@ def _widths(psf_array: NDArray[Any]) -> list[float]:
         places = np.arange(n) - np.average(np.arange(n), weights=line)
         widths.append(math.sqrt(float(np.average(places**2, weights=line)) + 1 / 12))
     return widths
+
+
+def check_psf_extent(psf_shape: Sequence[int], image_shape: Sequence[int]) -> Finding:
+    """Look whether the PSF is so much larger than the image that most of the work is for what lies outside.
+
+    An object of extent N + 2 r gives an image of extent N, r being the PSF's radius, and methods work on
+    the whole object. (Borders without light are cut off when a PSF is loaded.)
+
+    Parameters
+    ----------
+    psf_shape, image_shape : extents in voxels, [z,] y, x; of the PSF as it is used
+    """
+    beyond = [a for a, (p, n) in enumerate(zip(psf_shape, image_shape, strict=True)) if p > n]
+    cost = _voxels_computed(psf_shape, image_shape) / math.prod(image_shape)
+    many = _voxels_computed(psf_shape, image_shape) > CHEAP_VOXELS
+    if not (beyond and many and cost > LARGEST_COST):
+        return Finding("psf-extent", "good", "The PSF's extent suits the image's.")
+    enough = [min(p, n - 1 + n % 2) for p, n in zip(psf_shape, image_shape, strict=True)]
+    less = cost * math.prod(image_shape) / _voxels_computed(enough, image_shape)
+    axes = " and ".join("zyx"[-len(psf_shape) :][a] for a in beyond)
+    sentence = (
+        f"The PSF ({_extents(psf_shape)} voxels) is larger than the image ({_extents(image_shape)}) along "
+        f"{axes}: {cost:.0f} voxels are computed for one of the image (up to {LARGEST_COST:g} is usual), and "
+        "everything takes as many times longer."
+    )
+    remedy = (
+        f"A PSF of {_extents(enough)} voxels takes {less:.1f} times less work; it leaves out only light from "
+        "farther away than half of the image. Cut the file, or give bigdecon psf make a smaller --shape."
+    )
+    return Finding("psf-extent", "warning", sentence, remedy)
+
+
+def _voxels_computed(psf_shape: Sequence[int], image_shape: Sequence[int]) -> int:
+    return math.prod(n + p - 1 for p, n in zip(psf_shape, image_shape, strict=True))
+
+
+def _extents(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def check_psf_width(image: NDArray[Any], psf_array: NDArray[Any]) -> Finding:

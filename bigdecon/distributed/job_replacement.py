@@ -26,7 +26,7 @@ from distributed import Scheduler
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from bigdecon.distributed.progress import TOPIC, TrainingProgress
+from bigdecon.distributed.progress import TOPIC, ChoosingProgress, TrainingProgress
 from bigdecon.distributed.slurm_queue import QueuedJob, SlurmQueue, sbatch_words
 from bigdecon.errors import ClusterError
 
@@ -343,7 +343,7 @@ class JobKeeper:
 
 
 class _Fruit(SchedulerPlugin):
-    """Notices that something lasting gets done: what a client waits for, or a step of training.
+    """Notices that something lasting gets done: what a client waits for, a step of training or a trial.
 
     The blocks of a region do not count: where no job lives long enough for all of them, they are computed
     again and again.
@@ -363,7 +363,8 @@ class _Fruit(SchedulerPlugin):
             self._notice()
 
     def log_event(self, topic: str, msg: Any) -> None:
-        if topic == TOPIC and TrainingProgress.__name__ in str(msg):
+        lasting = (TrainingProgress.__name__, ChoosingProgress.__name__)
+        if topic == TOPIC and any(name in str(msg) for name in lasting):
             self._notice()
 
 

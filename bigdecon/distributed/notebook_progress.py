@@ -15,6 +15,7 @@ from typing import Any
 
 from bigdecon.distributed.progress import (
     BlockProgress,
+    ChoosingProgress,
     Event,
     Message,
     RegionDone,
@@ -63,7 +64,7 @@ class NotebookProgress:
         with self._lock:
             self._note(event)
             now = time.monotonic()
-            progress = isinstance(event, TrainingProgress | RegionDone | BlockProgress)
+            progress = isinstance(event, TrainingProgress | ChoosingProgress | RegionDone | BlockProgress)
             if progress and now < self._shown + PERIOD_S and self._stages and self._stages[-1].part < 1:
                 return
             self._shown = now
@@ -94,6 +95,9 @@ class NotebookProgress:
                 error = "" if event.held_out_error is None else f", held-out error {event.held_out_error:.4g}"
                 step = f"step {event.step} of {event.steps}"
                 self._last.detail = f"{step}, loss {event.loss:.4g}{error}{_left(event.seconds_left)}"
+            case ChoosingProgress():
+                self._count("setting", event.done, event.total, event.seconds_left)
+                self._last.detail += f", {event.setting}" * bool(event.setting)
             case RegionDone() if not event.all_blocks:
                 self._count("region", event.done, event.total, event.seconds_left)
             case RegionDone():

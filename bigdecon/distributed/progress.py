@@ -23,6 +23,7 @@ __all__ = [
     "TOPIC",
     "BlockProgress",
     "BlocksRestored",
+    "ChoosingProgress",
     "Event",
     "Level",
     "Listener",
@@ -79,6 +80,28 @@ class TrainingProgress:
     steps: int
     loss: float
     held_out_error: float | None = None
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class ChoosingProgress:
+    """The choice of settings from the image got on.
+
+    Attributes
+    ----------
+    done, total : settings that have been tried, and all that may be, at most: the search ends where it gets
+        no better
+    setting : the one that is being tried, in words; "" at the end
+    parts : parts of the image that each is tried on
+    kept : of those done, how many an earlier call of the same command left
+    seconds_left : estimate, at most; None before there is one
+    """
+
+    done: int
+    total: int
+    setting: str
+    parts: int
+    kept: int = 0
     seconds_left: float | None = None
 
 
@@ -160,7 +183,14 @@ class StageFinished:
 
 
 Event = (
-    StageStarted | TrainingProgress | RegionDone | BlocksRestored | BlockProgress | Message | StageFinished
+    StageStarted
+    | TrainingProgress
+    | ChoosingProgress
+    | RegionDone
+    | BlocksRestored
+    | BlockProgress
+    | Message
+    | StageFinished
 )
 Listener = Callable[[Event], None]
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from bigdecon.block_names import BlockPlace
 from bigdecon.distributed.progress import (
     BlockProgress,
+    ChoosingProgress,
     Event,
     Message,
     RegionDone,
@@ -249,7 +250,7 @@ class RunState:
                     (event.blocks, event.all_blocks) if event.all_blocks else (event.done, event.total)
                 )
                 self._advance(done / max(1, total), event.seconds_left)
-            case BlockProgress():
+            case BlockProgress() | ChoosingProgress():
                 self._advance(event.done / max(1, event.total), event.seconds_left)
             case StageFinished():
                 self.messages.append((_clock(), f"{event.name}: done in {event.seconds:.0f} s", False))

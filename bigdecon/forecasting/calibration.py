@@ -34,6 +34,7 @@ from bigdecon.deconvolution.refined import RefinedNetwork, refining_lucy
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.deconvolution.tiling import tile_boxes
 from bigdecon.errors import NonFiniteError
+from bigdecon.forecasting.choosing_time import Choice, time_choices
 from bigdecon.io.boxes import convert, write_box
 from bigdecon.io.layout import LevelLayout, plan_output
 from bigdecon.io.pyramid import write_pyramid_box
@@ -78,6 +79,7 @@ class Calibration:
     patch : extent of the largest patch that was trained on, in voxels; empty where nothing is trained
     on_real_voxels : False where the image holds nothing yet, and noise was taken
     seconds : how long all of it took
+    choosing_seconds : choosing the settings of all channels, at most
     """
 
     step_seconds: float | None
@@ -91,9 +93,12 @@ class Calibration:
     patch: tuple[int, ...]
     on_real_voxels: bool
     seconds: float
+    choosing_seconds: float = 0.0
 
 
-def calibrate(plan: RunPlan, threads: int | None = None, seconds: float = 8.0) -> Calibration:
+def calibrate(
+    plan: RunPlan, threads: int | None = None, seconds: float = 8.0, choices: Sequence[Choice] = ()
+) -> Calibration:
     """Time a plan's work on this machine; reads a part of the image, and writes to a temporary folder only.
 
     Parameters
@@ -101,6 +106,7 @@ def calibrate(plan: RunPlan, threads: int | None = None, seconds: float = 8.0) -
     plan : what would be run
     threads : CPU threads to compute with; None leaves torch's setting
     seconds : about so long for training, and again for blocks; a first small piece is always finished
+    choices : what the run is going to choose from the image, one entry a channel
 
     Raises
     ------
@@ -122,6 +128,7 @@ def calibrate(plan: RunPlan, threads: int | None = None, seconds: float = 8.0) -
     method = _method(plan, trained.checkpoint if trained else None, threads)
     block = _compute(plan, method, voxels, seconds)
     written, coarse = _write(plan, block.restored)
+    choosing = time_choices(choices)
     return Calibration(
         step_seconds=trained.step_seconds if trained else None,
         block_seconds=block.seconds,
@@ -134,6 +141,7 @@ def calibrate(plan: RunPlan, threads: int | None = None, seconds: float = 8.0) -
         patch=trained.patch if trained else (),
         on_real_voxels=real,
         seconds=time.monotonic() - started,
+        choosing_seconds=choosing,
     )
 
 

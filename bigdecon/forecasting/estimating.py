@@ -18,6 +18,7 @@ import numpy as np
 
 from bigdecon.deconvolution.block import MEMORY_OF_CONSTANTS
 from bigdecon.forecasting.calibration import Calibration
+from bigdecon.forecasting.choosing_time import LIKELY
 from bigdecon.forecasting.job_times import JobTimes, job_times
 from bigdecon.forecasting.traffic import Traffic, count_traffic
 from bigdecon.io.image_file import decoded_chunk_bytes
@@ -95,6 +96,8 @@ class Times:
     block : one worker's for a block of mean size, reading and writing included
     largest_block : the same for a block that no edge cuts
     training, deconvolution, pyramid : of all channels and time points
+    choosing : settings that are "auto", for all channels, as long as it likely takes
+    choosing_at_most : the same if no setting is given up early
     """
 
     block: float
@@ -102,11 +105,13 @@ class Times:
     training: float
     deconvolution: float
     pyramid: float
+    choosing: float = 0.0
+    choosing_at_most: float = 0.0
 
     @property
     def total(self) -> float:
         """All stages, one after the other."""
-        return self.training + self.deconvolution + self.pyramid
+        return self.choosing + self.training + self.deconvolution + self.pyramid
 
 
 @dataclass(frozen=True)
@@ -269,6 +274,8 @@ def _times(
         training=_training_seconds(plan, measured, done),
         deconvolution=blocks * max(block / workers.count, scheduler),
         pyramid=coarse * measured.coarse_seconds / (workers.count * max(1, workers.threads // 2)),
+        choosing=LIKELY * measured.choosing_seconds,
+        choosing_at_most=measured.choosing_seconds,
     )
 
 

@@ -20,14 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigdecon.config import RunConfig
+from bigdecon.deconvolution.kept_trials import TrialFolder
 from bigdecon.deconvolution.ledger import Ledger
-from bigdecon.deconvolution.tuning import Tuned, Tuning, costliest
+from bigdecon.deconvolution.trials import Tuned, Tuning
+from bigdecon.deconvolution.tuning import costliest
 from bigdecon.distributed.cluster import Connection, connect
 from bigdecon.distributed.devices import computes_here, gpu_workers
 from bigdecon.distributed.progress import Listener, Message
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import ConstantImageError, OutputError, RunError
 from bigdecon.forecasting.calibration import Calibration, calibrate
+from bigdecon.forecasting.choosing_time import Choice
 from bigdecon.forecasting.estimating import Estimate, Room, estimate
 from bigdecon.forecasting.obstacles import Obstacle, find_obstacles
 from bigdecon.intensity import IntensityStats, measure_intensity
@@ -55,6 +58,7 @@ class Forecast:
     calibration : speeds that were measured; None without
     assumptions : what was not known, one sentence each
     obstacles : what may not fit
+    to_choose : settings that the run chooses at its start; the plan holds the most costly ones
     """
 
     plan: RunPlan
@@ -62,6 +66,7 @@ class Forecast:
     calibration: Calibration | None
     assumptions: tuple[str, ...]
     obstacles: tuple[Obstacle, ...]
+    to_choose: tuple[str, ...] = ()
 
 
 @dataclass
@@ -69,18 +74,24 @@ class _Assumptions:
     """Stands in for what a run measures and chooses, and remembers what was made up."""
 
     told: list[str] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
 
-    def tune(self, stacks: Sequence[Stack], psf: NDArray[Any], tuning: Tuning) -> Tuned:
+    def tune(
+        self,
+        stacks: Sequence[Stack],
+        psf: NDArray[Any],
+        tuning: Tuning,
+        keep: TrialFolder | None = None,
+    ) -> Tuned:
         """Take the most costly settings."""
-        tuned = costliest(stacks, psf, tuning)
         if tuning.wanted:
-            *others, last = tuning.wanted
-            names = f"{', '.join(others)} and {last}" if others else last
+            self.choices.append(Choice(stacks, psf, tuning))
+            verb = "are" if len(tuning.wanted) > 1 else "is"
             self._tell(
-                f"{names} will be chosen from the image, in a minute or two; here the most costly choice is "
-                "planned for (bigdecon run --dry-run chooses and tells)."
+                f"{_listed(tuning.wanted)} {verb} chosen from the image when the run starts; what is planned "
+                "here is the most costly choice (bigdecon run --dry-run chooses and tells)."
             )
-        return tuned
+        return costliest(stacks, psf, tuning)
 
     def measure(self, stacks: Sequence[Stack], *, name: str) -> IntensityStats:
         """Look at some voxels; where they tell nothing, take usual ones."""
@@ -96,6 +107,11 @@ class _Assumptions:
     def _tell(self, sentence: str) -> None:
         if sentence not in self.told:
             self.told.append(sentence)
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _usual_brightness(dtype: np.dtype[Any]) -> IntensityStats:
@@ -136,7 +152,8 @@ def forecast(
     if share < 1:
         assumed.told.append(f"about {share:.0%} of the blocks touch the mask; the others are left out.")
     found = estimate(plan, workers, _room_at(plan.output), calibration, _part_done(plan), share)
-    return Forecast(plan, found, calibration, tuple(assumed.told), find_obstacles(found))
+    to_choose = assumed.choices[0].tuning.wanted if assumed.choices else ()
+    return Forecast(plan, found, calibration, tuple(assumed.told), find_obstacles(found), to_choose)
 
 
 def _prepare(config: RunConfig, device: str, assumed: _Assumptions) -> RunPlan:
@@ -176,10 +193,10 @@ def _calibrate(
     listener(Message("Calibrating on a few blocks: it takes some seconds."))
     try:
         if remote is None:
-            return calibrate(plan, threads=workers.threads, seconds=seconds)
+            return calibrate(plan, workers.threads, seconds, assumed.choices)
         able = gpu_workers(remote.client) if plan.device != "cpu" else ()
         found: dict[str, Calibration] = {}
-        work = Call(calibrate, (plan, workers.threads, seconds))
+        work = Call(calibrate, (plan, workers.threads, seconds, assumed.choices))
         task = Task("calibrate", lambda: work, "calibrate", workers=able)
         run_tasks(remote.client, [task], in_flight=1, on_done=found.__setitem__)
         return found["calibrate"]

@@ -26,6 +26,8 @@ def describe_forecast(found: Forecast) -> Lines:
     estimate = found.estimate
     # The memory of a block is told below as part of a worker's.
     lines = [line for line in describe_plan(found.plan) if line[0] != "memory"]
+    if found.to_choose:
+        lines = [line for head, text in lines for line in _to_be_chosen(head, text, found)]
     lines += _describe_traffic(estimate)
     lines += _describe_room(estimate)
     lines += _describe_memory(estimate)
@@ -35,6 +37,19 @@ def describe_forecast(found: Forecast) -> Lines:
     headings = ("assumed", *[""] * len(found.assumptions))
     lines += list(zip(headings, found.assumptions, strict=False))
     return lines
+
+
+def _to_be_chosen(heading: str, text: str, found: Forecast) -> Lines:
+    """Say of a method's settings that they are assumed, where the run will choose them."""
+    name, comma, settings = text.partition(", ")
+    if not heading.startswith("method") or not comma or not found.plan.tuned:
+        return [(heading, text)]
+    if name != found.plan.config.method or found.plan.training or found.plan.models:
+        return [(heading, text)]
+    return [
+        (heading, f"{name}; {', '.join(found.to_choose)} chosen from the image when the run starts"),
+        ("", f"planned for: {settings}, the most costly choice"),
+    ]
 
 
 def _describe_traffic(estimate: Estimate) -> Lines:
@@ -108,6 +123,7 @@ def _describe_times(found: Forecast) -> Lines:
     on = "voxels of the image" if measured.on_real_voxels else "voxels of noise"
     done = f" ({found.estimate.done:.0%} is done)" if found.estimate.done else ""
     stages = {
+        "choosing settings": times.choosing,
         "training": times.training,
         "deconvolution": times.deconvolution,
         "coarser levels": times.pyramid,
@@ -115,8 +131,16 @@ def _describe_times(found: Forecast) -> Lines:
     return [
         ("time", f"about {duration(times.total)}{done}"),
         ("", ", ".join(f"{name} {duration(spent)}" for name, spent in stages.items() if spent > 0)),
+        *_describe_choosing(times),
         ("", f"calibrated on {piece} {on} in {measured.seconds:.0f} s; {times.block:.3g} s a block"),
     ]
+
+
+def _describe_choosing(times: Times) -> Lines:
+    if not times.choosing:
+        return []
+    most = duration(times.choosing_at_most)
+    return [("", f"settings are chosen in at most {most}; how early most are given up depends on the image")]
 
 
 def _describe_scheduler(engines: Engines, count: int) -> Lines:

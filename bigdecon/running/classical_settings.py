@@ -8,7 +8,8 @@ from typing import Any
 from bigdecon.config import CLASSICAL, ClassicalSettings, Method, RunConfig
 from bigdecon.deconvolution.classical import ClassicalMethod
 from bigdecon.deconvolution.methods import classical_method
-from bigdecon.deconvolution.tuning import Setting, Trial, Tuned, Tuning, tune_channel
+from bigdecon.deconvolution.trials import Setting
+from bigdecon.deconvolution.tuning import Trial, Tuned, Tuning, tune_channel
 from bigdecon.errors import OptionError
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.optics.psf import PSF

@@ -13,7 +13,7 @@ from bigdecon.notebook_html import card
 from bigdecon.running.planning import RunPlan
 from bigdecon.volume_display import thumbnail
 
-__all__ = ["describe_plan", "plan_html"]
+__all__ = ["chosen_settings", "describe_plan", "plan_html"]
 
 SAMPLING_NOTE = ("undersampling", "note")
 """Told as `bigdecon psf check` tells it; other notes stay in the record."""
@@ -157,15 +157,36 @@ def _describe_settings(method: str, tuned: Tuned) -> str:
     return ", ".join(parts)
 
 
-def _flags(method: str, tuned: Tuned) -> str:
-    """Give the flags that ask for the chosen numbers."""
+def chosen_settings(plan: RunPlan) -> tuple[tuple[str, dict[str, float | bool]], ...]:
+    """Give what was chosen from the image, to ask for the same by hand.
+
+    Returns
+    -------
+    for every channel its name, and values by the names of flags; nothing where nothing was chosen
+    """
+    pairs = zip(plan.volume.channels, plan.tuned, strict=bool(plan.tuned))
+    method = plan.config.method
+    return tuple((channel.name, _by_hand(method, tuned)) for channel, tuned in pairs if tuned.trials)
+
+
+def _by_hand(method: str, tuned: Tuned) -> dict[str, float | bool]:
     settings = tuned.settings
     if method in ("wiener", "conjugate-gradient"):
-        return f"--regularization {settings.regularization:.6g}"
-    flags = f"--iterations {settings.iterations} --background {settings.background:.6g}"
+        return {"regularization": settings.regularization}
     if method == "chambolle-pock":
-        return f"{flags} --regularization {settings.regularization:.6g}"
-    return f"{flags} --sieve {settings.sieve:g}{' --accelerate' * settings.accelerate}"
+        numbers = {"iterations": settings.iterations, "background": settings.background}
+        return {**numbers, "regularization": settings.regularization}
+    if method != "richardson-lucy":  # of a network that is refined
+        return {"background": settings.background}
+    values: dict[str, float | bool] = {"iterations": settings.iterations, "background": settings.background}
+    return {**values, "sieve": settings.sieve, "accelerate": settings.accelerate}
+
+
+def _flags(method: str, tuned: Tuned) -> str:
+    """Give the flags that ask for the chosen numbers."""
+    values = _by_hand(method, tuned)
+    numbers = [f"--{name} {value:.6g}" for name, value in values.items() if not isinstance(value, bool)]
+    return " ".join([*numbers, *(f"--{name}" for name, value in values.items() if value is True)])
 
 
 def _describe_curve(curve: Sequence[tuple[int, float]]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from bigdecon.config import CLASSICAL, Auto, RunConfig, TrainingConfig
 from bigdecon.deconvolution.block import BlockNeeds
 from bigdecon.deconvolution.classical import ClassicalMethod
 from bigdecon.deconvolution.engines import choose_engine
+from bigdecon.deconvolution.kept_trials import TrialFolder
 from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.network import NetworkNeeds
 from bigdecon.deconvolution.refined import RefinedNeeds, refining_lucy
@@ -34,6 +36,7 @@ from bigdecon.io.provenance import PSFRecord, RunRecord, fingerprint, installed_
 from bigdecon.io.stores import output_place
 from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.optics.psf import PSF
+from bigdecon.running.choosing import choosing_folder
 from bigdecon.running.classical_settings import Tuner, tuned_from_record, tuning_of, what_to_tune
 from bigdecon.running.resuming import (
     WorkRecord,
@@ -237,7 +240,8 @@ def prepare(
     findings = check_volume(volume, psfs, backgrounds, backgrounds_given=config.background != "auto")
     tuned: tuple[Tuned, ...] = ()
     if classical or config.refine is not None:
-        tuned = _tune(config, volume, psfs, stats, device, earlier, tuner)
+        keep = TrialFolder(choosing_folder(output), writes=not config.dry_run)
+        tuned = _tune(config, volume, psfs, stats, device, earlier, partial(tuner, keep=keep))
     if classical:
         stats = tuple(replace(s, background=t.settings.background) for s, t in zip(stats, tuned, strict=True))
     network = models[0].config if models else training

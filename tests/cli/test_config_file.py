@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import string
 import tomllib
@@ -173,6 +174,26 @@ def test_only_what_differs_is_written_with_comments(tmp_path, monkeypatch):
     assert tomllib.loads(text) == {"volume": "a.tif", "psf": ["p.tif"], "method": "wiener"}
     assert text.count("\n# ") == 4
     assert os.listdir() == ["run.toml"]
+
+
+def test_what_was_chosen_stands_at_the_end_as_comments(tmp_path, monkeypatch):
+    """The run goes on choosing; with the marks taken away the same numbers are given."""
+    monkeypatch.chdir(tmp_path)
+    _, context = read_with_context("a.tif", "--psf", "p.tif", "--method", "richardson-lucy")
+    values = {"iterations": 28, "background": 1931.25, "sieve": 0.0, "accelerate": True}
+    save_settings(context, "run.toml", quiet=True, chosen=[("DAPI", values)])
+    text = Path("run.toml").read_text()
+    plain = {"volume": "a.tif", "psf": ["p.tif"], "method": "richardson-lucy"}
+    assert tomllib.loads(text) == plain
+    uncommented = re.sub(r"^#(?! )", "", text, flags=re.MULTILINE)
+    assert tomllib.loads(uncommented) == plain | values
+    Path("chosen.toml").write_text(uncommented)
+    config = read("--config", "chosen.toml", "b.tif")
+    assert (config.input, config.iterations, config.background) == ("b.tif", 28, 1931.25)
+    assert (config.sieve, config.accelerate) == (0.0, True)
+    save_settings(context, "two.toml", quiet=True, chosen=[("DAPI", values), ("a\nb", values)])
+    assert tomllib.loads(Path("two.toml").read_text()) == plain
+    assert "# DAPI\n#iterations" in Path("two.toml").read_text()
 
 
 def test_what_is_typed_wins(tmp_path):

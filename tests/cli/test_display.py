@@ -11,14 +11,23 @@ from bigdecon_cli.display import JsonLines, PlainLines, Quiet, RichProgress, cho
 
 from bigdecon.distributed.progress import (
     BlockProgress,
+    ChoosingProgress,
     Message,
     RegionDone,
     StageFinished,
     StageStarted,
     TrainingProgress,
     from_dict,
+    to_dict,
 )
 
+CHOOSING = [
+    StageStarted("choose settings", 14),
+    ChoosingProgress(0, 14, "background 100, sieve 1", 4),
+    ChoosingProgress(3, 14, "sieve 1", 4, 1, 93.0),
+    ChoosingProgress(12, 12, "", 1, 1, 0.0),
+    StageFinished("choose settings", 40.0),
+]
 RUN = [
     StageStarted("train channel 0", 300),
     TrainingProgress(100, 300, 0.51234, None, 125.0),
@@ -43,6 +52,21 @@ def test_json_lines_can_be_read_back():
         for event in RUN:
             show(event)
     assert [from_dict(json.loads(line)) for line in stream.getvalue().splitlines()] == RUN
+
+
+def test_a_choice_of_settings_is_told():
+    stream = io.StringIO()
+    with PlainLines(stream, line_seconds=0) as show:
+        for event in CHOOSING:
+            show(event)
+            assert from_dict(to_dict(event)) == event
+    assert stream.getvalue().splitlines() == [
+        "choose settings ...",
+        "  0 of at most 14 settings tried  background 100, sieve 1, on 4 parts of the image",
+        "  3 of at most 14 settings tried  sieve 1, on 4 parts of the image  at most 2 min left",
+        "  12 of at most 12 settings tried",
+        "choose settings: done in 40 s",
+    ]
 
 
 def test_plain_lines_come_at_intervals_and_the_last_always():

@@ -146,6 +146,42 @@ def test_killed_in_deconvolution(tmp_path):
         np.testing.assert_array_equal(mine[:], theirs[:])
 
 
+def wait_for_more(process, folder: Path, files: int) -> None:
+    """Wait until a folder holds more finished files than so many."""
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("*[0-9a-f].npz"))) <= files:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+CHOSEN = ("--method", "richardson-lucy", "--block", "64")
+
+
+def test_stopped_twice_while_settings_are_chosen(tmp_path):
+    write_case(tmp_path, (12, 48, 48))
+    undisturbed = finish(start(tmp_path, "undisturbed", *CHOSEN))
+    kept, before = tmp_path / ".out.choosing", 0
+    for number in (signal.SIGINT, signal.SIGKILL):
+        process = start(tmp_path, "out", *CHOSEN)
+        wait_for_more(process, kept, before)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        if number == signal.SIGINT:
+            assert err == "Stopped. What is finished is kept; the same command continues.\n"
+        assert len(list(kept.glob("*[0-9a-f].npz"))) >= max(1, before)
+        before = len(list(kept.glob("*[0-9a-f].npz")))
+        assert not (tmp_path / "out").exists()
+    events = finish(start(tmp_path, "out", *CHOSEN))
+    steps = [event for event in events if event["event"] == "ChoosingProgress"]
+    assert steps[-1]["done"] == steps[-1]["total"] > before
+    assert steps[-1]["kept"] == before  # those were not evaluated again
+    assert not kept.exists()
+    first, second = (next(e["plan"] for e in some if e["event"] == "Plan") for some in (undisturbed, events))
+    assert first[:-1] == second[:-1]  # all but the output's name
+    np.testing.assert_array_equal(voxels(tmp_path / "out"), voxels(tmp_path / "undisturbed"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_it_in_order(tmp_path, number):
     write_case(tmp_path, (60, 70))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -14,20 +14,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from bigdecon.config import ClassicalSettings
-from bigdecon.deconvolution import tuning as module
+from bigdecon.deconvolution import search as module
 from bigdecon.deconvolution.held_out import hide
 from bigdecon.deconvolution.methods import classical_method
-from bigdecon.deconvolution.tuning import (
-    REGULARIZATIONS,
-    SIEVES,
-    Trial,
-    Tuned,
-    Tuning,
-    _climb,
-    _golden_section,
-    tune,
-    tune_channel,
-)
+from bigdecon.deconvolution.search import REGULARIZATIONS, SIEVES, work_at_most
+from bigdecon.deconvolution.search_rules import climb, golden_section
+from bigdecon.deconvolution.trials import ChoosingStep, Trial, Tuned, Tuning
+from bigdecon.deconvolution.tuning import tune, tune_channel
 from bigdecon.errors import OptionError
 from bigdecon.optics.blur import Blur
 from bigdecon.volume import Stack, Volume
@@ -158,13 +151,26 @@ def test_the_curve_is_that_of_the_chosen_settings() -> None:
     assert replace(tuned, trials=(*tuned.trials, other)).curve() == curve
 
 
-def test_trials_are_counted_one_by_one() -> None:
+@pytest.mark.parametrize(
+    ("method", "wanted"),
+    [("richardson-lucy", ALL), ("richardson-lucy", ("iterations",)), ("wiener", ("regularization",))],
+)
+def test_every_step_tells_how_far_it_is(method: str, wanted: Any) -> None:
     look = scene(64)
-    counted: list[int] = []
-    tuning = Tuning("richardson-lucy", GUESS, ALL)
-    tuned = tune_channel(look.stacks, look.psf, tuning, counted.append)
-    assert counted == list(range(1, len(counted) + 1))
-    assert len(counted) > len(tuned.trials)  # those for the background too
+    steps: list[ChoosingStep] = []
+    tuning = Tuning(method, replace(GUESS, unit=float(look.image.std())), wanted)
+    tune_channel(look.stacks, look.psf, tuning, steps.append)
+    assert steps[0].done == 0
+    assert steps[0].work_left == work_at_most(tuning)
+    for before, after in pairwise(steps):
+        assert after.done - before.done in (0, 1)
+        assert after.most <= before.most  # at most, and known better as it goes on
+        assert after.work >= before.work
+        assert after.work + after.work_left <= before.work + before.work_left
+        assert before.setting
+        assert before.done < before.most
+    assert steps[-1].done == steps[-1].most
+    assert (steps[-1].setting, steps[-1].work_left, steps[-1].kept, steps[-1].parts) == ("", 0, 0, 1)
 
 
 @pytest.mark.parametrize("image", ["without signal", "below zero", "even"])
@@ -253,7 +259,7 @@ def test_golden_section_finds_the_bottom_of_a_parabola(least: float) -> None:
     def error(value: float) -> float:
         return (value - least) ** 2
 
-    for value in islice(_golden_section(0, 5, error), 20):
+    for value in islice(golden_section(0, 5, error), 20):
         tried.append(value)
     assert len(set(tried)) == 20
     assert min(abs(value - least) for value in tried) < 0.005
@@ -277,7 +283,7 @@ def test_climbing_stops_where_it_gets_no_better(errors: list[int], start: int, t
         asked.append(index)
         return errors[index]
 
-    _climb(len(errors), start, error)
+    climb(len(errors), start, error)
     assert asked == tried
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from bigdecon.diagnosis.optics_checks import KnownOptics
-from bigdecon.diagnosis.psf_checks import check_orientation, check_psf_width, check_sampling
+from bigdecon.diagnosis.psf_checks import check_orientation, check_psf_extent, check_psf_width, check_sampling
 from bigdecon.optics.psf import psf_from_array
 from bigdecon.optics.simulation import paper_psf
 from tests.evaluation.images import OPTICS, VOXEL_UM, Camera, microscope_psf, simulate
@@ -130,3 +130,27 @@ def test_sampling_told_by_the_psf_alone(pixel_um, severity):
     for ndim in (2, 3):
         psf = microscope_psf(ndim, (0.2, pixel_um, pixel_um))
         assert check_sampling(None, psf).severity == severity
+
+
+@pytest.mark.parametrize(
+    ("psf_shape", "image_shape", "severity"),
+    [
+        ((79, 201, 201), (40, 201, 101), "warning"),
+        ((39, 201, 101), (40, 201, 101), "good"),
+        ((31, 31, 31), (16, 16, 16), "good"),  # large, but quick
+        ((31, 101, 101), (500, 2000, 2000), "good"),
+        ((101, 101), (64, 64), "good"),
+        ((2047, 2047), (1024, 1024), "good"),  # nine times, which is usual
+        ((1023, 4095), (256, 2048), "warning"),
+    ],
+)
+def test_a_psf_that_is_much_larger_than_the_image_is_told(psf_shape, image_shape, severity):
+    finding = check_psf_extent(psf_shape, image_shape)
+    assert (finding.name, finding.severity) == ("psf-extent", severity)
+
+
+def test_the_remedy_for_a_large_psf_is_a_shape_and_what_it_gains():
+    finding = check_psf_extent((79, 201, 201), (40, 201, 101))
+    assert "along z and x: 18 voxels are computed for one" in finding.sentence
+    assert "39 x 201 x 101 voxels takes 2.3 times less work" in finding.remedy
+    assert check_psf_extent((39, 201, 101), (40, 201, 101)).severity == "good"

@@ -9,7 +9,14 @@ import pytest
 
 from bigdecon.distributed.notebook_progress import NotebookProgress, in_notebook
 from bigdecon.distributed.notebook_proxy import proxied_link
-from bigdecon.distributed.progress import Message, RegionDone, StageFinished, StageStarted, TrainingProgress
+from bigdecon.distributed.progress import (
+    ChoosingProgress,
+    Message,
+    RegionDone,
+    StageFinished,
+    StageStarted,
+    TrainingProgress,
+)
 from tests.test_notebook_html import NASTY, Balanced
 
 EVENTS = (
@@ -96,3 +103,14 @@ def test_a_server_that_tells_nothing_has_no_proxy(server, text):
     if text is not None:
         server.write_text(text)
     assert proxied_link() is None
+
+
+def test_a_choice_of_settings_is_a_bar() -> None:
+    show = NotebookProgress()
+    show._draw = lambda: None
+    show(StageStarted("choose settings", 14))
+    show(ChoosingProgress(3, 14, "background 97, sieve 1", 4, 1, 50.0))
+    assert repr(show) == "choose settings: 3 of 14 settings, 50 s left, background 97, sieve 1"
+    show(ChoosingProgress(12, 12, "", 4, 1))
+    show(StageFinished("choose settings", 30.0))
+    assert repr(show) == "choose settings: 12 of 12 settings, done in 30 s"

@@ -13,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigdecon.block_names import COLLECT, DECONVOLVE, BlockPlace, block_key, read_block_key
-from bigdecon.distributed.progress import Message, RegionDone, StageFinished, StageStarted, TrainingProgress
+from bigdecon.distributed.progress import (
+    ChoosingProgress,
+    Message,
+    RegionDone,
+    StageFinished,
+    StageStarted,
+    TrainingProgress,
+)
 from bigdecon.distributed.run_state import (
     CURVE_POINTS,
     MAP_CELLS,
@@ -177,3 +184,10 @@ def test_regions_of_a_run_without_a_map_are_told_by_events():
     part, left = state.progress()
     assert part == 0.25
     assert 11 < left <= 12
+
+
+def test_a_choice_of_settings_is_a_stage():
+    state = RunState("x")
+    state.tell(StageStarted("choose settings", 14))
+    state.tell(ChoosingProgress(3, 12, "background 97, sieve 1", 4, 1, 50.0))
+    assert (state.stage, state.part, state.left_s) == ("choose settings", 0.25, 50.0)

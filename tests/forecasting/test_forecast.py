@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bigdecon.config import RunConfig, TilingConfig
-from bigdecon.deconvolution.tuning import COUNTS, REGULARIZATIONS, SIEVES
+from bigdecon.deconvolution.search import COUNTS, REGULARIZATIONS, SIEVES
 from bigdecon.distributed.cluster import connect
 from bigdecon.errors import ConstantImageError, PSFError
 from bigdecon.forecasting.estimating import Room
@@ -93,13 +93,32 @@ def test_what_is_auto_is_planned_as_costly_as_it_can_become(config):
     found = forecast(replace(config, method="richardson-lucy"), calibrate_seconds=None)
     settings = found.plan.tuned[0].settings
     assert (settings.iterations, settings.sieve) == (max(COUNTS), max(SIEVES))
-    assert found.assumptions[0].startswith("background, sieve and iterations will be chosen from the image")
+    assert found.assumptions[0].startswith("background, sieve and iterations are chosen from the image")
     given = forecast(replace(config, **PLAIN | {"sieve": "auto"}), calibrate_seconds=None)
     assert given.plan.tuned[0].settings.iterations == 2
-    assert given.assumptions[0].startswith("sieve will be chosen")
+    assert given.assumptions[0].startswith("sieve is chosen")
     assert max(given.plan.grid.halo) < max(found.plan.grid.halo)
     wiener = forecast(replace(config, method="wiener"), calibrate_seconds=None)
     assert wiener.plan.tuned[0].settings.regularization == min(REGULARIZATIONS)
+
+
+@pytest.mark.parametrize("method", ["richardson-lucy", "wiener"])
+def test_choosing_is_part_of_the_time_and_is_said_plainly(config, method):
+    chosen = forecast(replace(config, method=method), calibrate_seconds=0.0)
+    times = chosen.estimate.times
+    assert 0 < times.choosing < times.choosing_at_most
+    assert times.total == times.choosing + times.deconvolution + times.pyramid
+    assert chosen.calibration.choosing_seconds == times.choosing_at_most
+    text = text_of(chosen)
+    assert f"{', '.join(chosen.to_choose)} chosen from the image when the run starts" in text
+    assert "planned for: " in text
+    assert "choosing settings " in text
+    assert "settings are chosen in at most " in text
+    given = forecast(replace(config, **PLAIN), calibrate_seconds=0.0)
+    assert given.estimate.times.choosing == 0
+    assert given.to_choose == ()
+    assert "chosen" not in text_of(given)
+    assert "choosing" not in text_of(given)
 
 
 def test_a_run_that_was_begun_has_its_settings_and_what_is_done(config, tmp_path):

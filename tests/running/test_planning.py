@@ -126,7 +126,7 @@ def test_what_is_auto_is_chosen_once_and_taken_up_again(config, tmp_path):
     """The plan says what was chosen and from what; a run that goes on does not choose anew."""
     asked = []
 
-    def tuner(stacks, psf, tuning):
+    def tuner(stacks, psf, tuning, keep=None):
         asked.append(tuning)
         return Tuned(replace(tuning.settings, sieve=0.5), (Trial(tuning.settings, 2.0, 1.5),))
 
