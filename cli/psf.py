@@ -49,7 +49,7 @@ command.add_command(psf_beads.command)
 
 
 @command.command(epilog=f"\b\n{MODEL_LIST}\n\n\b\n{MICROSCOPE_LIST}\n\n\b\nExample:\n  {MAKE_EXAMPLE}")
-@click.argument("model", type=click.Choice(list(MODELS)))
+@click.argument("model", type=click.Choice(list(MODELS)), metavar="MODEL")
 @click.option("-o", "--output", required=True, type=click.Path(), help="TIFF file to write.")
 @objective_options(required=True)
 @microscope_options

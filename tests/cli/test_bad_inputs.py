@@ -54,13 +54,15 @@ def data(tmp_path_factory):
     (folder / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     (folder / "folder").mkdir()
     (folder / "folder" / "letter.txt").write_text("keep me")
+    (folder / "taken" / "noisy.ome.zarr").mkdir(parents=True)
+    (folder / "taken" / "noisy.ome.zarr" / "letter.txt").write_text("keep me")
     (folder / "planes").mkdir()
     for z in (0, 1, 3):
         tifffile.imwrite(folder / "planes" / f"a_z{z:02}.tif", good[z])
     (folder / "uneven").mkdir()
     for z in range(3):
         tifffile.imwrite(folder / "uneven" / f"a_z{z:02}.tif", good[z, : 20 + z])
-    write_image(folder / "mask-other.ome.zarr", np.ones((7, 11, 13), "uint8"), size=(0.1, 0.1, 0.1))
+    tifffile.imwrite(folder / "mask-plane.tif", np.ones((40, 44), "uint8"), photometric="minisblack")
     write_image(folder / "mask-empty.ome.zarr", np.zeros(good.shape, "uint8"))
     zarr.create_array(folder / "plain.zarr", shape=(4, 5), dtype="uint8")
     zarr.create_group(folder / "group.zarr")
@@ -76,7 +78,7 @@ def data(tmp_path_factory):
     (folder / "torn.safetensors").write_bytes(bytes(range(64)))
     (folder / "torn.json").write_text("{}")
     write_tiff(folder / "no-beads.tif", np.random.default_rng(0).poisson(100, (24, 40, 40)).astype("uint16"))
-    (folder / "script.py").write_text("")
+    (folder / "script.py").write_text("print(1)\n")
     return folder
 
 
@@ -139,7 +141,7 @@ BAD = {
     "time point below 0": (run("good.tif", "--timepoint", -1), ""),
     "level": (run("good.tif", "--level", 2), ""),
     "mask missing": (run("good.tif", "--mask", "gone.tif"), ""),
-    "mask of another shape": (run("good.tif", "--mask", "mask-other.ome.zarr"), ""),
+    "mask of a plane": (run("good.tif", "--mask", "mask-plane.tif"), ""),
     "mask empty": (run("good.tif", "--mask", "mask-empty.ome.zarr"), ""),
     # PSFs
     "PSF complex": (run("good.tif", psf="complex-psf.npy"), ""),
@@ -246,10 +248,11 @@ BAD = {
     "convert a series of unknown letters": (["convert", "planes", "new.ome.zarr", "--stack", "q"], ""),
     "convert into fractions": (["convert", "good.tif", "new.ome.zarr", "--dtype", "complex64"], ""),
     "convert a wrong region": (["convert", "good.tif", "new.ome.zarr", "--roi", "0:99,0:4,0:4"], ""),
-    "evaluate missing": (["evaluate", "gone.tif", "--reference", "good.tif"], ""),
-    "evaluate another shape": (["evaluate", "good.tif", "--reference", "psf.tif"], ""),
-    "simulate over others": (["simulate", "folder"], ""),
-    "doctor in a missing folder": (["doctor", "-o", "/proc/nowhere"], ""),
+    "evaluate missing": (["evaluate", "gone.tif", "good.tif"], ""),
+    "evaluate another shape": (["evaluate", "good.tif", "psf.tif"], ""),
+    "simulate over others": (["simulate", "points", "-o", "taken"], ""),
+    "simulate an unknown specimen": (["simulate", "cells", "-o", "new"], ""),
+    "simulate nothing": (["simulate", "points", "-o", "new", "--shape", 0, 4, 4], ""),
     "model of a PSF": (["psf", "make", "airy", "-o", "new.tif"], ""),
     "NA missing": ([*MAKE, "--wavelength", 0.5], ""),
     "NA too large": (make(na=1.6), ""),
