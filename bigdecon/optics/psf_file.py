@@ -58,7 +58,9 @@ def read_psf_file(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Sizes | N
             array, axes = series.asarray(), series.axes
             size = _voxel_size_in_file(tif)
     except Exception as error:  # broken files make the decoders raise anything
-        raise PSFError(f"{path} cannot be read as a PSF: {why_no_tiff(str(path), error, give=READABLE)}.") from error
+        raise PSFError(
+            f"{path} cannot be read as a PSF: {why_no_tiff(str(path), error, give=READABLE)}."
+        ) from error
     if "S" in axes:
         raise PSFError(f"{path} is a colour image (axes {axes}); a PSF must be a grey-value image.")
     array = np.squeeze(array)
