@@ -14,8 +14,9 @@ from bigdecon_cli import main as entry
 
 from tests.runs import SIZE, kernel, specimen, write_image
 
-QUICK = ("--method", "richardson-lucy", "--iterations", 2, "--sieve", 0, "--background", 90, "--device",
-         "cpu", "--no-report", "--workers", 1, "--threads", 1, "--dashboard-address", "none", "--quiet")  # fmt: skip
+QUICK = ("--method", "richardson-lucy", "--iterations", 2, "--sieve", 0, "--background", 90,
+         "--device", "cpu", "--no-report", "--workers", 1, "--threads", 1,
+         "--dashboard-address", "none", "--quiet")  # fmt: skip
 SIAMESE = ("--method", "siamese", "--device", "cpu", "--no-report", "--workers", 1, "--threads", 1, "--quiet")
 
 
