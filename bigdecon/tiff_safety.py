@@ -29,7 +29,7 @@ MAX_PLANES = 2**24
 MAX_MODULO = 10**6
 OF_VENDORS = (".czi", ".nd2", ".lif", ".oib", ".oif", ".vsi", ".ims", ".dv", ".r3d", ".zvi", ".sld", ".flex")
 """Endings of the formats in which microscopes save, and which Fiji opens."""
-CUT_OFF = "it is cut off; copy or save it again"
+CUT_OFF = "it is cut short; copy or save it again"
 
 
 def check_pages(tiff: Any) -> None:
