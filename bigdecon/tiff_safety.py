@@ -29,6 +29,7 @@ MAX_PLANES = 2**24
 MAX_MODULO = 10**6
 OF_VENDORS = (".czi", ".nd2", ".lif", ".oib", ".oif", ".vsi", ".ims", ".dv", ".r3d", ".zvi", ".sld", ".flex")
 """Endings of the formats in which microscopes save, and which Fiji opens."""
+IMAGES = "an OME-Zarr folder, a TIFF or an OME-TIFF"
 CUT_OFF = "it is cut short; copy or save it again"
 
 
@@ -65,7 +66,7 @@ def _ordinal(number: int) -> str:
     return f"{number}{ending}"
 
 
-def why_no_tiff(path: str, error: BaseException, *, give: str) -> str:
+def why_no_tiff(path: str, error: BaseException, *, give: str = IMAGES) -> str:
     """Say why a file could not be read as a TIFF, and what would be right, for use inside a sentence.
 
     Parameters

@@ -28,8 +28,6 @@ from bigdecon.volume import Box
 
 __all__ = ["TiffImage", "TiffSource", "open_tiff_image"]
 
-READABLE = "an OME-Zarr folder, a TIFF or an OME-TIFF"
-
 
 class PlainData(NamedTuple):
     """Where uncompressed voxels lie in one piece: byte offset, and type as stored."""
@@ -242,7 +240,7 @@ def _parse(location: str) -> Any:
         raise VolumeError(f"{location} cannot be opened ({reason(error)}).") from error
     except Exception as error:
         raise VolumeError(
-            f"{location} cannot be read as an image: {why_no_tiff(location, error, give=READABLE)}."
+            f"{location} cannot be read as an image: {why_no_tiff(location, error)}."
         ) from error
 
 
