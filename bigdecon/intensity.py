@@ -144,7 +144,8 @@ def measure_intensity(
     low, high = min(part.minimum for part in parts), max(part.maximum for part in parts)
     if low == high:
         raise ConstantImageError(
-            f"every voxel of {name} has the value {low:g}; there is nothing to restore in a constant image."
+            f"every voxel of {name} has the value {low:g}; there is nothing to restore in a "
+            "constant image: check the file, the channel and the part of it."
         )
     background = float(np.percentile(np.concatenate([part.local_means for part in parts]), 1))
     unread = f"{len(failed)} of {len(boxes)} parts that were looked at: {failed[0]}" if failed else ""

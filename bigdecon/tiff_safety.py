@@ -18,19 +18,25 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from bigdecon.untrusted import check_regular, shown
+from bigdecon.untrusted import check_regular, reason, shown
 
-__all__ = ["check_ome_xml", "check_pages", "decoders_are_bounded", "open_quietly"]
+__all__ = ["check_ome_xml", "check_pages", "decoders_are_bounded", "open_quietly", "why_no_tiff"]
 
 MAX_XML = 2**27
 """Longest OME-XML text that is read, in characters: about a million planes described one by one."""
 MAX_PLANES = 2**24
 """Planes of one image, in one file or several: 16 million, each with an entry in memory."""
 MAX_MODULO = 10**6
+OF_VENDORS = (".czi", ".nd2", ".lif", ".oib", ".oif", ".vsi", ".ims", ".dv", ".r3d", ".zvi", ".sld", ".flex")
+"""Endings of the formats in which microscopes save, and which Fiji opens."""
+IMAGES = "an OME-Zarr folder, a TIFF or an OME-TIFF"
+CUT_OFF = "it is cut short; copy or save it again"
 
 
 def check_pages(tiff: Any) -> None:
-    """Refuse a chain of pages that runs in a circle, which tifffile would follow for hours.
+    """Refuse a chain of pages that runs in a circle, or beyond the end of the file.
+
+    tifffile would follow the one for hours, and take what is left of a file that was cut off for all of it.
 
     Parameters
     ----------
@@ -39,18 +45,46 @@ def check_pages(tiff: Any) -> None:
     Raises
     ------
     ValueError
-        if a page comes after itself, or there are too many
+        if a page comes after itself, there are too many, or the file ends before the last
     """
     form, file = tiff.tiff, tiff.filehandle
     file.seek(form.offsetsize if form.version == 43 else 4)
     seen: set[int] = set()
-    while (offset := _number(file.read(form.offsetsize), form.offsetformat)) and offset < file.size:
+    while offset := _number(file.read(form.offsetsize), form.offsetformat):
+        if offset >= file.size:
+            raise ValueError(f"its {_ordinal(len(seen) + 1)} image would begin beyond its end: {CUT_OFF}")
         if offset in seen or len(seen) > MAX_PLANES:
             raise ValueError(f"its chain of pages runs in a circle, or has more than {MAX_PLANES}")
         seen.add(offset)
         file.seek(offset)
         n_tags = _number(file.read(form.tagnosize), form.tagnoformat)
         file.seek(offset + form.tagnosize + n_tags * form.tagsize)
+
+
+def _ordinal(number: int) -> str:
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th") if number % 100 not in (11, 12, 13) else "th"
+    return f"{number}{ending}"
+
+
+def why_no_tiff(path: str, error: BaseException, *, give: str = IMAGES) -> str:
+    """Say why a file could not be read as a TIFF, and what would be right, for use inside a sentence.
+
+    Parameters
+    ----------
+    path : of the file, or its address
+    error : what was raised
+    give : the formats that would be right
+    """
+    if os.path.isfile(path) and not os.path.getsize(path):
+        return "the file is empty; copy or save it again"
+    ending = os.path.splitext(path)[1].lower()
+    if ending in OF_VENDORS:
+        return f"it is in a format of microscopes, {ending}; open it in Fiji and save it as TIFF or OME-TIFF"
+    if isinstance(error, tifffile.TiffFileError) and "not a TIFF" in str(error):
+        return f"it is no TIFF file; give {give}"
+    if isinstance(error, struct.error):
+        return CUT_OFF
+    return reason(error) if CUT_OFF in str(error) else f"{reason(error)}; give {give}"
 
 
 def _number(data: bytes, form: str) -> int:

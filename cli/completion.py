@@ -8,7 +8,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command("completion", short_help="Print the script that has a shell complete commands.")
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", type=click.Choice(SHELLS), metavar="SHELL")
 def command(shell: str) -> None:
     """Print the script that has SHELL complete commands, options, their choices, and files.
 

@@ -27,6 +27,8 @@ COMMANDS = {
     "completion": "Print the script that has a shell complete commands.",
 }
 
+THREE_NUMBERS = "takes 3 numbers, for z, y and x; in 2D the first is 1."
+
 
 class LazyGroup(click.Group):
     """A group whose commands live in modules of the same name, imported on use."""
@@ -91,9 +93,14 @@ def main() -> None:
     except click.MissingParameter as error:
         error.show()
         code = error.exit_code
-    except click.BadParameter as error:
+    except click.BadOptionUsage as error:
         # The option is there and its name is told: how the command is used would only hide what is wrong.
-        say_error(error.format_message())
+        three = "requires 3 arguments" in error.message
+        say_error(f"{error.option_name} {THREE_NUMBERS}" if three else error.format_message())
+        code = error.exit_code
+    except click.BadParameter as error:
+        three = error.param is not None and error.param.nargs == len("zyx")
+        say_error(error.format_message() + f" It {THREE_NUMBERS}" * three)
         code = error.exit_code
     except click.ClickException as error:
         error.show()

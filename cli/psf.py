@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import click
 from bigdecon_cli import psf_beads, psf_reorder
 from bigdecon_cli.psf_options import MICROSCOPES, microscope_options, objective_options
-from bigdecon_cli.psf_output import attention, check_output, numbers, widths_in_words, write_psf
+from bigdecon_cli.psf_output import (
+    VOXEL_INCLUDED,
+    attention,
+    check_output,
+    numbers,
+    widths_in_words,
+    write_psf,
+)
 
 if TYPE_CHECKING:
     from bigdecon.optics.expectation import Expectation
@@ -50,7 +57,7 @@ command.add_command(psf_reorder.command)
 
 
 @command.command(epilog=f"\b\n{MODEL_LIST}\n\n\b\n{MICROSCOPE_LIST}\n\n\b\nExample:\n  {MAKE_EXAMPLE}")
-@click.argument("model", type=click.Choice(list(MODELS)))
+@click.argument("model", type=click.Choice(list(MODELS)), metavar="MODEL")
 @click.option("-o", "--output", required=True, type=click.Path(), help="TIFF file to write.")
 @objective_options(required=True)
 @microscope_options
@@ -188,7 +195,10 @@ def _known_size(report: PSFReport, name: str) -> tuple[float, ...]:
 def _width_rows(widths_um: Sequence[float | None], theory: Expectation | None) -> list[str]:
     rows = [f"{'FWHM':<17}{widths_in_words(widths_um)}"]
     if theory is not None:
-        rows.append(f"{'by theory':<17}{widths_in_words(theory.fwhm_um)} (vectorial, without aberration)")
+        rows.append(
+            f"{'by theory':<17}{widths_in_words(theory.fwhm_um)}"
+            f" (vectorial, without aberration; {VOXEL_INCLUDED})"
+        )
     return rows
 
 
@@ -215,8 +225,8 @@ def _as_text(report: PSFReport, theory: Expectation | None, origin: PSFOrigin | 
         ("background", f"{report.background:.4g} ({report.background / report.peak:.2%} of the peak)"),
         ("FWHM", numbers(report.fwhm_voxels, " voxels")),
         *([("", widths_in_words(report.fwhm_um))] if report.fwhm_um else []),
-        *([("by theory", widths_in_words(theory.fwhm_um))] if theory else []),
-        ("energy in core", f"{report.core_energy:.1%} (within one FWHM of the centre)"),
+        *([("by theory", f"{widths_in_words(theory.fwhm_um)} ({VOXEL_INCLUDED})")] if theory else []),
+        ("light in centre", f"{report.core_energy:.1%} of all, within one FWHM of the centre"),
         ("symmetric under", ", ".join([f"flips of {axis}" for axis in flips] + turns) or "nothing"),
         ("after loading", f"{' × '.join(map(str, report.loaded_shape))} voxels"),
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from bigdecon_cli.psf_options import microscope_options, objective_options
-from bigdecon_cli.psf_output import attention, check_output, widths_in_words, write_psf
+from bigdecon_cli.psf_output import VOXEL_INCLUDED, attention, check_output, widths_in_words, write_psf
 
 if TYPE_CHECKING:
     from bigdecon.diagnosis.findings import Finding
@@ -124,7 +124,10 @@ def _as_text(output: str, measured: BeadPSF) -> list[str]:
     ]
     if measured.expectation is not None and measured.conditions is not None:
         kind = measured.conditions.microscope.kind
-        lines.append(f"{'by theory':<17}{widths_in_words(measured.expectation.fwhm_um)} ({kind}, a point)")
+        lines.append(
+            f"{'by theory':<17}{widths_in_words(measured.expectation.fwhm_um)} "
+            f"({kind}, a point; {VOXEL_INCLUDED})"
+        )
     axes = "zyx"[-len(size) :]
     shown = [("asymmetry", measured.asymmetry)]
     if measured.n_used > 1:

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bigdecon.diagnosis.findings import Finding
 
-__all__ = ["attention", "check_output", "numbers", "widths_in_words", "write_psf"]
+__all__ = ["VOXEL_INCLUDED", "attention", "check_output", "numbers", "widths_in_words", "write_psf"]
+
+
+VOXEL_INCLUDED = "the width of a voxel included"
+"""Widths are those that voxels of the image show of a point of light: the optics alone are narrower."""
 
 
 def check_output(path: Path, overwrite: bool) -> None:

@@ -60,7 +60,7 @@ def describe(status: RunStatus) -> list[str]:
     rows = [
         ("result", str(status.output)),
         ("state", _state(status)),
-        ("writer", _writer(status)),
+        *([("writer", _writer(status))] if status.writer or status.state != "finished" else []),
         ("method", f"{status.method}, begun {status.created}"),
     ]
     if status.command:

@@ -69,7 +69,8 @@ def describe(found: Verification, repaired: bool) -> list[str]:
     lines = [_damage(damage) for damage in found.damaged[:MOST_LINES]]
     if len(found.damaged) > MOST_LINES:
         lines.append(f"... and {len(found.damaged) - MOST_LINES} more; --json lists all")
-    lines.append(f"{found.checked} shards compared with their hashes, {len(found.damaged)} damaged.")
+    files = "1 file (shard)" if found.checked == 1 else f"{found.checked} files (shards)"
+    lines.append(f"{files} of voxels compared with what was written, {len(found.damaged)} damaged.")
     if found.unwritten:
         lines.append(
             f"{found.unwritten} regions are not written yet: give the same bigdecon run command again."

@@ -54,7 +54,8 @@ def plan_grid(
     for given, least in zip(halos, needed, strict=True):
         if given < least:
             raise OptionError(
-                f"the halo of {given} voxels is smaller than the {least} that the method needs."
+                f"the halo of {given} voxels is smaller than the {least} that the method needs; "
+                "give as much, or leave it out."
             )
     for given in blocks:
         if given < 1 or given % alignment:

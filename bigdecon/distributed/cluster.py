@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import dask
 from distributed import Client
 
+from bigdecon.addresses import shown_url
 from bigdecon.cluster_settings import SlurmSettings
 from bigdecon.distributed.allocation import allocated_cores, allocated_memory
 from bigdecon.distributed.client import ConnectedClient
@@ -308,6 +310,7 @@ def _our_version() -> str:
 def _find_scheduler(cluster: str) -> str:
     """Turn what the user gave into an address."""
     if cluster.startswith(SCHEMES):
+        _check_address(cluster)
         return cluster
     path = Path(cluster).expanduser()
     if path.exists() or path.suffix == ".json" or len(path.parts) > 1:
@@ -316,6 +319,20 @@ def _find_scheduler(cluster: str) -> str:
         f"the cluster {cluster!r} is not understood; give local, slurm, the address of a scheduler "
         "such as tcp://host:8786, or the path of a scheduler file."
     )
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address at which nothing can answer."""
+    parts = urlsplit(address)
+    try:
+        found = parts.hostname and parts.port
+    except ValueError:  # what stands after the colon is no port
+        found = None
+    if not found:
+        raise ClusterError(
+            f"the cluster's address {shown_url(address)} lacks a host or a port; give both, as in "
+            f"{parts.scheme}://host:8786, or leave out --cluster to use this machine."
+        )
 
 
 def _read_scheduler_file(path: Path) -> str:
@@ -327,5 +344,5 @@ def _read_scheduler_file(path: Path) -> str:
         reason = "it holds no address"
     raise ClusterError(
         f"the scheduler file {path} cannot be used ({reason}); give the file that was named in: "
-        "dask scheduler --scheduler-file FILE"
+        "dask scheduler --scheduler-file FILE."
     )

@@ -29,7 +29,7 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from bigdecon.distributed.client import ConnectedClient
-from bigdecon.distributed.surroundings import environment_kept, sigint_blocked
+from bigdecon.distributed.surroundings import environment_kept, script_left_out, sigint_blocked
 from bigdecon.distributed.walltime import job_end
 from bigdecon.distributed.worker_setup import QUIET
 from bigdecon.distributed.workers import Layout, worker_options, worker_settings
@@ -64,6 +64,7 @@ def local_cluster(layout: Layout, dashboard: str | None) -> Iterator[Client]:
             tempfile.TemporaryDirectory(prefix="bigdecon-", ignore_cleanup_errors=True)
         )
         stack.enter_context(dask.config.set(worker_settings() | {"temporary-directory": folder}))
+        stack.enter_context(script_left_out())  # to the end: a nanny may start another worker at any time
         stack.enter_context(environment_kept())  # after the settings, which add names to keep
         with sigint_blocked(), environment_kept():
             cluster = _start(layout, dashboard, folder)

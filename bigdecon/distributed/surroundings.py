@@ -8,13 +8,57 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import resource_tracker, spawn
+from typing import Any
 
 import dask
 
-__all__ = ["environment_kept", "quiet_logging", "sigint_blocked", "sigint_kept", "silence_dask"]
+__all__ = [
+    "environment_kept",
+    "quiet_logging",
+    "script_left_out",
+    "sigint_blocked",
+    "sigint_kept",
+    "silence_dask",
+]
 
 NOISY = ("distributed", "tornado", "bokeh")
+WORKER_NAME = "Dask Worker process"
+_python_prepares = spawn.get_preparation_data
+_script_left_out_by = 0
+_counting = threading.Lock()
+
+
+@contextmanager
+def script_left_out() -> Iterator[None]:
+    """Have worker processes start without importing the script of the user again.
+
+    Python imports the main script in every process that it spawns, and a script that starts a cluster would
+    start another one there, unless it says `if __name__ == "__main__":`. Workers have no use for the script:
+    Dask sends what is defined in it along with the tasks. Other processes that are spawned meanwhile are
+    left as they are.
+    """
+    global _script_left_out_by
+    with _counting:
+        _script_left_out_by += 1
+        # Python has no option for it; this is where what a child is to import is gathered.
+        setattr(spawn, "get_preparation_data", _prepare_without_script)  # noqa: B010
+    try:
+        yield
+    finally:
+        with _counting:
+            _script_left_out_by -= 1
+            if not _script_left_out_by:
+                setattr(spawn, "get_preparation_data", _python_prepares)  # noqa: B010
+
+
+def _prepare_without_script(name: str) -> dict[str, Any]:
+    """Gather what Python tells a spawned process, but not to a worker of Dask which script to import."""
+    prepared = _python_prepares(name)
+    if name.startswith(WORKER_NAME):
+        for script in ("init_main_from_path", "init_main_from_name"):
+            prepared.pop(script, None)
+    return prepared
 
 
 @contextmanager

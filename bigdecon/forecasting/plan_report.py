@@ -12,7 +12,7 @@ from bigdecon.addresses import shown_url
 from bigdecon.forecasting.estimating import Engines, Estimate, Memory, Times
 from bigdecon.forecasting.forecast import Forecast
 from bigdecon.forecasting.job_times import duration
-from bigdecon.running.plan_text import describe_plan
+from bigdecon.running.plan_text import describe_blocks, describe_essentials
 from bigdecon.running.planning import RunPlan
 from bigdecon.running.workforce import WorkersPlanned
 
@@ -24,18 +24,21 @@ Lines = list[tuple[str, str]]
 def describe_forecast(found: Forecast) -> Lines:
     """Give the forecast as pairs of a heading and a short text; an empty heading continues the last."""
     estimate = found.estimate
-    # The memory of a block is told below as part of a worker's.
-    lines = [line for line in describe_plan(found.plan) if line[0] != "memory"]
+    lines = describe_essentials(found.plan)
     if found.to_choose:
         lines = [line for head, text in lines for line in _to_be_chosen(head, text, found)]
-    lines += _describe_traffic(estimate)
-    lines += _describe_room(estimate)
-    lines += _describe_memory(estimate)
     lines += _describe_times(found)
+    lines += _describe_memory(estimate)
+    lines += _describe_room(estimate)
     lines += _describe_jobs(estimate)
-    lines += _describe_scheduler(estimate.engines, estimate.workers.count)
     headings = ("assumed", *[""] * len(found.assumptions))
     lines += list(zip(headings, found.assumptions, strict=False))
+    lines.append(("in detail", "how the work is divided; for those who run clusters"))
+    # The memory of a block is told as part of a worker's.
+    lines += [line for line in describe_blocks(found.plan) if line[0] != "memory"]
+    lines += _describe_memory_parts(estimate)
+    lines += _describe_traffic(estimate)
+    lines += _describe_scheduler(estimate.engines, estimate.workers.count)
     return lines
 
 
@@ -57,9 +60,9 @@ def _describe_traffic(estimate: Estimate) -> Lines:
     repeated = traffic.decoded_bytes / max(1, traffic.read_bytes)
     asked, written = format_bytes(traffic.read_bytes), format_bytes(traffic.written_bytes)
     return [
-        ("reads", f"{asked} of voxels, halos included, in {traffic.chunks_read} chunks"),
+        ("reads", f"{asked} of voxels, margins included, in {traffic.chunks_read} chunks"),
         ("", f"of {format_bytes(traffic.decoded_bytes)}: {repeated:.1f} decoded for one that is used"),
-        ("writes", f"{written} of voxels in {traffic.shards_written} shards, all levels"),
+        ("writes", f"{written} of voxels in {traffic.shards_written} files (shards), all levels"),
     ]  # fmt: skip
 
 
@@ -76,7 +79,21 @@ def _describe_room(estimate: Estimate) -> Lines:
 
 def _describe_memory(estimate: Estimate) -> Lines:
     memory, workers = estimate.memory, estimate.workers
+    threads = "1 thread" if workers.threads == 1 else f"{workers.threads} threads"
     limit = f"of {format_bytes(workers.memory_bytes)}" if workers.memory_bytes else "no limit"
+    lines = [
+        ("workers", f"{workers.count}{_in_jobs(workers)}, each with {threads}"),
+        ("memory", f"about {format_bytes(memory.peak)} for a worker, {limit}"),
+    ]
+    if memory.gpu is not None:
+        there = "" if workers.gpu_bytes is None else f", of {format_bytes(workers.gpu_bytes)}"
+        lines.append(("GPU memory", f"about {format_bytes(memory.gpu)}{there}"))
+    return lines
+
+
+def _describe_memory_parts(estimate: Estimate) -> Lines:
+    """Say what the memory of a worker is needed for."""
+    memory = estimate.memory
     parts = [f"program {format_bytes(memory.program)}"]
     on_gpu = memory.gpu is not None
     if not on_gpu:
@@ -84,15 +101,7 @@ def _describe_memory(estimate: Estimate) -> Lines:
     parts.append(f"blocks read and results to write {format_bytes(memory.waiting)}")
     if memory.pool:
         parts.append(f"training {format_bytes(memory.pool + (0 if on_gpu else memory.step))}")
-    lines = [
-        ("workers", f"{workers.count}{_in_jobs(workers)}, each with {workers.threads} threads"),
-        ("memory", f"about {format_bytes(memory.peak)} for a worker, {limit}"),
-        ("", ", ".join(parts)),
-    ]
-    if memory.gpu is not None:
-        there = "" if workers.gpu_bytes is None else f", of {format_bytes(workers.gpu_bytes)}"
-        lines.append(("GPU memory", f"about {format_bytes(memory.gpu)}{there}"))
-    return lines
+    return [("memory for", ", ".join(parts))]
 
 
 def _in_jobs(workers: WorkersPlanned) -> str:
@@ -132,7 +141,7 @@ def _describe_times(found: Forecast) -> Lines:
         ("time", f"about {duration(times.total)}{done}"),
         ("", ", ".join(f"{name} {duration(spent)}" for name, spent in stages.items() if spent > 0)),
         *_describe_choosing(times),
-        ("", f"calibrated on {piece} {on} in {measured.seconds:.0f} s; {times.block:.3g} s a block"),
+        ("", f"calibrated on {piece} {on} in {measured.seconds:.0f} s; {_seconds(times.block)} a block"),
     ]
 
 
@@ -141,6 +150,10 @@ def _describe_choosing(times: Times) -> Lines:
         return []
     most = duration(times.choosing_at_most)
     return [("", f"settings are chosen in at most {most}; how early most are given up depends on the image")]
+
+
+def _seconds(spent: float) -> str:
+    return f"{spent:.3g} s" if spent < 100 else duration(spent)
 
 
 def _describe_scheduler(engines: Engines, count: int) -> Lines:

@@ -196,7 +196,8 @@ def check_writable(target: Path) -> None:
     except OSError as error:
         cause = error.strerror or type(error).__name__
         raise OutputError(
-            f"the folder {folder} cannot be written ({cause}); choose another output."
+            f"the folder {folder} cannot be written ({cause}); choose another output, "
+            "in bigdecon run with -o FOLDER/NAME.ome.zarr."
         ) from error
 
 

@@ -22,7 +22,7 @@ from bigdecon.io.stores import is_url
 from bigdecon.io.tiff_axes import known_axes
 from bigdecon.io.tiff_limits import SegmentLimits, check_extent
 from bigdecon.io.tiff_metadata import TiffMetadata, read_tiff_metadata
-from bigdecon.tiff_safety import check_ome_xml, check_pages, open_quietly
+from bigdecon.tiff_safety import check_ome_xml, check_pages, open_quietly, why_no_tiff
 from bigdecon.untrusted import check_regular, reason
 from bigdecon.volume import Box
 
@@ -240,8 +240,7 @@ def _parse(location: str) -> Any:
         raise VolumeError(f"{location} cannot be opened ({reason(error)}).") from error
     except Exception as error:
         raise VolumeError(
-            f"{location} is not an image that can be read here ({reason(error)}); "
-            "give an OME-Zarr folder, a TIFF or an OME-TIFF."
+            f"{location} cannot be read as an image: {why_no_tiff(location, error)}."
         ) from error
 
 

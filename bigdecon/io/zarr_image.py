@@ -19,6 +19,8 @@ from bigdecon.untrusted import parse_json, reason, shown
 
 __all__ = ["ZarrImage", "open_zarr_image"]
 
+REMEDY = "; give the folder of an OME-Zarr image"
+
 
 @dataclass(frozen=True)
 class ZarrImage:
@@ -196,4 +198,4 @@ def _why_no_image(location: str, node: Node) -> str:
         )
         inside = sorted({p.name for p in found})
     hint = f"; it holds {', '.join(inside[:8])}: give the path of one of them" if inside else ""
-    return f"{location} is a Zarr group without an image (no multiscales){hint}."
+    return f"{location} is a Zarr group without an image (no multiscales){hint or REMEDY}."

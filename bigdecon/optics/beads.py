@@ -254,7 +254,9 @@ def _search(
         sigma = tuple(min(s, n / 8) for s, n in zip(sigma, stack.shape, strict=True))
     found, highest = find_candidates(stack, sigma)
     if not found:
-        raise PSFError("no bead was found: nothing in the image rises above its noise.")
+        raise PSFError(
+            "no bead was found: nothing in the image rises above its noise; check the file and --channel."
+        )
     width = typical_width(stack, found, highest)
     half = _half_extents(stack, found, width) if shape is None else tuple(n // 2 for n in shape)
     standing = judge_places(found, stack.shape, half, width)

@@ -6,6 +6,7 @@ settings are checked, and the profiles around the axis that these give are turne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -27,6 +28,9 @@ __all__ = ["Model", "make_psf"]
 Model = Literal["gaussian", "born-wolf", "gibson-lanni", "richards-wolf"]
 
 Real = NDArray[np.float64]
+
+MAX_VOXELS = 2**28
+"""1 GiB of float32, or 645 voxels a side."""
 
 
 def make_psf(
@@ -133,6 +137,11 @@ def _check_grid(shape: Sequence[int], voxel_size_um: Sequence[float], defocus_um
         odd = tuple(max(1, n + 1 - n % 2) for n in shape)
         raise PSFError(
             f"the shape {tuple(shape)} has no middle voxel; all extents must be odd, such as {odd}."
+        )
+    if math.prod(shape) > MAX_VOXELS:
+        raise PSFError(
+            f"a PSF of the shape {tuple(shape)} takes {4 * math.prod(shape) / 2**30:.3g} GiB, and at most "
+            f"{4 * MAX_VOXELS // 2**30} GiB are computed; give the part that holds light, such as 65 65 65."
         )
     if not all(np.isfinite(v) and v > 0 for v in voxel_size_um):
         raise PSFError(f"the voxel size is {tuple(voxel_size_um)}; it must be positive, in µm.")

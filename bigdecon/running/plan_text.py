@@ -13,7 +13,7 @@ from bigdecon.notebook_html import card
 from bigdecon.running.planning import RunPlan
 from bigdecon.volume_display import thumbnail
 
-__all__ = ["chosen_settings", "describe_plan", "plan_html"]
+__all__ = ["chosen_settings", "describe_blocks", "describe_essentials", "describe_plan", "plan_html"]
 
 SAMPLING_NOTE = ("undersampling", "note")
 """Told as `bigdecon psf check` tells it; other notes stay in the record."""
@@ -26,6 +26,11 @@ STATES = {
 
 def describe_plan(plan: RunPlan) -> list[tuple[str, str]]:
     """Give the plan as pairs of a heading and a short text; a heading that is empty continues the last."""
+    return [*describe_essentials(plan), *describe_blocks(plan)]
+
+
+def describe_essentials(plan: RunPlan) -> list[tuple[str, str]]:
+    """Give what everybody needs to know: the input as it was understood, the method, and the output."""
     return [*_describe_input(plan), *_describe_work(plan)]
 
 
@@ -53,9 +58,14 @@ def _describe_input(plan: RunPlan) -> list[tuple[str, str]]:
     for channel, stats in zip(volume.channels, plan.stats, strict=True):
         label = f"background {channel.name}".strip()
         part = _part_looked_at(stats.sampled)
-        brightness = f"mean {stats.mean:.4g}, maximum {stats.maximum:.4g}"
-        lines.append((label, f"{stats.background:.4g}, {brightness}{part}"))
+        brightness = f"mean {_figure(stats.mean)}, maximum {_figure(stats.maximum)}"
+        lines.append((label, f"{_figure(stats.background)} (camera offset), {brightness}{part}"))
     return lines
+
+
+def _figure(value: float) -> str:
+    """Write a grey value as one reads it at the microscope, never as 2.198e+04."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _part_looked_at(part: float) -> str:
@@ -67,23 +77,40 @@ def _part_looked_at(part: float) -> str:
 
 
 def _describe_work(plan: RunPlan) -> list[tuple[str, str]]:
-    grid = plan.grid
-    stacks = plan.volume.n_timepoints * plan.volume.n_channels
-    block = " x ".join(str(n) for n in grid.largest_block)
-    halo = " x ".join(str(n) for n in grid.halo)
-    tile = f", tiles of {plan.tile}" if plan.tile else ""
     return [
         *_describe_method(plan),
         ("device", plan.device),
-        ("blocks", f"{stacks * len(grid)} in {stacks * len(plan.regions)} regions, engine {plan.engine}"),
-        ("", f"up to {block} with a halo of {halo}: {grid.overhead:.2f} voxels computed for one written"),
+        *_describe_mask(plan),
+        ("output", f"{plan.output} ({_state(plan)})"),
+    ]
+
+
+def describe_blocks(plan: RunPlan) -> list[tuple[str, str]]:
+    """Say how the image is divided, which changes nothing in the result: blocks, their margins, memory."""
+    grid = plan.grid
+    stacks = plan.volume.n_timepoints * plan.volume.n_channels
+    block = " x ".join(str(n) for n in grid.largest_block)
+    count = stacks * len(grid)
+    if len(grid) == 1:  # a margin is context from neighbouring blocks, and here are none
+        size = (
+            f"{block} voxels: each whole stack in one piece" if count > 1 else f"{block} voxels, all at once"
+        )
+    else:
+        halo = " x ".join(str(n) for n in grid.halo)
+        size = (
+            f"up to {block} voxels with a margin (halo) of {halo}: "
+            f"{grid.overhead:.2f} voxels computed for one written"
+        )
+    tile = f" (tiles of {plan.tile})" if plan.tile else ""
+    regions = stacks * len(plan.regions)
+    return [
+        ("blocks", f"{count} in {regions} {'region' if regions == 1 else 'regions'}, engine {plan.engine}"),
+        ("", size),
         *_describe_raised(plan),
         (
             "memory",
             f"about {format_bytes(plan.bytes_per_worker)} for a block{tile}, besides the program",
         ),
-        *_describe_mask(plan),
-        ("output", f"{plan.output} ({_state(plan)})"),
     ]
 
 

@@ -55,6 +55,8 @@ from bigdecon.volume import Box, Stack, Volume
 
 __all__ = ["Measurer", "RunPlan", "default_output", "prepare"]
 
+MAX_ITERATIONS = 10_000
+"""What is more than this is a slip of the keyboard: noise is amplified after some hundred."""
 LEAST_RANGE = 8
 """Data units that an image must span to be stored as whole numbers."""
 
@@ -298,8 +300,15 @@ def _check_options(config: RunConfig) -> None:
         what_to_tune(config)
     if config.refine is not None and config.method in CLASSICAL:
         raise OptionError(f"--refine belongs to the methods siamese and ssi, not to {config.method}.")
-    if config.refine is not None and config.refine < 1:
-        raise OptionError(f"--refine is {config.refine}; at least 1 iteration is needed.")
+    if config.output == "":
+        raise OptionError("the name of the output is empty; give a folder with -o, or leave out -o.")
+    if config.refine is not None and not 1 <= config.refine <= MAX_ITERATIONS:
+        raise OptionError(f"--refine is {config.refine}; give 1 to {MAX_ITERATIONS} iterations.")
+    if isinstance(config.iterations, int) and not 1 <= config.iterations <= MAX_ITERATIONS:
+        raise OptionError(
+            f"{config.iterations} iterations were asked for; give 1 to {MAX_ITERATIONS}, or leave out "
+            "--iterations, which are then chosen."
+        )
     if config.steps is not None and config.steps < 1:
         raise OptionError(f"--steps is {config.steps}; at least 1 step is needed.")
     if not 0 <= config.seed < 2**62:

@@ -160,7 +160,7 @@ def test_an_address_where_nobody_answers_is_refused(monkeypatch):
     [
         ("kubernetes", "'kubernetes' is not understood; give local, slurm"),
         ("missing.json", "missing.json cannot be used .No such file"),
-        ("tcp://nonsense:port", "no Dask scheduler answers at tcp://nonsense:port"),
+        ("tcp://nonsense:port", "tcp://nonsense:port lacks a host or a port"),
     ],
 )
 def test_what_is_no_cluster_is_refused_in_a_sentence(given, message, monkeypatch):

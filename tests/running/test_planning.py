@@ -204,7 +204,7 @@ def test_the_plan_says_what_matters(config):
     ):
         assert part in text
     assert f"{plan.grid.overhead:.2f} voxels computed for one written" in text
-    assert f"{len(plan.grid)} in {len(plan.regions)} regions" in text
+    assert f"{len(plan.grid)} in {len(plan.regions)} region" in text
     assert plan.warnings == ()
 
 
