@@ -3,7 +3,7 @@
 output folder ── run.json ──> settings, choices, training curves      always
 └── ledger ────> which blocks are missing                always
 input  (its path in run.json, or given)  ──> before and after, noise, residual, two halves
-PSF    (its path, or in the trained model) ──> the forward model
+PSF    (kept with the result; its path, or in the trained model) ──> the forward model
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from bigdecon.io.identity import input_identity
 from bigdecon.io.output_folder import BOOKKEEPING
 from bigdecon.io.provenance import RunRecord
 from bigdecon.io.reading import open_volume
+from bigdecon.io.stored_psf import FOLDER as KEPT_PSFS
+from bigdecon.io.stored_psf import kept_psf
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint
 from bigdecon.optics.psf import PSF
 from bigdecon.reporting.method_recipe import MethodRecipe, recipe_for
@@ -195,7 +197,8 @@ def _find_image(
         if given:
             raise
         notes.append(
-            f"The input image is not where it was ({_sentence(error)}). What needs it is not shown; "
+            f"The input image is not where it was ({_sentence(error)}). The comparison with it is missing: "
+            "before and after, what the model leaves, what is reproducible; "
             "bigdecon report --input names its new place."
         )
         return None
@@ -216,7 +219,10 @@ def _find_psfs(
     root: Place,
     notes: list[str],
 ) -> tuple[PSF | None, ...]:
-    """Load the PSFs by their paths, or from the models; only those that were really used count."""
+    """Load the PSFs as kept, by their paths, or from the models; only those that were used count."""
+    kept = [kept_psf(root / BOOKKEEPING / KEPT_PSFS, entry) for entry in record.provenance["psfs"]]
+    if len(kept) == result.n_channels and None not in kept:
+        return tuple(kept)
     wanted = [str(entry.get("sha256")) for entry in record.provenance["psfs"]]
     for folder in (None, _folder_of(config.input), root.parent if isinstance(root, Path) else None):
         with suppress(BigdeconError, OSError, ValueError):
