@@ -60,6 +60,11 @@ class TiffSource:
     chunks: tuple[int, ...]
     plain: PlainData | None = None
 
+    @property
+    def decoded(self) -> tuple[int, ...]:
+        """What is read for a single voxel: a row where voxels lie uncompressed in one piece, else a chunk."""
+        return (*(1,) * (len(self.shape) - 1), self.shape[-1]) if self.plain else self.chunks
+
     def __getitem__(self, selection: Box, /) -> NDArray[Any]:
         """Read the voxels of one slice (step 1) per axis.
 

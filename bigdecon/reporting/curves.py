@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from bigdecon.reporting.charts import Chart, Line, Mark, draw_map
-from bigdecon.reporting.measuring import Agreement, StackMeasures
+from bigdecon.reporting.measures import Agreement, StackMeasures
 from bigdecon.reporting.subject import Subject
 
 __all__ = ["agreement_chart", "quality_map", "spectrum_chart", "training_charts", "tuning_charts"]

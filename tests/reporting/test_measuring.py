@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bigdecon.reporting.box_tasks import Measured
-from bigdecon.reporting.measuring import StackMeasures
+from bigdecon.reporting.measures import StackMeasures
 from bigdecon.reporting.samples import Sample
 
 SAMPLE = Sample(((0, 64),), ((0,),))
