@@ -113,13 +113,13 @@ def groups_by_chunk(stack: Stack, boxes: Sequence[Box], most_voxels: int) -> lis
     positions in `boxes`, group by group
     """
     together: dict[tuple[int, ...], list[list[int]]] = {}
+    voxels = [math.prod(part.stop - part.start for part in box) for box in boxes]
     for position, box in enumerate(boxes):
         source, selection = stack.locate(box)
         pairs = zip(selection, source.chunks, strict=True)
         key = tuple(p.start // c if c > p.stop - p.start else p.start for p, c in pairs)
         groups = together.setdefault(key, [[]])
-        size = math.prod(part.stop - part.start for part in box)
-        if groups[-1] and (len(groups[-1]) + 1) * size > most_voxels:
+        if groups[-1] and sum(voxels[i] for i in groups[-1]) + voxels[position] > most_voxels:
             groups.append([])
         groups[-1].append(position)
     return [group for groups in together.values() for group in groups]

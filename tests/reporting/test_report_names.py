@@ -90,9 +90,7 @@ def test_whatever_else_lies_there_stays(tmp_path, ending, content):
     chosen = choose_place(tmp_path / "a.ome.zarr")
     assert chosen.page == tmp_path / "a.ome.zarr.report.html"
     (tmp_path / f"a.ome.zarr.report.{ending}").write_bytes(content)
-    with pytest.raises(
-        WriteError, match=rf"a\.report\.{ending} exists and is not the report of a"
-    ):
+    with pytest.raises(WriteError, match=rf"a\.report\.{ending} exists and is not the report of a"):
         choose_place(tmp_path / "a.ome.zarr")
 
 
