@@ -140,8 +140,8 @@ def read_boxes(stack: Stack, boxes: Sequence[Box]) -> list[NDArray[Any] | None]:
     ]
     parts: dict[_Bounds, list[int]] = {}
     for position, box in enumerate(boxes):
-        for chunk in _chunks_of(stack, box):
-            parts.setdefault(chunk, []).append(position)
+        for bounds in _chunks_of(stack, box):
+            parts.setdefault(bounds, []).append(position)
     for bounds, positions in parts.items():
         chunk = tuple(slice(*ends) for ends in bounds)
         _read_chunk(stack, chunk, boxes, [i for i in positions if read[i] is not None], read)
