@@ -29,6 +29,8 @@ from bigdecon.io.provenance import (
     now,
     write_run,
 )
+from bigdecon.io.stored_psf import FOLDER as KEPT_PSFS
+from bigdecon.io.stored_psf import keep_psfs
 from bigdecon.io.writing import (
     create_ome_zarr,
     measure_windows,
@@ -36,7 +38,8 @@ from bigdecon.io.writing import (
     set_provenance,
 )
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from bigdecon.reporting.making import Report, report_of_run, report_place
+from bigdecon.reporting.making import Report, report_of_run
+from bigdecon.reporting.report_names import has_report
 from bigdecon.running.choosing import forget_trials, make_tuner
 from bigdecon.running.planning import RunPlan, prepare
 from bigdecon.running.regions import able_workers, restore_regions, write_coarser_levels
@@ -185,6 +188,7 @@ def _open_output(plan: RunPlan, stack: ExitStack, command: str) -> Lease:
         forget_trials(plan.output)  # what was chosen is in the output's record from here on
     if not lease_first:
         stack.enter_context(lease)
+    keep_psfs(plan.bookkeeping / KEPT_PSFS, plan.psfs)
     return lease
 
 
@@ -283,7 +287,7 @@ def _model_paths(plan: RunPlan) -> tuple[Place, ...]:
 def _lacks_report(plan: RunPlan) -> bool:
     """Whether a result that was found finished is to get a report, and has none."""
     try:
-        return plan.config.report and not places.exists(report_place(plan.output))
+        return plan.config.report and not has_report(plan.output)
     except OSError:
         return False
 

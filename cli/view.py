@@ -58,7 +58,7 @@ def command(output_path: str, input_path: str | None, port: int, host: str, brow
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ExitStack() as stack:
-            server = stack.enter_context(FileServer(roots, host=host, port=port))
+            server = stack.enter_context(FileServer(roots, host=host, port=port, stores=True))
             if is_installed():
                 images = [look_at(str(root), name, f"{server.url}/{name}") for name, root in roots.items()]
                 state = viewer_state(common_contrast(images))

@@ -32,8 +32,9 @@ from bigdecon.diagnosis.psf_checks import (
     check_psf_width,
     check_sampling,
 )
-from bigdecon.diagnosis.sampling import sample_boxes
+from bigdecon.diagnosis.sampling import BUDGET_BYTES, is_affordable, sample_boxes
 from bigdecon.evaluation.noise import estimate_noise, noise_correlation
+from bigdecon.io.image_file import decoded_chunk_bytes
 from bigdecon.optics.psf import PSF
 from bigdecon.volume import Stack, Volume
 
@@ -109,6 +110,8 @@ def check_input(
         boxes = sample_boxes(stacks, background, keep=BOXES)
         if boxes:
             findings += _check_boxes(boxes, psf.array, background, background_given)
+        elif not is_affordable(stacks[0]):
+            findings.append(_not_checked(stacks[0]))
     return tuple(_of_channel(finding, name) for finding in findings)
 
 
@@ -130,6 +133,18 @@ def check_psf_alone(
         plausible = check_psf_plausibility(psf)
         findings += [by_theory, *([] if by_theory.needs_attention else [plausible])]
     return [*findings, check_sampling(voxel_size_um, psf.array, image_optics.filled_by(made))]
+
+
+def _not_checked(stack: Stack) -> Finding:
+    size = decoded_chunk_bytes(stack.source)
+    return Finding(
+        "image-not-checked",
+        "warning",
+        f"The image was not checked for saturation, noise and background: a single chunk of it takes "
+        f"{size / 2**20:.0f} MiB once decoded, and {BUDGET_BYTES / 2**20:.0f} MiB are spent on these checks.",
+        "Rewrite the image with smaller chunks, 128 voxels a side say: bigdecon convert does that. "
+        "The run becomes faster as well.",
+    )
 
 
 def _check_boxes(

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bigdecon.diagnosis.shared_reads import decoded_unit
 from bigdecon.errors import ReadError
 from bigdecon.volume import Box, Stack
 
-__all__ = ["BUDGET_BYTES", "sample_boxes"]
+__all__ = ["BUDGET_BYTES", "is_affordable", "sample_boxes"]
 
 BUDGET_BYTES = 2**25
 """Voxels decoded for a sample: chunks are decoded whole, also where a box needs a part of them."""
@@ -72,14 +73,29 @@ def _within_budget(stack: Stack, side: Sequence[int]) -> list[int]:
 
 def _chunks_along(stack: Stack, side: Sequence[int], axis: int) -> int:
     """Chunks that a box may touch along an axis; one more than it fills where it may lie across two."""
-    n, chunk, extent = side[axis], stack.chunks[axis], stack.shape[axis]
+    n, chunk, extent = side[axis], _units(stack)[axis], stack.shape[axis]
     across = 0 if n == extent or n % chunk == 0 else 1
     return min(-(-extent // chunk), -(-n // chunk) + across)
 
 
+def _units(stack: Stack) -> tuple[int, ...]:
+    source, _ = stack.locate(tuple(slice(0, 1) for _ in stack.shape))
+    pairs = zip(stack.axes, decoded_unit(source), strict=True)
+    return tuple(size for axis, size in pairs if axis in "zyx")
+
+
+def is_affordable(stack: Stack) -> bool:
+    """Whether even the smallest box can be read within the budget."""
+    shape = stack.shape
+    side = list(shape) if math.prod(shape) <= WHOLE_VOXELS else [min(n, SIDE[len(shape)]) for n in shape]
+    return _decoded_bytes(stack, _within_budget(stack, side)) <= BUDGET_BYTES
+
+
 def _decoded_bytes(stack: Stack, side: Sequence[int]) -> int:
+    """Give what is decoded for a box of these sides wherever it lies, at most."""
     chunks = math.prod(_chunks_along(stack, side, axis) for axis in range(len(side)))
-    return chunks * math.prod(stack.chunks) * stack.dtype.itemsize
+    source, _ = stack.locate(tuple(slice(0, 1) for _ in side))
+    return chunks * math.prod(decoded_unit(source)) * stack.dtype.itemsize
 
 
 def _places(

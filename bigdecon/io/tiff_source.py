@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from bigdecon.errors import ReadError, VolumeError
 from bigdecon.io.image_file import ImageInfo, LevelInfo, check_planes
-from bigdecon.io.remote_file import RemoteFile
 from bigdecon.io.stores import is_url
 from bigdecon.io.tiff_axes import known_axes
-from bigdecon.io.tiff_limits import SegmentLimits, check_extent
+from bigdecon.io.tiff_limits import check_extent
 from bigdecon.io.tiff_metadata import TiffMetadata, read_tiff_metadata
-from bigdecon.tiff_safety import check_ome_xml, check_pages, open_quietly, why_no_tiff
-from bigdecon.untrusted import check_regular, reason
+from bigdecon.io.tiff_pages import PackedPages, TiffSeries, open_binary, packed_pages, parse_tiff
+from bigdecon.tiff_safety import open_quietly
+from bigdecon.untrusted import reason
 from bigdecon.volume import Box
 
 __all__ = ["TiffImage", "TiffSource", "open_tiff_image"]
@@ -62,6 +59,11 @@ class TiffSource:
     dtype: np.dtype[Any]
     chunks: tuple[int, ...]
     plain: PlainData | None = None
+
+    @property
+    def decoded(self) -> tuple[int, ...]:
+        """What is read for a single voxel: a row where voxels lie uncompressed in one piece, else a chunk."""
+        return (*(1,) * (len(self.shape) - 1), self.shape[-1]) if self.plain else self.chunks
 
     def __getitem__(self, selection: Box, /) -> NDArray[Any]:
         """Read the voxels of one slice (step 1) per axis.
@@ -108,20 +110,20 @@ class TiffSource:
 def _plane_reader(source: TiffSource) -> Iterator[Any]:
     """Give a function (plane number, rows, columns, out) that fills `out`."""
     if source.plain is None:
-        yield _packed_pages(source, os.getpid()).read_plane
+        yield _packed_pages(source).read_plane
         return
     try:
-        handle = _open_binary(source.location)
+        handle = open_binary(source.location)
     except Exception as error:
         raise ReadError(f"{source.location} cannot be opened any more ({error}).") from error
     with handle:
         yield _PlainPlanes(source, source.plain, handle).read_plane
 
 
-def _open_binary(location: str) -> Any:
-    if is_url(location):
-        return RemoteFile(location)
-    return open(location, "rb", buffering=0)
+def _packed_pages(source: TiffSource) -> PackedPages:
+    extent = dict(zip(source.axes, source.shape, strict=True))
+    shape = tuple(extent[axis] for axis in source.file_axes)
+    return packed_pages(TiffSeries(source.location, source.series, source.level, shape, source.dtype))
 
 
 class _PlainPlanes:
@@ -144,130 +146,6 @@ class _PlainPlanes:
             buffer += piece
         data = np.frombuffer(buffer, self.plain.dtype).reshape(len(rows), self.width)
         out[...] = data[:, columns.start : columns.stop]
-
-
-class _PackedPages:
-    """The pages of a compressed or scattered file; the handle is closed between reads.
-
-    Bytes are read under a lock (a file handle has one position), decoded outside it.
-    """
-
-    def __init__(self, source: TiffSource) -> None:
-        self.lock = threading.Lock()
-        self.stays_open = is_url(source.location)  # a connection cannot be opened again, a file can
-        tiff = _parse(source.location)
-        try:
-            self.series = tiff.series[source.series].levels[source.level]
-        finally:
-            if not self.stays_open:
-                tiff.close()
-        self.keyframe = self.series.keyframe
-        self.limits = SegmentLimits.of(self.keyframe)
-
-    def read_plane(self, number: int, rows: range, columns: range, out: NDArray[Any]) -> None:
-        for segment, data in self._raw_segments(number, rows, columns):
-            self.limits.check(data)
-            decoded, (_, _, y, x, _), (_, height, width, _) = self.keyframe.decode(data, segment)
-            if decoded is None:
-                continue
-            y0, y1 = max(y, rows.start), min(y + height, rows.stop)
-            x0, x1 = max(x, columns.start), min(x + width, columns.stop)
-            if y0 < y1 and x0 < x1:
-                part = decoded[0, y0 - y : y1 - y, x0 - x : x1 - x, 0]
-                out[y0 - rows.start : y1 - rows.start, x0 - columns.start : x1 - columns.start] = part
-
-    def _raw_segments(self, number: int, rows: range, columns: range) -> list[tuple[int, bytes]]:
-        with self.lock:
-            page = self.series[number]
-            if page is None:
-                return []
-            handle = page.parent.filehandle
-            if not self.stays_open:
-                handle.open()
-            try:
-                offsets, counts = page.dataoffsets, page.databytecounts
-                chosen = [i for i in self._segments_in(rows, columns) if i < len(offsets) and counts[i]]
-                largest = self.limits.largest_stored
-                return [(i, _read_exactly(handle, offsets[i], counts[i], largest)) for i in chosen]
-            finally:
-                if not self.stays_open:
-                    handle.close()
-
-    def _segments_in(self, rows: range, columns: range) -> list[int]:
-        """List the strips or tiles that a rectangle touches."""
-        page = self.keyframe
-        if not page.is_tiled:
-            step = page.rowsperstrip
-            return list(range(rows.start // step, (rows.stop - 1) // step + 1))
-        across = -(-page.imagewidth // page.tilewidth)
-        return [
-            i * across + j
-            for i in range(rows.start // page.tilelength, (rows.stop - 1) // page.tilelength + 1)
-            for j in range(columns.start // page.tilewidth, (columns.stop - 1) // page.tilewidth + 1)
-        ]
-
-
-def _read_exactly(handle: Any, offset: int, count: int, largest: int) -> bytes:
-    if count > largest:
-        raise ValueError(f"a strip or tile claims {count} bytes, and at most {largest} are expected")
-    handle.seek(offset)
-    data: bytes = handle.read(count)
-    if len(data) != count:
-        raise EOFError(f"the file ends {count - len(data)} bytes too early")
-    return data
-
-
-@lru_cache(maxsize=16)
-def _packed_pages(source: TiffSource, pid: int) -> _PackedPages:
-    """Look through the file once a process."""
-    try:
-        return _PackedPages(source)
-    except VolumeError as error:
-        raise ReadError(str(error)) from error
-
-
-def _parse(location: str) -> Any:
-    """Open a TIFF file; the caller closes it.
-
-    Raises
-    ------
-    VolumeError
-        if it is missing, unreadable or no TIFF
-    """
-    try:
-        return _parse_checked(location)
-    except (OSError, ReadError) as error:
-        raise VolumeError(f"{location} cannot be opened ({reason(error)}).") from error
-    except Exception as error:
-        raise VolumeError(
-            f"{location} cannot be read as an image: {why_no_tiff(location, error)}."
-        ) from error
-
-
-def _parse_checked(location: str) -> Any:
-    remote = is_url(location)
-    if not remote:
-        check_regular(location)
-    with open_quietly():
-        handle = _open_binary(location) if remote else location
-        tiff = tifffile.TiffFile(handle)
-        try:
-            check_pages(tiff)
-            check_ome_xml(tiff.ome_metadata, None if remote else os.path.dirname(location))
-            loose = _is_loose_stack(tiff)
-        except BaseException:
-            tiff.close()
-            raise
-        if loose:
-            tiff.close()
-            tiff = tifffile.TiffFile(handle, is_shaped=False)
-    return tiff
-
-
-def _is_loose_stack(tiff: Any) -> bool:
-    """Whether planes of one shape and type were added to a file one by one: they make one stack."""
-    kinds = {(s.kind, s.axes, s.shape, s.dtype) for s in tiff.series}
-    return len(tiff.series) > 1 and len(kinds) == 1 and next(iter(kinds))[:2] == ("shaped", "YX")
 
 
 @dataclass(frozen=True)
@@ -301,7 +179,7 @@ def open_tiff_image(location: str) -> TiffImage:
     VolumeError
         if it is missing, no TIFF, in colour, or has axes that make no image
     """
-    with _parse(location) as tiff, open_quietly():
+    with parse_tiff(location) as tiff, open_quietly():
         try:
             series = tiff.series[0]
             metadata = read_tiff_metadata(tiff, series)

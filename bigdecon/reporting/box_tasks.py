@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ from bigdecon.evaluation.noise import NoiseModel, estimate_noise, noise_correlat
 from bigdecon.evaluation.residual import Residual, residual_of
 from bigdecon.evaluation.thinning import thin
 from bigdecon.reporting.method_recipe import MethodRecipe
-from bigdecon.volume import Box, Stack
+from bigdecon.volume import Box
 
 __all__ = [
     "Halves",
@@ -39,7 +39,9 @@ __all__ = [
     "Measured",
     "Pairing",
     "ResidualPlanes",
+    "Voxels",
     "cut_residual",
+    "examine_box",
     "look_at_box",
     "measure_box",
     "repeat_box",
@@ -48,6 +50,17 @@ __all__ = [
 LEAST_SIDE = 5
 """Voxels along an axis that the measures need; z may be a single plane."""
 LEAST_FOR_SHELLS = 8
+
+
+class Voxels(Protocol):
+    """What boxes are cut from: a `Stack`, or a part of one that was read before."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extent of the spatial axes, in voxels."""
+
+    def __getitem__(self, box: Box, /) -> NDArray[Any]:
+        """Give a box of voxels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +75,8 @@ class Pairing:
     offset : was taken off the result, in data units
     """
 
-    image: Stack
-    result: Stack
+    image: Voxels
+    result: Voxels
     psf: NDArray[Any]
     background: float
     offset: float = 0.0
@@ -160,10 +173,27 @@ def _measurable(image: NDArray[Any]) -> bool:
 
 def measure_box(pair: Pairing, box: Box, noise: NoiseModel) -> Measured | None:
     """Measure the residual of a box; None if it cannot be read."""
+    found = examine_box(pair, box, noise)
+    return None if found is None else found[0]
+
+
+def cut_residual(pair: Pairing, box: Box, noise: NoiseModel) -> ResidualPlanes | None:
+    """Cut planes of the residual through the middle of a box; None if it cannot be read."""
+    found = examine_box(pair, box, noise)
+    return None if found is None else found[1]
+
+
+def examine_box(pair: Pairing, box: Box, noise: NoiseModel) -> tuple[Measured, ResidualPlanes] | None:
+    """Measure the residual of a box and cut its planes; None if it cannot be read."""
     try:
-        residual, image = _residual(pair, box, noise)
+        image, result = pair.read(pair.around(box))
+        residual = residual_of(image, result, pair.psf, noise)
     except (ReadError, NonFiniteError):
         return None
+    return _measured(pair, image, residual), _planes(image, result, residual)
+
+
+def _measured(pair: Pairing, image: NDArray[Any], residual: Residual) -> Measured:
     signal = float((image[residual.box].astype(np.float64) - pair.background).sum())
     return Measured(
         residual.chi_square,
@@ -177,23 +207,12 @@ def measure_box(pair: Pairing, box: Box, noise: NoiseModel) -> Measured | None:
     )
 
 
-def cut_residual(pair: Pairing, box: Box, noise: NoiseModel) -> ResidualPlanes | None:
-    """Cut planes of the residual through the middle of a box; None if it cannot be read."""
-    try:
-        residual, image = _residual(pair, box, noise)
-        _, result = pair.read(pair.around(box))
-    except (ReadError, NonFiniteError):
-        return None
+def _planes(image: NDArray[Any], result: NDArray[Any], residual: Residual) -> ResidualPlanes:
     known, inner = residual.normalised, residual.box
     if known.ndim == 2:
         return ResidualPlanes(image[inner], result[inner], known, None, residual)
     z, y = known.shape[0] // 2, known.shape[1] // 2
     return ResidualPlanes(image[inner][z], result[inner][z], known[z], known[:, y], residual)
-
-
-def _residual(pair: Pairing, box: Box, noise: NoiseModel) -> tuple[Residual, NDArray[Any]]:
-    image, result = pair.read(pair.around(box))
-    return residual_of(image, result, pair.psf, noise), image
 
 
 def repeat_box(

@@ -7,7 +7,7 @@ is escaped.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -209,6 +209,7 @@ def draw_map(
     spread: tuple[float, float],
     alt: str,
     aspect: float = 1.0,
+    labels: Mapping[tuple[int, int], str] | None = None,
 ) -> Markup:
     """Draw boxes seen from above, coloured by a value.
 
@@ -221,7 +222,9 @@ def draw_map(
     spread : values that get the darkest and the lightest colour
     alt : what the map says, for those who do not see it
     aspect : extent of a voxel along y over that along x
+    labels : of boxes, written where there is room; the values if None
     """
+    named = {index: f"{value:.2f}" for index, value in values.items()} if labels is None else labels
     tall, wide = cuts[0][-1] * aspect, float(cuts[1][-1])
     scale = min(WIDTH / wide, 300 / tall)
     parts = []
@@ -231,9 +234,25 @@ def draw_map(
             height = cuts[0][row + 1] * aspect * scale - y
             cell = _Cell(x, y, cuts[1][column + 1] * scale - x, height)
             parts.append(_cell(cell, (row, column), values, lost, worst, spread))
+            if (row, column) in named:
+                parts.append(_number(cell, named[row, column], values.get((row, column), 0.0), spread))
     size = f"0 0 {max(wide * scale, 1):.1f} {max(tall * scale, 1):.1f}"
     return Markup('<svg class="map" viewBox="{}" role="img" aria-label="{}">{}</svg>').format(
         size, alt, Markup("").join(parts)
+    )
+
+
+def _number(cell: _Cell, text: str, value: float, spread: tuple[float, float]) -> Markup:
+    """Write a number into the middle of a cell, black on bright colours, if it fits."""
+    if cell.width < 9 * len(text) or cell.height < 20:
+        return Markup()
+    low, high = spread
+    bright = high > low and (value - low) / (high - low) > 0.55
+    return Markup('<text class="{}" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+        "dark" if bright else "pale",
+        f"{cell.x + cell.width / 2:.1f}",
+        f"{cell.y + cell.height / 2 + 5:.1f}",
+        text,
     )
 
 
@@ -249,9 +268,7 @@ def _cell(
     place = Markup('x="{}" y="{}" width="{}" height="{}"').format(*(f"{n:.1f}" for n in cell))
     if index in values:
         part = (values[index] - low) / (high - low) if high > low else 0.0
-        drawn = Markup('<rect {} fill="{}"><title>{}</title></rect>').format(
-            place, viridis(part), f"{values[index]:.2f}"
-        )
+        drawn = Markup('<rect {} fill="{}"/>').format(place, viridis(part))
     else:
         drawn = Markup('<rect {} class="unseen"/>').format(place)
     x, y, width, height = cell

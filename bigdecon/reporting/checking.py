@@ -15,7 +15,7 @@ from bigdecon.diagnosis.result_checks import (
     check_psf_by_residual,
     check_training,
 )
-from bigdecon.reporting.measuring import StackMeasures
+from bigdecon.reporting.measures import StackMeasures
 from bigdecon.reporting.subject import Subject
 
 __all__ = ["Named", "findings_of_psfs", "findings_of_run", "findings_of_stack"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from markupsafe import Markup
 
 from bigdecon.addresses import shown_url
+from bigdecon.diagnosis.shared_reads import ReadingBudget, decoded_bytes
 from bigdecon.errors import NonFiniteError, ReadError
 from bigdecon.optics.psf import PSF, check_psf
 from bigdecon.reporting.charts import Chart
@@ -22,13 +24,15 @@ from bigdecon.reporting.curves import (
     tuning_charts,
 )
 from bigdecon.reporting.facts import Row, facts_of
-from bigdecon.reporting.measuring import Runner, StackMeasures, measure_stack
+from bigdecon.reporting.measures import StackMeasures
+from bigdecon.reporting.measuring import BUDGET_BYTES, BUDGET_SECONDS, Runner, measure_stack
 from bigdecon.reporting.overview import overview
 from bigdecon.reporting.pictures import (
     Plane,
     Views,
     Window,
     colour_plane,
+    detail_boxes,
     detail_views,
     projection_views,
     psf_planes,
@@ -74,6 +78,7 @@ class Section:
     charts : each with a heading
     quality : map of the boxes; None where nothing was measured
     numbers : name and value, for a table
+    notes : what the budget did not allow
     """
 
     heading: str
@@ -86,6 +91,7 @@ class Section:
     charts: tuple[tuple[str, Chart], ...]
     quality: Markup | None
     numbers: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,14 +133,17 @@ def gather(subject: Subject, run: Runner, *, seconds: float | None = None, machi
     machine : what it ran on, in words; "" where unknown
     """
     places = _places(subject)
+    budget = ReadingBudget(BUDGET_BYTES, BUDGET_SECONDS)
     side = int(min(LARGEST_SIDE, max(LEAST_SIDE, LARGEST_SIDE / math.sqrt(len(places)))))
     sections, found, seen = [], findings_of_run(subject), set()
-    for channel, timepoint in places:
+    for done, (channel, timepoint) in enumerate(places):
         limit = max(8, BOXES // len(places))
+        share = budget.part(1 / (len(places) - done))
         repeat = channel not in seen
         seen.add(channel)
-        measures = measure_stack(subject, channel, timepoint, run, limit=limit, repeat=repeat)
-        section = _section(subject, measures, side)
+        measures = measure_stack(subject, channel, timepoint, run, limit=limit, repeat=repeat, budget=share)
+        section = _section(subject, measures, side, share)
+        budget.give_back(share)
         sections.append(section)
         found += [(section.heading, finding) for finding in findings_of_stack(measures)]
     status = subject.status
@@ -147,13 +156,13 @@ def gather(subject: Subject, run: Runner, *, seconds: float | None = None, machi
     )
     return Content(
         title=subject.output.name,
-        state=_state(subject),
+        state=f"{_state(subject)} {_basis(sections)}".rstrip(),
         verdict=verdict,
         sections=tuple(sections),
         psfs=_psf_entries(subject),
         curves=(*training_charts(subject), *tuning_charts(subject)),
         facts=facts_of(subject, seconds, machine),
-        notes=subject.notes,
+        notes=(*subject.notes, *dict.fromkeys(note for section in sections for note in section.notes)),
         network=bool(subject.models),
     )
 
@@ -178,18 +187,32 @@ def _state(subject: Subject) -> str:
     return made
 
 
+def _basis(sections: Sequence[Section]) -> str:
+    """Say on how much the verdict rests."""
+    measures = [section.measures for section in sections if section.measures.measured]
+    seen = sum(len(one.measured) for one in measures)
+    if not seen:
+        return ""
+    total = sum(math.prod(one.sample.counts) for one in measures)
+    extent = " × ".join(str(part.stop - part.start) for part in measures[0].sample.boxes[0])
+    boxes = "1 box" if seen == 1 else f"{seen} boxes"
+    of = "which is all of it" if seen == total else f"of {total}, evenly spread"
+    return f"Judged on {boxes} of {extent} voxels, {of}."
+
+
 # --- sections ------------------------------------------------------------------------------------
 
 
-def _section(subject: Subject, measures: StackMeasures, side: int) -> Section:
+def _section(subject: Subject, measures: StackMeasures, side: int, budget: ReadingBudget) -> Section:
     channel, timepoint = measures.channel, measures.timepoint
     place = {"timepoint": timepoint, "channel": channel}
     before = subject.image.stack(**place) if subject.image is not None else None
     after, size = subject.result.stack(**place), subject.result.voxel_size_um
     offset = subject.offset(channel)
-    coarse = overview(subject, channel, timepoint)
     look = measures.looks[measures.interesting] if measures.interesting is not None else None
     spot = look.place if look else tuple(n // 2 for n in after.shape)
+    detail, told = _detail(before, after, spot, size, side, offset, budget)
+    coarse = overview(subject, channel, timepoint, budget)
     whole = None
     if after.ndim == 3 or coarse.level:
         views = projection_views(coarse.before, coarse.after, coarse.voxel_size_um, offset)
@@ -197,7 +220,7 @@ def _section(subject: Subject, measures: StackMeasures, side: int) -> Section:
     return Section(
         heading=_heading(subject, channel, timepoint),
         measures=measures,
-        detail=_detail(before, after, spot, size, side, offset),
+        detail=detail,
         overview=whole,
         place=_place_in_words(spot, subject.result.spatial_axes, size),
         residuals=_residual_planes(measures, size),
@@ -208,6 +231,7 @@ def _section(subject: Subject, measures: StackMeasures, side: int) -> Section:
         ),
         quality=quality_map(measures, size),
         numbers=_numbers(subject, measures),
+        notes=(*measures.notes, *told),
     )
 
 
@@ -218,12 +242,19 @@ def _detail(
     size: tuple[float, ...] | None,
     side: int,
     offset: float,
-) -> Views:
-    """Cut planes, without the image where a part of it cannot be read."""
-    try:
-        return detail_views(before, after, spot, size, side, offset)
-    except (ReadError, NonFiniteError):
-        return detail_views(None, after, spot, size, side, offset)
+    budget: ReadingBudget,
+) -> tuple[Views, tuple[str, ...]]:
+    """Cut planes: smaller ones, or without the image, where those would decode too much of it."""
+    if before is None:
+        return detail_views(None, after, spot, size, side, offset), ()
+    for fitting in (side, side // 2, side // 4):
+        boxes = detail_boxes(after.shape, spot, fitting)
+        if budget.spend(decoded_bytes([(stack, box) for stack in (before, after) for box in boxes])):
+            with suppress(ReadError, NonFiniteError):
+                return detail_views(before, after, spot, size, fitting, offset), ()
+            return detail_views(None, after, spot, size, side, offset), ()
+    note = "The input image is not shown in detail: its chunks are so large that this would take too long."
+    return detail_views(None, after, spot, size, side, offset), (note,)
 
 
 def _heading(subject: Subject, channel: int, timepoint: int) -> str:
@@ -294,7 +325,8 @@ def _numbers(subject: Subject, measures: StackMeasures) -> tuple[Row, ...]:
         rows.append(Row("Reproducible", f"{before} → {after}", what))
     seen = len(measures.looks)
     total = math.prod(measures.sample.counts)
-    rows.append(Row("Boxes looked at", f"{seen} of {total}", "evenly spread over the volume"))
+    if seen:
+        rows.append(Row("Boxes looked at", f"{seen} of {total}", "evenly spread over the volume"))
     return tuple(rows)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from bigdecon.reporting.charts import Chart, Line, Mark, draw_map
-from bigdecon.reporting.measuring import Agreement, StackMeasures
+from bigdecon.reporting.measures import Agreement, StackMeasures
 from bigdecon.reporting.subject import Subject
 
 __all__ = ["agreement_chart", "quality_map", "spectrum_chart", "training_charts", "tuning_charts"]
@@ -108,14 +108,20 @@ def quality_map(measures: StackMeasures, size: tuple[float, ...] | None) -> Mark
     if not measures.measured and not measures.lost:
         return None
     values: dict[tuple[int, int], float] = {}
+    labels: dict[tuple[int, int], str] = {}
     for index, measured in measures.measured.items():
         misfit = abs(math.log2(measured.chi_square))
         place = index[-2], index[-1]
-        values[place] = max(misfit, values.get(place, 0.0))
+        if misfit >= values.get(place, 0.0):
+            values[place], labels[place] = misfit, _short(measured.chi_square)
     lost = {(index[-2], index[-1]) for index in measures.lost}
     worst = (measures.worst[-2], measures.worst[-1]) if measures.worst else None
     alt = f"Map of {len(values)} places looked at, by how far their misfit is from that of noise"
     if lost:
         alt += f"; {len(lost)} places lack blocks"
     aspect = size[-2] / size[-1] if size else 1.0
-    return draw_map(measures.sample.cuts[-2:], values, lost, worst, QUALITY_SPREAD, alt, aspect)
+    return draw_map(measures.sample.cuts[-2:], values, lost, worst, QUALITY_SPREAD, alt, aspect, labels)
+
+
+def _short(misfit: float) -> str:
+    return f"{misfit:.2f}" if misfit < 10 else f"{misfit:.0f}"

@@ -21,14 +21,15 @@ from bigdecon.reporting.facts import describe_machine
 from bigdecon.reporting.measuring import Runner, on_workers, run_here
 from bigdecon.reporting.page import render_page
 from bigdecon.reporting.png import render_png
+from bigdecon.reporting.report_names import ReportPlace, choose_place
 from bigdecon.reporting.subject import Subject, find_subject
 from bigdecon.reporting.verdict import Statement
 from bigdecon.running.planning import RunPlan
 from bigdecon.running.regions import able_workers
 from bigdecon.storage import places
-from bigdecon.storage.places import Place, PlaceLike, as_place
+from bigdecon.storage.places import Place, PlaceLike
 
-__all__ = ["Report", "make_report", "report_of_run", "report_place"]
+__all__ = ["Report", "make_report", "report_of_run"]
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,6 @@ class Report:
     notes: tuple[str, ...]
 
 
-def report_place(output: PlaceLike) -> Place:
-    """Say where the report of a result lies: beside it, NAME.report.html for NAME.ome.zarr."""
-    place = as_place(output)
-    name = place.name
-    for ending in (".ome.zarr", ".zarr"):
-        if name.lower().endswith(ending) and len(name) > len(ending):
-            name = name[: -len(ending)]
-            break
-    return place.parent / f"{name}.report.html"
-
-
 def make_report(
     output: PlaceLike, *, place: PlaceLike | None = None, image: str | None = None, threads: int = 1
 ) -> Report:
@@ -70,6 +60,7 @@ def make_report(
     ----------
     output : folder of the result, finished or not
     place : where the page goes, ending in .html; beside the result by default. The picture lies beside it.
+        Only reports of bigdecon are replaced, and by default only that of this result.
     image : the input, where it is no longer in its old place
     threads : of the methods, on a CPU
 
@@ -78,11 +69,12 @@ def make_report(
     OutputError, VolumeError
         if there is no result of bigdecon, or `image` is no image that fits
     WriteError
-        if the report cannot be written
+        if the report cannot be written, or something else lies in its place
     """
     device = _device_here()
     subject = find_subject(output, image_path=image, device=device, threads=threads)
-    return _write(gather(subject, run_here), as_place(place) if place else report_place(subject.output))
+    chosen = choose_place(subject.output, place)
+    return _write(gather(subject, run_here), chosen)
 
 
 def report_of_run(
@@ -110,7 +102,10 @@ def report_of_run(
             subject, run = _subject_of(plan, connection)
             machine = _machine(run)
             content = gather(subject, run, seconds=seconds, machine=machine)
-            return _write(content, report_place(plan.output))
+            chosen = choose_place(plan.output)
+            if chosen.note:
+                listener(Message(chosen.note))
+            return _write(content, chosen)
     except Exception as error:  # whatever it is: the result is there, and that is what counts
         text = str(error) if isinstance(error, BigdeconError) else f"{type(error).__name__}: {error}"
         sentence = " ".join(text.split()).rstrip(".")
@@ -146,12 +141,13 @@ def _device_here(wanted: str = "cuda") -> str:
     return wanted if computes_here(wanted) else "cpu"
 
 
-def _write(content: Content, page: Place) -> Report:
-    picture = page.parent / f"{page.name.removesuffix('.html')}.png"
+def _write(content: Content, chosen: ReportPlace) -> Report:
+    page, picture, note = chosen
     for place, data in ((page, render_page(content, made=now()).encode()), (picture, render_png(content))):
         try:
             places.make_folder(place.parent)
             places.write(place, data)
         except OSError as error:
             raise WriteError(f"the report {place} cannot be written ({error.strerror or error}).") from error
-    return Report(page, picture, content.verdict.statements, content.verdict.findings, content.notes)
+    notes = (*content.notes, note) if note else content.notes
+    return Report(page, picture, content.verdict.statements, content.verdict.findings, notes)

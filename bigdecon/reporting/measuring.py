@@ -1,50 +1,67 @@
 """The measures of a report: a few boxes of every channel, on the workers of the run or here.
 
-    boxes ──look──> noise, contrast ──┬──measure──> residual of every box ──> quality, the worst
-                                      └──repeat───> two halves, in the boxes with most contrast
+    boxes, in groups that share chunks ──examine──> noise, contrast, residual of each ──> quality, the worst
+                                           └──repeat──> two halves, in the boxes with most contrast
 
-Memory is bounded by the boxes, never by the volume.
+Memory is bounded by the boxes, never by the volume; what is decoded, and the time, by a budget.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigdecon.deconvolution.tiling import grow, overlap
 from bigdecon.diagnosis.findings import Finding
+from bigdecon.diagnosis.shared_reads import ReadingBudget, decoded_bytes, decoded_unit
 from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.evaluation.fourier_shell import FourierShellCorrelation, ShellCurve
 from bigdecon.evaluation.noise import NoiseModel
-from bigdecon.reporting.box_checks import check_box
+from bigdecon.reporting.box_groups import (
+    Examined,
+    GroupTask,
+    cost_of,
+    examine_group,
+    group_boxes,
+    typical_noise,
+)
 from bigdecon.reporting.box_tasks import (
     Halves,
-    Look,
     Measured,
     Pairing,
-    ResidualPlanes,
-    cut_residual,
-    look_at_box,
-    measure_box,
     repeat_box,
 )
-from bigdecon.reporting.method_recipe import MethodRecipe
-from bigdecon.reporting.samples import Sample, sample_boxes
+from bigdecon.reporting.measures import Agreement, StackMeasures
+from bigdecon.reporting.samples import Sample, affordable_sample, sample_boxes
 from bigdecon.reporting.subject import Subject
-from bigdecon.volume import Box
+from bigdecon.volume import Box, Stack
 
-__all__ = ["Agreement", "Runner", "StackMeasures", "measure_stack", "on_workers", "run_here"]
+__all__ = [
+    "BUDGET_BYTES",
+    "BUDGET_SECONDS",
+    "Runner",
+    "measure_stack",
+    "on_workers",
+    "run_here",
+]
 
 Runner = Callable[[Sequence[Call], str], list[Any]]
 """Does calls and gives their results, in order; the text names them on the dashboard."""
 
+BUDGET_BYTES = 2**33
+"""Voxels decoded for a report, and"""
+BUDGET_SECONDS = 600.0
+"""how long it begins to measure further boxes. Both are little beside a run that needs such a limit."""
+BOXES_PART = 0.5
+"""Of the budget, for the boxes; the rest is for halves, planes and overview."""
+ROUND = 16
+"""Groups of boxes between looks at the clock."""
 MOST_BOXES = 48
 MOST_REPEATED = 3
 REPEATED_PART = 0.5
@@ -78,109 +95,6 @@ def _given(call: Call) -> Call:
     return call
 
 
-class Agreement(NamedTuple):
-    """Fourier shell correlation along one direction, the mean over some boxes.
-
-    Attributes
-    ----------
-    direction : "lateral" or "axial"
-    frequency : per micrometre, or per voxel where the size is unknown
-    before, after : correlation of the halves as they are, and deconvolved
-    bound : where optics or sampling end
-    before_um, after_um : resolution by the 1/7 criterion, median over the boxes; None where nothing agrees
-    bounded : whether the deconvolved halves agree up to the bound
-    boxes : how many
-    """
-
-    direction: str
-    frequency: NDArray[Any]
-    before: NDArray[Any]
-    after: NDArray[Any]
-    bound: float
-    before_um: float | None
-    after_um: float | None
-    bounded: bool
-    boxes: int
-
-
-@dataclass(frozen=True, eq=False)
-class StackMeasures:
-    """What was measured of one channel at one time point.
-
-    Attributes
-    ----------
-    channel, timepoint : which
-    sample : the boxes
-    looks, measured : by box index, what was found; boxes that are missing or cannot be read are absent
-    lost : boxes, of those looked at, that the result lacks in whole or in part
-    noise : of the image, where the result has most contrast; None where nothing could be measured
-    interesting, worst : box index with the most contrast, and with the largest misfit
-    interesting_planes, worst_planes : residual there
-    agreements : lateral and axial
-    findings : of checks on the interesting box
-    """
-
-    channel: int
-    timepoint: int
-    sample: Sample
-    looks: Mapping[tuple[int, ...], Look] = field(default_factory=dict)
-    measured: Mapping[tuple[int, ...], Measured] = field(default_factory=dict)
-    lost: tuple[tuple[int, ...], ...] = ()
-    noise: NoiseModel | None = None
-    interesting: tuple[int, ...] | None = None
-    worst: tuple[int, ...] | None = None
-    interesting_planes: ResidualPlanes | None = None
-    worst_planes: ResidualPlanes | None = None
-    agreements: tuple[Agreement, ...] = ()
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def chi_square(self) -> float | None:
-        """Mean over the voxels of all boxes; None where nothing was measured."""
-        return self._mean([m.chi_square for m in self.measured.values()])
-
-    @property
-    def kept(self) -> float | None:
-        """Part of the intensity above the background that the result kept, over all boxes."""
-        lit = [m for m in self.measured.values() if math.isfinite(m.kept)]
-        signal = sum(m.signal for m in lit)
-        kept = sum(m.kept * m.signal for m in lit)
-        return kept / signal if signal > 0 else None
-
-    @property
-    def unexplained(self) -> float:
-        """Part of the image's structure that the result leaves over, over all boxes."""
-        return self._mean([m.unexplained for m in self.measured.values()]) or 0.0
-
-    @property
-    def correlation(self) -> tuple[float, ...]:
-        """Correlation of neighbouring residuals along every axis, over all boxes."""
-        axes = zip(*(m.correlation for m in self.measured.values()), strict=True)
-        return tuple(self._mean(list(values)) or 0.0 for values in axes)
-
-    @property
-    def spectrum(self) -> tuple[NDArray[Any], NDArray[Any]] | None:
-        """Frequency in cycles a voxel, and power of the residual over that of white noise."""
-        if not self.measured:
-            return None
-        curves = np.array([m.spectrum for m in self.measured.values()])
-        weights = np.array(self._weights)[:, None] * np.isfinite(curves)
-        total = weights.sum(axis=0)
-        power = np.divide((np.nan_to_num(curves) * weights).sum(axis=0), total, where=total > 0,
-                          out=np.full(total.shape, np.nan))  # fmt: skip
-        return next(iter(self.measured.values())).frequency, power
-
-    @property
-    def _weights(self) -> list[int]:
-        return [m.voxels for m in self.measured.values()]
-
-    def _mean(self, values: Sequence[float]) -> float | None:
-        pairs = [(v, w) for v, w in zip(values, self._weights, strict=True) if math.isfinite(v)]
-        if not pairs:
-            return None
-        return sum(v * w for v, w in pairs) / sum(w for _, w in pairs)
-
-
 def measure_stack(
     subject: Subject,
     channel: int,
@@ -189,6 +103,7 @@ def measure_stack(
     *,
     limit: int = MOST_BOXES,
     repeat: bool = True,
+    budget: ReadingBudget | None = None,
 ) -> StackMeasures:
     """Measure one channel at one time point.
 
@@ -199,90 +114,180 @@ def measure_stack(
     run : does the work, here or on workers
     limit : boxes looked at, at most
     repeat : whether the method is applied to two halves of the data
+    budget : what may be decoded; `BUDGET_BYTES` if None
     """
-    sample = sample_boxes(subject.result.spatial_shape, limit)
+    shape = subject.result.spatial_shape
     gone = subject.missing.get((timepoint, channel), ())
-    lost = tuple(i for i in sample.chosen if any(overlap(sample.box(i), box) for box in gone))
-    empty = StackMeasures(channel, timepoint, sample, lost=lost)
     pair = _pairing(subject, channel, timepoint)
     if pair is None:
-        return empty
+        sample = sample_boxes(shape, limit)
+        return StackMeasures(channel, timepoint, sample, lost=_lost(sample, gone))
+    budget = budget or ReadingBudget(BUDGET_BYTES)
+    sample = _affordable(pair, shape, limit, budget)
+    notes = _notes_on(sample, shape, limit, pair)
+    lost = _lost(sample, gone)
     # The residual of a box needs the result around it, too.
-    wanted = [i for i in sample.chosen if not any(overlap(pair.around(sample.box(i)), box) for box in gone)]
-    looked = run([Call(look_at_box, (pair, sample.box(i))) for i in wanted], "report-look")
-    found = {i: look for i, look in zip(wanted, looked, strict=True) if look is not None}
-    partial = subject.config.mask is not None
-    looks = {i: look for i, look in found.items() if not (partial and look.empty)}
-    if not looks:
-        return empty
-    noise = _noise_of_each(looks, pair.background)
-    boxes = [Call(measure_box, (pair, sample.box(i), noise[i])) for i in looks]
-    answers = zip(looks, run(boxes, "report-measure"), strict=True)
+    whole = [
+        i for i in sample.chosen if not any(overlap(pair.pair.around(sample.box(i)), box) for box in gone)
+    ]
+    examined, in_time = _examine(subject, pair, sample, whole, run, budget)
+    if not in_time:
+        notes = (
+            *notes,
+            f"Time was up after {len(examined)} of {len(whole)} boxes: the rest was not measured.",
+        )
+    if not examined:
+        return StackMeasures(channel, timepoint, sample, lost=lost, notes=notes)
+    ranked = sorted(examined, key=lambda i: examined[i].look.contrast, reverse=True)
     measured = {
-        i: m for i, m in answers if m is not None and math.isfinite(m.chi_square) and m.chi_square > 0
+        i: e.measured for i, e in examined.items() if e.measured is not None and _is_positive(e.measured)
     }
-    ranked = sorted(looks, key=lambda i: looks[i].contrast, reverse=True)
     best, worst = ranked[0], max(measured, key=lambda i: abs(math.log(measured[i].chi_square)), default=None)
-    shown = [best] if worst is None else [best, worst]
-    cut = run([Call(cut_residual, (pair, sample.box(i), noise[i])) for i in shown], "report-cut")
-    bright = [(sample.box(i), noise[i]) for i in ranked]
-    halves = _halves(subject, pair, bright, run) if repeat else []
-    checks = Call(check_box, (pair, sample.box(best), noise[best], looks[best].correlation,
-                              not subject.findings))  # fmt: skip
+    bright = [(sample.box(i), e.noise) for i in ranked if (e := examined[i]).noise is not None]
+    halves = _halves(subject, pair, bright, run, budget) if repeat and bright else []
     return StackMeasures(
         channel=channel,
         timepoint=timepoint,
         sample=sample,
-        looks=looks,
+        looks={i: e.look for i, e in examined.items()},
         measured=measured,
         lost=lost,
-        noise=noise[best],
+        noise=examined[best].noise,
         interesting=best,
         worst=worst,
-        interesting_planes=cut[0],
-        worst_planes=None if worst is None else cut[1],
+        interesting_planes=examined[best].planes,
+        worst_planes=None if worst is None else examined[worst].planes,
         agreements=_agreements(halves),
-        findings=_better(run([checks], "report-check")[0], halves),
+        findings=_better(examined[best].findings, halves),
+        notes=notes,
     )
 
 
-def _pairing(subject: Subject, channel: int, timepoint: int) -> Pairing | None:
+class _Paired(NamedTuple):
+    """Image and result, and what makes one comparable with the other."""
+
+    image: Stack
+    result: Stack
+    pair: Pairing
+
+
+def _pairing(subject: Subject, channel: int, timepoint: int) -> _Paired | None:
     psf = subject.psfs[channel]
     if subject.image is None or psf is None:
         return None
-    place = {"timepoint": timepoint, "channel": channel}
-    stacks = subject.image.stack(**place), subject.result.stack(**place)
-    return Pairing(*stacks, psf.array, subject.background(channel), subject.offset(channel))
+    image, result = (v.stack(timepoint=timepoint, channel=channel) for v in (subject.image, subject.result))
+    pair = Pairing(image, result, psf.array, subject.background(channel), subject.offset(channel))
+    return _Paired(image, result, pair)
 
 
-def _noise_of_each(
-    looks: Mapping[tuple[int, ...], Look], background: float
-) -> dict[tuple[int, ...], NoiseModel]:
-    """Judge every box by the noise of its own brightness; the typical one stands in where that is unknown.
+def _lost(sample: Sample, gone: Sequence[Box]) -> tuple[tuple[int, ...], ...]:
+    return tuple(i for i in sample.chosen if any(overlap(sample.box(i), box) for box in gone))
 
-    A box without light tells nothing of the gain, and dark boxes are the majority in many images.
-    """
-    known = [m.noise for m in looks.values() if math.isfinite(m.noise.gain + m.noise.variance)]
-    typical = NoiseModel(
-        float(np.median([m.gain for m in known] or [0.0])),
-        float(np.median([m.variance for m in known] or [0.0])),
-        background,
+
+def _is_positive(measured: Measured) -> bool:
+    return math.isfinite(measured.chi_square) and measured.chi_square > 0
+
+
+# --- within the budget ---------------------------------------------------------------------------
+
+
+def _affordable(pair: _Paired, shape: Sequence[int], limit: int, budget: ReadingBudget) -> Sample:
+    """Choose boxes, and take what they cost."""
+
+    def cost(boxes: Sequence[Box]) -> int:
+        return cost_of(pair.pair, pair.image, pair.result, boxes)
+
+    sample = affordable_sample(shape, limit, cost, int(BOXES_PART * budget.left))
+    return sample if budget.spend(cost(sample.boxes)) else replace(sample, chosen=())
+
+
+def _notes_on(sample: Sample, shape: Sequence[int], limit: int, pair: _Paired) -> tuple[str, ...]:
+    """Say if there are fewer boxes than there would be, and why."""
+    usual = len(sample_boxes(shape, limit).chosen)
+    if len(sample.chosen) >= usual:
+        return ()
+    unit, _ = pair.image.locate(tuple(slice(0, 1) for _ in shape))
+    chunk = math.prod(decoded_unit(unit)) * unit.dtype.itemsize / 2**20
+    count = len(sample.chosen)
+    judged = (
+        f"Judged on {count} {'box' if count == 1 else 'boxes'} instead of {usual}"
+        if count
+        else "Nothing measured"
     )
-    return {i: look.noise if look.noise in known else typical for i, look in looks.items()}
+    return (
+        f"{judged}: a chunk of the image takes {chunk:.3g} MiB once decoded, and a report reads no more than "
+        f"{BUDGET_BYTES / 2**30:.3g} GiB. With smaller chunks (bigdecon convert) it sees more.",
+    )
+
+
+def _examine(
+    subject: Subject,
+    pair: _Paired,
+    sample: Sample,
+    wanted: Sequence[tuple[int, ...]],
+    run: Runner,
+    budget: ReadingBudget,
+) -> tuple[dict[tuple[int, ...], Examined], bool]:
+    """Measure boxes round by round, evenly over the volume; those left when the time is up are left out."""
+
+    def task(group: Sequence[tuple[int, ...]], noise: NoiseModel | None) -> Call:
+        boxes = tuple(sample.box(i) for i in group)
+        size, partial = subject.result.voxel_size_um, subject.config.mask is not None
+        work = GroupTask(
+            pair.image, pair.result, pair.pair, boxes, noise, size, not subject.findings, partial
+        )
+        return Call(examine_group, (work,))
+
+    found: dict[tuple[int, ...], Examined] = {}
+
+    def examine(groups: Sequence[Sequence[tuple[int, ...]]], noise: NoiseModel | None = None) -> bool:
+        for start in range(0, len(groups), ROUND):
+            if start and budget.late:
+                return False
+            some = groups[start : start + ROUND]
+            answers = run([task(group, noise) for group in some], "report-examine")
+            for group, answer in zip(some, answers, strict=True):
+                found.update({i: e for i, e in zip(group, answer, strict=True) if e is not None})
+        return True
+
+    positions = group_boxes(pair.pair, pair.image, [sample.box(i) for i in wanted])
+    groups = [[wanted[p] for p in group] for group in positions]
+    rounds = -(-len(groups) // ROUND) if groups else 1
+    in_time = examine([group for first in range(rounds) for group in groups[first::rounds]])
+    # A box without light tells nothing of the gain, and dark boxes are the majority in many images.
+    dark = [i for i, e in found.items() if e.noise is None]
+    typical = typical_noise([e.look for e in found.values()], pair.pair.background)
+    boxes = [sample.box(i) for i in dark]
+    if dark and in_time and budget.spend(cost_of(pair.pair, pair.image, pair.result, boxes)):
+        examine([[i] for i in dark], typical or NoiseModel(0.0, 0.0, pair.pair.background))
+    return found, in_time
+
+
+# --- two halves ----------------------------------------------------------------------------------
 
 
 def _halves(
-    subject: Subject, pair: Pairing, boxes: Sequence[tuple[Box, NoiseModel]], run: Runner
+    subject: Subject,
+    pair: _Paired,
+    boxes: Sequence[tuple[Box, NoiseModel]],
+    run: Runner,
+    budget: ReadingBudget,
 ) -> list[Halves]:
     """Have the method do two halves of the boxes with most contrast."""
     recipe = subject.recipes[pair.image.channel]
     if recipe is None:
         return []
-    boxes = boxes[: _how_many(subject, recipe, boxes[0][0])]
+    halo = recipe.build().halo
+    chosen = []
+    for box, noise in boxes[: _how_many(subject, halo, boxes[0][0])]:
+        around = grow(box, halo, pair.image.shape)
+        if budget.spend(decoded_bytes([(pair.image, around), (pair.image, box), (pair.result, box)])):
+            chosen.append((box, noise))
     size = subject.result.voxel_size_um or (1.0,) * len(subject.result.spatial_shape)
     seed = subject.config.seed
     calls = [
-        Call(repeat_box, (pair, box, noise, recipe, size, seed + i)) for i, (box, noise) in enumerate(boxes)
+        Call(repeat_box, (pair.pair, box, noise, recipe, size, seed + i))
+        for i, (box, noise) in enumerate(chosen)
     ]
     return [h for h in run(calls, "report-repeat") if h is not None]
 
@@ -301,10 +306,9 @@ def _better(found: Sequence[Finding], halves: Sequence[Halves]) -> tuple[Finding
     return (told, *(finding for finding in found if finding.name != told.name))
 
 
-def _how_many(subject: Subject, recipe: MethodRecipe, box: Box) -> int:
+def _how_many(subject: Subject, halo: Sequence[int], box: Box) -> int:
     """Choose how many boxes are repeated: a report takes a part of the time of its run."""
     shape = subject.result.spatial_shape
-    halo = recipe.build().halo
     grown = math.prod(part.stop - part.start for part in grow(box, halo, shape))
     return max(1, min(MOST_REPEATED, int(REPEATED_PART * math.prod(shape) / (2 * grown))))
 

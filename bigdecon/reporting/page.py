@@ -19,6 +19,7 @@ from markupsafe import Markup
 from bigdecon.reporting.charts import draw_chart, viridis
 from bigdecon.reporting.content import Content, PSFEntry, Section
 from bigdecon.reporting.pictures import Pair, Plane, Views, data_uri, scale_bar
+from bigdecon.reporting.report_names import page_mark
 
 __all__ = ["Shot", "ortho_svg", "picture_svg", "render_page"]
 
@@ -58,6 +59,7 @@ def render_page(content: Content, *, made: str = "") -> str:
     views = [_view(section) for section in content.sections]
     return _template().render(
         content=content,
+        mark=page_mark(content.title),
         views=views,
         css=Markup(css),
         js=Markup(js),

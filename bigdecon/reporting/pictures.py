@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bigdecon.diagnosis.shared_reads import read_boxes
+from bigdecon.errors import ReadError
 from bigdecon.evaluation.pictures import round_length
 from bigdecon.volume import Box, Stack
 
@@ -25,6 +27,7 @@ __all__ = [
     "Window",
     "colour_plane",
     "data_uri",
+    "detail_boxes",
     "detail_views",
     "grey_plane",
     "projection_views",
@@ -121,12 +124,27 @@ def detail_views(
     voxel_size_um : along the spatial axes; None where unknown
     side : longest side of a plane, in voxels
     offset : was taken off `after`, and is put back, in data units
+
+    Raises
+    ------
+    ReadError
+        if a plane cannot be read
     """
-    views, read = VIEWS[after.ndim], []
-    for view in views:
-        box = _around(after.shape, place, view, side)
-        read.append([_flat(stack[box], view) for stack in (before, after) if stack is not None])
-    return _paired(views, read, voxel_size_um, before is not None, offset)
+    views = VIEWS[after.ndim]
+    boxes = detail_boxes(after.shape, place, side)
+    read = [read_boxes(stack, boxes) for stack in (before, after) if stack is not None]
+    planes = []
+    for view, *images in zip(views, *read, strict=True):
+        known = [image for image in images if image is not None]
+        if len(known) < len(images):
+            raise ReadError(f"the plane {view.name} cannot be read.")
+        planes.append([_flat(image, view) for image in known])
+    return _paired(views, planes, voxel_size_um, before is not None, offset)
+
+
+def detail_boxes(shape: Sequence[int], place: Sequence[int], side: int) -> list[Box]:
+    """Give the boxes of the planes that `detail_views` cuts."""
+    return [_around(shape, place, view, side) for view in VIEWS[len(shape)]]
 
 
 def projection_views(

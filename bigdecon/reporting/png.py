@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bigdecon.reporting.charts import Chart
 from bigdecon.reporting.content import Content, Section
 from bigdecon.reporting.pictures import Plane, Views, scale_bar
+from bigdecon.reporting.report_names import picture_mark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +57,7 @@ def render_png(content: Content) -> bytes:
             if section.charts:
                 _draw_charts(next(rows), section)
         _draw_last(next(rows), content)
-        buffer, about = io.BytesIO(), {"Software": "bigdecon"}
+        buffer, about = io.BytesIO(), picture_mark(content.title)
         figure.savefig(buffer, dpi=DPI, format="png", metadata=about, bbox_inches="tight", pad_inches=0.25)
     return buffer.getvalue()
 

@@ -1,6 +1,17 @@
 "use strict";
 // Lays "after" over "before" with a slider between them. Without this, both stand side by side.
 document.documentElement.classList.add("scripted");
+// On a phone the details are folded up below the verdict and the pictures; on paper all of them are seen.
+const parts = [...document.querySelectorAll("details.part")];
+if (matchMedia("screen and (max-width: 34rem)").matches) for (const part of parts) part.open = false;
+let folded = [];
+addEventListener("beforeprint", () => {
+  folded = parts.filter((part) => !part.open);
+  for (const part of folded) part.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const part of folded) part.open = false;
+});
 for (const pair of document.querySelectorAll(".pair.both")) {
   const figure = pair.parentElement;
   const range = figure.querySelector("input");

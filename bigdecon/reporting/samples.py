@@ -8,13 +8,13 @@ looked at    x               x               x               x         every n-t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
 from bigdecon.volume import Box
 
-__all__ = ["SIDES", "Sample", "even_positions", "sample_boxes"]
+__all__ = ["SIDES", "Sample", "affordable_sample", "even_positions", "sample_boxes"]
 
 SIDES = {2: 256, 3: 64}
 """Longest side of a box, in voxels, by the number of axes."""
@@ -53,24 +53,71 @@ class Sample:
         return [self.box(index) for index in self.chosen]
 
 
-def sample_boxes(shape: Sequence[int], limit: int, side: int | None = None) -> Sample:
+def sample_boxes(shape: Sequence[int], limit: int, side: int | Sequence[int] | None = None) -> Sample:
     """Cut a volume into equal boxes and choose some, evenly spread.
 
     Parameters
     ----------
     shape : extent of the spatial axes, in voxels
     limit : boxes to look at, at most; at least 1
-    side : longest side of a box, in voxels; 64 in 3D and 256 in 2D if None
+    side : longest side of a box, in voxels, or one for every axis; 64 in 3D and 256 in 2D if None
     """
     longest = side or SIDES[len(shape)]
-    counts = [-(-n // longest) for n in shape]
+    sides = [longest] * len(shape) if isinstance(longest, int) else list(longest)
+    counts = [-(-n // s) for n, s in zip(shape, sides, strict=True)]
     cuts = tuple((*(i * n // k for i in range(k)), n) for n, k in zip(shape, counts, strict=True))
     kept = list(counts)
     while math.prod(kept) > limit:
         most = max(range(len(kept)), key=lambda axis: kept[axis])
         kept[most] -= 1
-    axes = [even_positions(n, k) for n, k in zip(counts, kept, strict=True)]
+    return _spread(cuts, kept)
+
+
+def _spread(cuts: tuple[tuple[int, ...], ...], kept: Sequence[int]) -> Sample:
+    axes = [even_positions(len(edges) - 1, k) for edges, k in zip(cuts, kept, strict=True)]
     return Sample(cuts, tuple(product(*axes)))
+
+
+def affordable_sample(
+    shape: Sequence[int], limit: int, cost: Callable[[Sequence[Box]], int], allowed: int
+) -> Sample:
+    """Cut a volume into boxes and choose as many as may be read, first fewer of them and then thinner ones.
+
+    Boxes are given up along the axis that saves most: where planes are decoded whole, those of one plane
+    cost no more than one of them.
+
+    Parameters
+    ----------
+    shape : extent of the spatial axes, in voxels
+    limit : boxes to look at, at most
+    cost : what it takes to read boxes, in bytes
+    allowed : bytes
+
+    Returns
+    -------
+    a sample of no boxes if even a thin one costs too much
+    """
+    longest = SIDES[len(shape)]
+    sample = sample_boxes(shape, limit)
+    for first in (longest, longest // 2, longest // 4):
+        sample = sample_boxes(shape, limit, [first, *(longest,) * (len(shape) - 1)])
+        fewer = _fewer(sample, cost, allowed)
+        if cost(fewer.boxes) <= allowed:
+            return fewer
+    return replace(sample, chosen=())
+
+
+def _fewer(sample: Sample, cost: Callable[[Sequence[Box]], int], allowed: int) -> Sample:
+    kept = [len({index[axis] for index in sample.chosen}) for axis in range(len(sample.cuts))]
+    while cost(sample.boxes) > allowed and max(kept) > 1:
+        options = []
+        for axis, k in enumerate(kept):
+            if k > 1:
+                changed = [*kept[:axis], k * 3 // 4, *kept[axis + 1 :]]
+                tried = _spread(sample.cuts, changed)
+                options.append((cost(tried.boxes), -k, changed, tried))
+        _, _, kept, sample = min(options, key=lambda option: option[:2])
+    return sample
 
 
 def even_positions(count: int, wanted: int) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 output folder ── run.json ──> settings, choices, training curves      always
 └── ledger ────> which blocks are missing                always
 input  (its path in run.json, or given)  ──> before and after, noise, residual, two halves
-PSF    (its path, or in the trained model) ──> the forward model
+PSF    (kept with the result; its path, or in the trained model) ──> the forward model
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from bigdecon.intensity import IntensityStats
 from bigdecon.io.identity import input_identity
 from bigdecon.io.output_folder import BOOKKEEPING
 from bigdecon.io.provenance import RunRecord
-from bigdecon.io.reading import open_volume
+from bigdecon.io.reading import inspect_volume, open_volume
+from bigdecon.io.stored_psf import FOLDER as KEPT_PSFS
+from bigdecon.io.stored_psf import kept_psf
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint
 from bigdecon.optics.psf import PSF
 from bigdecon.reporting.method_recipe import MethodRecipe, recipe_for
@@ -59,6 +61,7 @@ class Subject:
     findings : what the run itself found before it began
     missing : by time point and channel, boxes that are not written
     notes : what could not be had, and so is not shown, one sentence each
+    coarser_inputs : coarser levels of the input, from fine to coarse, where it has any and was not cropped
     """
 
     output: Place
@@ -76,6 +79,7 @@ class Subject:
     findings: tuple[Finding, ...]
     missing: Mapping[tuple[int, int], tuple[Box, ...]]
     notes: tuple[str, ...]
+    coarser_inputs: tuple[Volume, ...] = ()
 
     def background(self, channel: int) -> float:
         """Camera's offset as the method took it, in data units."""
@@ -156,6 +160,7 @@ def find_subject(
         findings=_findings(record),
         missing=_missing(root, work),
         notes=tuple(notes),
+        coarser_inputs=_coarser(config, image_path or _noted_path(record, config)) if image else (),
     )
 
 
@@ -183,7 +188,7 @@ def _find_image(
 ) -> Volume | None:
     """Open the input as the run did; without one that was named, a note says what is missing."""
     noted = record.provenance["input"]
-    path = given or str(noted.get("location") or config.input)
+    path = given or _noted_path(record, config)
     try:
         image = open_input(_with_input(config, path))
         if image.spatial_shape != result.spatial_shape or image.n_channels != result.n_channels:
@@ -195,13 +200,29 @@ def _find_image(
         if given:
             raise
         notes.append(
-            f"The input image is not where it was ({_sentence(error)}). What needs it is not shown; "
+            f"The input image is not where it was ({_sentence(error)}). The comparison with it is missing: "
+            "before and after, what the model leaves, what is reproducible; "
             "bigdecon report --input names its new place."
         )
         return None
     if noted.get("digest") != identity.digest or identity.changed_files(noted.get("files", ())):
         notes.append(f"The input image {shown_url(path)} has changed since this result was made from it.")
     return image
+
+
+def _noted_path(record: RunRecord, config: RunConfig) -> str:
+    return str(record.provenance["input"].get("location") or config.input)
+
+
+def _coarser(config: RunConfig, path: str) -> tuple[Volume, ...]:
+    """Open the coarser levels of the input; none where there are none, or only a part of it was restored."""
+    if config.roi:
+        return ()
+    found = []
+    with suppress(BigdeconError):
+        for level in range(config.level + 1, len(inspect_volume(path).levels)):
+            found.append(open_input(replace(config, input=path, level=level, voxel_size=None)))
+    return tuple(found)
 
 
 def _with_input(config: RunConfig, path: str) -> RunConfig:
@@ -216,7 +237,10 @@ def _find_psfs(
     root: Place,
     notes: list[str],
 ) -> tuple[PSF | None, ...]:
-    """Load the PSFs by their paths, or from the models; only those that were really used count."""
+    """Load the PSFs as kept, by their paths, or from the models; only those that were used count."""
+    kept = [kept_psf(root / BOOKKEEPING / KEPT_PSFS, entry) for entry in record.provenance["psfs"]]
+    if len(kept) == result.n_channels and None not in kept:
+        return tuple(kept)
     wanted = [str(entry.get("sha256")) for entry in record.provenance["psfs"]]
     for folder in (None, _folder_of(config.input), root.parent if isinstance(root, Path) else None):
         with suppress(BigdeconError, OSError, ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from bigdecon.diagnosis.findings import Finding, Severity
@@ -23,6 +23,19 @@ PSF_CHECKS = (
     "undersampling",
 )
 UNKNOWN = "Not known"
+EXPLAINED: Mapping[Severity, str] = {
+    "good": "Yes",
+    "note": "No, but nearly",
+    "warning": "No",
+    "distrust": "No, far from it",
+}
+FITS: Mapping[Severity, str] = {
+    "good": "Yes",
+    "note": "Nearly",
+    "warning": "Perhaps not",
+    "distrust": "No",
+}
+"""Answers by the worst that was found; the first is yes or no, as its finding says."""
 EXPLAINED_LEAD = "The model explains the data to the noise: "
 
 
@@ -71,8 +84,8 @@ def verdict_of(
     explained = _named(findings, ("explains-data",))
     answers = [
         _trust(findings, measured, missing, unfinished),
-        _statement("Does the model explain the data to the noise?", explained, measured),
-        _statement("Does the PSF fit the data?", _named(findings, PSF_CHECKS), measured),
+        _statement("Does the model explain the data to the noise?", EXPLAINED, explained, measured),
+        _statement("Does the PSF fit the data?", FITS, _named(findings, PSF_CHECKS), measured),
     ]
     return Verdict(tuple(answers), tuple(ranked))
 
@@ -82,7 +95,12 @@ def _named(findings: Iterable[tuple[str, Finding]], names: Sequence[str]) -> lis
     return sorted(found, key=lambda pair: (ORDER.index(pair[1].severity), names.index(pair[1].name)))
 
 
-def _statement(question: str, found: Sequence[tuple[str, Finding]], measured: bool) -> Statement:
+def _statement(
+    question: str,
+    answers: Mapping[Severity, str],
+    found: Sequence[tuple[str, Finding]],
+    measured: bool,
+) -> Statement:
     """Answer by the worst that was found."""
     if not found or not measured:
         return Statement(question, "unknown", UNKNOWN, "It takes the input image and the PSF to tell.")
@@ -90,8 +108,9 @@ def _statement(question: str, found: Sequence[tuple[str, Finding]], measured: bo
     found = settled or found  # what is worth knowing stands below; it is no answer if there is another
     worst = found[0][1].severity
     alike = [pair for pair in found if pair[1].severity == worst]
-    answer = {"good": "Yes", "note": "Nearly", "warning": "Not quite", "distrust": "No"}[worst]
-    return Statement(question, worst, answer, " ".join(_said(*group) for group in _by_name(alike)[:2]))
+    return Statement(
+        question, worst, answers[worst], " ".join(_said(*group) for group in _by_name(alike)[:2])
+    )
 
 
 def _by_name(found: Sequence[tuple[str, Finding]]) -> list[list[tuple[str, Finding]]]:
@@ -150,5 +169,5 @@ def _trust(
         return Statement(question, "unknown", UNKNOWN, because)
     because = "Nothing that was looked at speaks against it."
     if any(f.name == "explains-data" and f.severity == "note" for _, f in findings):
-        because += " The model explains the data nearly, but not to the noise."
+        because += " The model does not explain the data to the noise, but nearly."
     return Statement(question, "good", "Yes", because)

@@ -4,11 +4,13 @@
                                /viewer/...      the viewer's own pages, where there are any
 
 The token is drawn at random: other users of this machine, and pages from elsewhere in the same browser,
-cannot guess where the images are, though the answers allow every page to read them (CORS).
+cannot guess where the images are, though the answers allow every page to read them (CORS). Of a store only
+what a viewer needs is given (`store_files`).
 """
 
 from __future__ import annotations
 
+import io
 import mimetypes
 import os
 import re
@@ -21,10 +23,11 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from bigdecon.errors import OptionError
+from bigdecon.viewing.store_files import is_for_viewers, without_record
 
 __all__ = ["FileServer", "byte_range", "find_file"]
 
@@ -44,13 +47,21 @@ HEADERS = {
 }
 
 
-def find_file(roots: Mapping[str, Path], path: str) -> Path | None:
+class Found(NamedTuple):
+    """A file to be served, and its path below its root as it was asked for."""
+
+    file: Path
+    parts: tuple[str, ...]
+
+
+def find_file(roots: Mapping[str, Path], path: str, *, stores: bool = False) -> Found | None:
     """Find the file that a request means; None where there is none, or it may not be read.
 
     Parameters
     ----------
     roots : folders by the first part of the path
     path : what follows the token in a URL, not yet decoded
+    stores : whether the folders are OME-Zarrs, of which only what a viewer needs is given
     """
     name, _, rest = unquote(path).partition("/")
     parts = rest.split("/")
@@ -63,7 +74,12 @@ def find_file(roots: Mapping[str, Path], path: str) -> Path | None:
         regular = stat.S_ISREG(found.stat().st_mode)
     except (OSError, RuntimeError, ValueError):
         return None
-    return found if regular and found.is_relative_to(root) else None
+    if not regular or not found.is_relative_to(root):
+        return None
+    # A link within the store must not lead to what its name may not.
+    if stores and not (is_for_viewers(parts) and is_for_viewers(found.relative_to(root).parts)):
+        return None
+    return Found(found, tuple(parts))
 
 
 def byte_range(header: str, size: int) -> tuple[int, int] | None:
@@ -87,6 +103,11 @@ def byte_range(header: str, size: int) -> tuple[int, int] | None:
     if start >= stop:
         raise ValueError("no such range")
     return start, stop
+
+
+def _opened(found: Found, stores: bool) -> BinaryIO:
+    changed = without_record(*found) if stores else None
+    return open(found.file, "rb") if changed is None else io.BytesIO(changed)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -113,20 +134,22 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, *, body: bool) -> None:
         prefix = f"/{self.server.token}/"
         path = urlsplit(self.path).path
-        found = find_file(self.server.roots, path[len(prefix) :]) if path.startswith(prefix) else None
+        stores = self.server.stores
+        within = path.removeprefix(prefix) if path.startswith(prefix) else ""
+        found = find_file(self.server.roots, within, stores=stores)
         if found is None:
             self._answer(HTTPStatus.NOT_FOUND, {"Content-Length": "0"})
             return
         try:
-            with open(found, "rb") as file:
-                self._send_file(file, found, body=body)
+            with _opened(found, stores) as file:
+                self._send_file(file, found.file, body=body)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
         except OSError:
             self._answer(HTTPStatus.NOT_FOUND, {"Content-Length": "0"})
 
     def _send_file(self, file: BinaryIO, path: Path, *, body: bool) -> None:
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, os.SEEK_END)
         kind = (
             mimetypes.guess_type(path.name)[0]
             if path.suffix in (".html", ".js", ".css", ".wasm", ".json")
@@ -168,8 +191,8 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, address: tuple[str, int], token: str, roots: Mapping[str, Path]) -> None:
-        self.token, self.roots = token, roots
+    def __init__(self, address: tuple[str, int], token: str, roots: Mapping[str, Path], stores: bool) -> None:
+        self.token, self.roots, self.stores = token, roots, stores
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, _Handler)
@@ -193,6 +216,8 @@ class FileServer:
     roots : folders by the name under which they appear in URLs
     host : address to listen on; others than this machine's own let other machines read
     port : 0 takes any that is free
+    stores : whether the folders are OME-Zarrs, of which only what a viewer needs is given: metadata and
+        chunks, without the record of how the image was made
 
     Raises
     ------
@@ -200,13 +225,21 @@ class FileServer:
         if the address cannot be listened on
     """
 
-    def __init__(self, roots: Mapping[str, Path], *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        roots: Mapping[str, Path],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        stores: bool = False,
+    ) -> None:
         if not 0 <= port <= 65535:
             raise OptionError(
                 f"the port {port} does not exist; give 1024 to 65535, or 0 for any that is free."
             )
         try:
-            self._server = _Server((host, port), secrets.token_urlsafe(TOKEN_BYTES), dict(roots))
+            token = secrets.token_urlsafe(TOKEN_BYTES)
+            self._server = _Server((host, port), token, dict(roots), stores)
         except OSError as error:
             raise OptionError(
                 f"the address {host} port {port} cannot be listened on ({error.strerror or error}); "

@@ -82,6 +82,16 @@ def test_chunks_beyond_the_budget_are_left_alone():
     assert source.read == []
 
 
+def test_an_image_that_is_not_checked_says_so():
+    psf = psf_of(microscope_psf(3)[(slice(10, 15),) * 3])
+    source = Watched((512,) * 3, (512,) * 3)
+    (said,) = (f for f in check_input([Stack(source, "zyx")], psf, background=0.0) if f.needs_attention)
+    assert (said.name, source.read) == ("image-not-checked", [])
+    assert "a single chunk of it takes 256 MiB once decoded, and 32 MiB are spent" in said.sentence
+    names = {f.name for f in check_input([Stack(Watched((512,) * 3, (64,) * 3), "zyx")], psf, background=0.0)}
+    assert "image-not-checked" not in names
+
+
 def test_boxes_with_light_come_first_and_empty_ones_not_at_all():
     image = np.zeros((64, 256, 512), np.float32)
     image[:, :, 300:] = np.random.default_rng(0).random((64, 256, 212))

@@ -10,6 +10,7 @@ import tifffile
 
 from bigdecon.errors import ReadError, VolumeError
 from bigdecon.io.reading import inspect_volume, open_volume
+from bigdecon.io.tiff_pages import TiffSeries, packed_pages
 from bigdecon.volume import Channel
 
 
@@ -198,7 +199,7 @@ def test_truncated_file(tmp_path, compression):
             else tiff.pages[4].dataoffsets[0] + 9
         )
     os.truncate(path, end)
-    with pytest.raises(ReadError, match=r"plane z=\d of .*a\.tif"):
+    with pytest.raises(ReadError, match=r"plane z=\d of .*a\.tif|a\.tif no longer holds the image"):
         stack[slice(0, 6), slice(0, 64), slice(0, 64)]
     path.unlink()
     with pytest.raises(ReadError, match=r"a\.tif"):
@@ -213,3 +214,45 @@ def test_compression_that_nothing_here_decodes(tmp_path):
     if importlib.util.find_spec("imagecodecs") is None:
         with pytest.raises(VolumeError, match="imagecodecs"):
             open_volume(path)
+
+
+@pytest.mark.parametrize("keep_size", [False, True])
+def test_a_file_that_is_replaced_gives_its_own_pages(tmp_path, keep_size):
+    first, second = image((5, 24, 32)), image((5, 24, 32))[::-1] // 3
+    options = {"compression": None if keep_size else "zlib", "photometric": "minisblack", "rowsperstrip": 8}
+    if keep_size:  # pages apart from one another: read page by page, though nothing is compressed
+        options |= {"tile": (16, 16)}
+    path, new = tmp_path / "a.tif", tmp_path / "new.tif"
+    tifffile.imwrite(path, first, **options)
+    tifffile.imwrite(new, second, **options)
+    os.utime(new, ns=(0, path.stat().st_mtime_ns + 1000))
+    assert (path.stat().st_size == new.stat().st_size) == keep_size
+    volume = open_volume(path)
+    assert np.array_equal(np.asarray(volume), first)
+    new.replace(path)
+    assert np.array_equal(np.asarray(volume), second)
+
+
+@pytest.mark.parametrize("other", [image((4, 24, 32)), image((5, 24, 32), "uint8"), image((5, 24, 16))])
+def test_another_kind_of_image_in_its_place_is_refused(tmp_path, other):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image((5, 24, 32)), compression="zlib", photometric="minisblack")
+    volume = open_volume(path)
+    np.asarray(volume)
+    tifffile.imwrite(path, other, compression="zlib", photometric="minisblack")
+    with pytest.raises(ReadError, match="no longer holds the image"):
+        np.asarray(volume)
+    path.unlink()
+    with pytest.raises(ReadError, match="cannot be opened any more"):
+        np.asarray(volume)
+
+
+def test_a_file_that_is_replaced_between_looking_and_reading_is_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image((5, 24, 32)), compression="zlib", photometric="minisblack")
+    wanted = TiffSeries(str(path), 0, 0, (5, 24, 32), np.dtype("uint16"))
+    pages = packed_pages(wanted)
+    tifffile.imwrite(path, image((5, 24, 32)) // 3, compression="zlib", photometric="minisblack")
+    with pytest.raises(ValueError, match="changed while it was being read"):
+        pages.read_plane(0, range(24), range(32), np.zeros((24, 32), "uint16"))
+    assert packed_pages(wanted) is not pages

@@ -69,3 +69,8 @@ def test_a_map_has_a_cell_for_every_box_and_frames_the_worst():
     assert (kinds.count("unseen"), kinds.count("lost"), kinds.count("worst")) == (4, 1, 1)
     fills = [e.get("fill") for e in root if e.get("fill")]
     assert fills == ["#440154", "#fde724"]  # the ends of viridis
+    named = draw_map(cuts, values, set(), None, (0.0, 2.0), "alt", labels={(0, 0): "1", (1, 2): "<4"})
+    texts = [e for e in ElementTree.fromstring(str(named)) if (e.get("class") or "") in ("pale", "dark")]
+    assert [(e.text, e.get("class")) for e in texts] == [("1", "pale"), ("<4", "dark")]
+    many = draw_map((range(41), range(41)), {(0, 0): 1.0}, set(), None, (0.0, 2.0), "alt")
+    assert "<text" not in many  # no room

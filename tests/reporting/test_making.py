@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import re
 import shutil
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -16,16 +18,20 @@ from scipy.ndimage import gaussian_filter
 from bigdecon.config import TilingConfig
 from bigdecon.deconvolution.ledger import Ledger
 from bigdecon.distributed.progress import Message
-from bigdecon.errors import OutputError, VolumeError
+from bigdecon.errors import OutputError, VolumeError, WriteError
+from bigdecon.io.provenance import PSFRecord
+from bigdecon.io.stored_psf import keep_psfs, kept_psf
+from bigdecon.optics.psf import psf_from_array
 from bigdecon.reporting import making
 from bigdecon.reporting.content import gather
-from bigdecon.reporting.making import make_report, report_place
+from bigdecon.reporting.making import make_report
 from bigdecon.reporting.measuring import run_here
+from bigdecon.reporting.report_names import report_place
 from bigdecon.reporting.subject import find_subject
 from bigdecon.storage import places
 from bigdecon.storage.places import as_place
 from tests.reporting.conftest import write_psf
-from tests.runs import SIZE, snapshot, specimen, write_image, write_in_chunks
+from tests.runs import SIZE, kernel, snapshot, specimen, write_image, write_in_chunks
 
 MOST_BYTES = 3_000_000
 
@@ -152,14 +158,52 @@ def test_without_its_input_a_report_shows_the_result_and_says_so(tmp_path, resto
     assert "shot before" in page_of(result)
 
 
-@pytest.mark.slow
-def test_without_its_psf_a_report_shows_both_images_and_says_so(tmp_path, restore):
+def test_the_psf_is_kept_with_the_result(tmp_path, restore):
     psf = write_psf(tmp_path / "mine.tif")
-    result = restore(write_image(tmp_path / "a.ome.zarr", specimen()), psf=(str(psf),), report=False)
-    write_psf(psf, (7, 9, 9))
+    image = write_image(tmp_path / "a.ome.zarr", specimen())
+    result = restore(image, psf=(str(psf),), report=False)
+    kept = result.output / "bigdecon" / "psf"
+    (file,) = kept.iterdir()
+    assert file.name == f"{result.plan.psfs[0].sha256}.safetensors"
+    whole = make_report(result.output)
+    psf.unlink()
+    moved = image.rename(tmp_path / "elsewhere.ome.zarr")
+    later = make_report(result.output, image=str(moved))
+    assert (later.notes, later.statements) == ((), whole.statements)
     told = make_report(result.output)
+    assert len(told.notes) == 1
+    assert "The input image is not where it was" in told.notes[0]
+    assert "mine.tif" in page_of(replace(result, report=told))
+
+    # Nothing depends on it: without it, the same command finds a finished result, and its file is looked for.
+    before = snapshot(result.output)
+    file.unlink()
+    told = make_report(result.output, image=str(moved))
     assert any("The PSF" in note for note in told.notes)
     assert "shot before" in told.page.read_text()
+    write_psf(psf)
+    assert not make_report(result.output, image=str(moved)).notes
+    moved.rename(image)
+    assert restore(image, psf=(str(psf),), report=False).state == "found finished"
+    del before[str(file)]
+    assert snapshot(result.output) == before
+
+
+def test_a_kept_psf_that_was_changed_is_passed_over(tmp_path):
+    psf = psf_from_array(kernel(), voxel_size_um=SIZE, psf_voxel_size_um=SIZE, name="mine")
+    noted = asdict(PSFRecord(psf.name, psf.sha256, psf.corrections, psf.voxel_size_um))
+    noted = json.loads(json.dumps(noted))
+    assert kept_psf(tmp_path, noted) is None
+    keep_psfs(tmp_path / "psf", [psf, psf])
+    read = kept_psf(tmp_path / "psf", noted)
+    assert np.array_equal(read.array, psf.array)
+    assert (read.sha256, read.name, read.voxel_size_um) == (psf.sha256, "mine", SIZE)
+    (file,) = (tmp_path / "psf").iterdir()
+    data = file.read_bytes()
+    for damaged in (data[:-4] + b"abcd", data[:40], b""):
+        file.write_bytes(damaged)
+        assert kept_psf(tmp_path / "psf", noted) is None
+    assert kept_psf(tmp_path / "psf", {**noted, "sha256": "../" + noted["sha256"]}) is None
 
 
 def test_another_image_is_refused(tmp_path, restore):
@@ -224,14 +268,28 @@ def test_a_report_beside_objects(tmp_path, restore, s3, cluster):
     check_picture(places.read(made.picture))
 
 
-@pytest.mark.parametrize(
-    ("output", "page"),
-    [
-        ("/a/b.deconvolved.ome.zarr", "/a/b.deconvolved.report.html"),
-        ("/a/b.zarr", "/a/b.report.html"),
-        ("/a/b", "/a/b.report.html"),
-        ("s3://bucket/a.ome.zarr", "s3://bucket/a.report.html"),
-    ],
-)
-def test_reports_lie_beside_results(output, page):
-    assert str(report_place(output)) == page
+def test_a_report_replaces_nothing_but_itself(tmp_path, restore):
+    image = write_image(tmp_path / "a.ome.zarr", specimen())
+    page = tmp_path / "a.deconvolved.report.html"
+    picture = page.with_suffix(".png")
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n my own drawing")
+    events = []
+    result = restore(image, events=events)
+    other = tmp_path / "a.deconvolved.ome.zarr.report.html"
+    assert (result.report.page, result.report.picture) == (other, other.with_suffix(".png"))
+    assert any(isinstance(e, Message) and "is called" in e.text for e in events)
+    assert any("is called" in note for note in result.report.notes)
+    assert not page.exists()
+    assert picture.read_bytes().endswith(b"drawing")
+    assert restore(image).report is None  # it has one
+
+    other.write_text("<html><head><meta name='generator' content='bigdecon notes'></head></html>")
+    with pytest.raises(WriteError, match=r"a\.deconvolved\.report\.png exists and is not the report of"):
+        make_report(result.output)
+    with pytest.raises(WriteError, match=r"exists and is no report of bigdecon"):
+        make_report(result.output, place=other)
+    picture.unlink()
+    assert make_report(result.output).page == page
+    assert make_report(result.output).page == page
+    assert make_report(result.output, place=tmp_path / "b.html").page == tmp_path / "b.html"
+    assert make_report(result.output, place=tmp_path / "b.html").page == tmp_path / "b.html"

@@ -91,6 +91,44 @@ def test_nothing_sticks_out(made, browser, size):
     assert browser.execute_script(OVERFLOW) == []
 
 
+HIDDEN = "return [...document.querySelectorAll('details.part')].filter(p => !p.open).length"
+
+
+def test_details_are_folded_on_a_phone_and_nowhere_else(made, browser):
+    from selenium.webdriver.common.by import By
+
+    resize(browser, DESK)
+    browser.get(made.page.as_uri())
+    parts = browser.find_elements(By.CSS_SELECTOR, "details.part")
+    assert len(parts) >= 5
+    assert browser.execute_script(HIDDEN) == 0
+    resize(browser, PHONE)
+    browser.get(made.page.as_uri())
+    assert browser.execute_script(HIDDEN) == len(parts)
+    tall = browser.execute_script("return document.documentElement.scrollHeight")
+    assert tall < 6 * PHONE[1]  # two channels; unfolded it is thousands of pixels more
+    summary = browser.find_element(By.CSS_SELECTOR, "details.part summary")
+    summary.click()
+    assert browser.execute_script(HIDDEN) == len(parts) - 1
+    assert browser.find_element(By.CSS_SELECTOR, "details.part table").is_displayed()
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script(HIDDEN) == 0
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script(HIDDEN) == len(parts) - 1
+    assert browser.get_log("browser") == []
+
+
+def test_numbers_of_the_map_lie_in_their_cells(made, browser):
+    resize(browser, DESK)
+    browser.get(made.page.as_uri())
+    outside = browser.execute_script("""return [...document.querySelectorAll('.map')].flatMap(map => {
+        const cells = [...map.querySelectorAll('rect')].map(r => r.getBoundingClientRect());
+        return [...map.querySelectorAll('text')].map(t => t.getBoundingClientRect()).filter(t => !cells.some(
+            c => c.left <= t.left && t.right <= c.right && c.top <= t.top && t.bottom <= c.bottom))})""")
+    assert outside == []
+    assert browser.execute_script("return document.querySelectorAll('.map text').length") > 0
+
+
 def test_on_paper_and_without_scripts_both_pictures_are_seen(made, browser):
     from selenium.webdriver.common.by import By
 

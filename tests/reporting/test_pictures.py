@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from itertools import product
 
 import numpy as np
 import pytest
@@ -139,6 +140,31 @@ def test_coarse_images_are_means(factors):
     last = data[tuple(slice((n - 1) // f * f, n) for n, f in zip(data.shape, factors, strict=True))].mean()
     assert coarse[0, 0, 0] == pytest.approx(first, rel=1e-5)
     assert coarse[-1, -1, -1] == pytest.approx(last, rel=1e-5)
+
+
+@pytest.mark.parametrize("chunks", [(7, 22, 30), (1, 22, 30), (3, 5, 30), (4, 4, 4)])
+@pytest.mark.parametrize("crop", [None, (slice(2, 7), slice(3, 22), slice(0, 29))])
+@pytest.mark.parametrize("pieces", [1, 2**9, 2**23])
+def test_a_coarse_image_decodes_every_chunk_once(monkeypatch, chunks, crop, pieces):
+    monkeypatch.setattr("bigdecon.reporting.overview.PIECE_VOXELS", pieces)
+    data = np.random.default_rng(0).random((7, 22, 30)).astype("float32")
+    read = []
+
+    class Chunked:
+        shape, dtype = data.shape, data.dtype
+
+        def __getitem__(self, box):
+            ranges = [range(p.start // c, -(-p.stop // c)) for p, c in zip(box, self.chunks, strict=True)]
+            read.extend(product(*ranges))
+            return data[box]
+
+    source = Chunked()
+    source.chunks = chunks
+    whole = Volume(source, "zyx")
+    coarse = mean_of_voxels((whole.crop(crop) if crop else whole).stack(), (2, 4, 4))
+    expected = mean_of_voxels(Volume.from_array(data[crop] if crop else data).stack(), (2, 4, 4))
+    assert np.allclose(coarse, expected, rtol=1e-5)
+    assert len(read) == len(set(read))
 
 
 def test_a_psf_is_shown_through_its_centre():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 from urllib.parse import urlsplit
@@ -126,7 +127,72 @@ def test_no_text_leads_out(tmp_path_factory, text):
     root.mkdir(exist_ok=True)
     (root / "a").write_text("a")
     found = find_file({"result": root}, f"result/{text}")
-    assert found in (None, root / "a")
+    assert found is None or found.file == root / "a"
+
+
+# --- stores --------------------------------------------------------------------------------------
+
+
+SECRET = "/home/anna/secret"
+
+
+@pytest.fixture
+def own(store):
+    """Give the folder of a result of ours, of both formats, with what it must not tell."""
+    (store / "bigdecon" / "ledger").mkdir(parents=True)
+    for name in ("run.json", "lease.json", "zarr.json", "ledger/0.0", "ledger/level-0.json", "0", "c"):
+        (store / "bigdecon" / name).write_text(SECRET)
+    mark = {"bigdecon": {"provenance": {"command": SECRET}}}
+    (store / "zarr.json").write_text(json.dumps({"zarr_format": 3, "attributes": {"ome": {"a": 1}, **mark}}))
+    (store / ".zattrs").write_text(json.dumps({"multiscales": [2], **mark}))
+    (store / ".zmetadata").write_text(json.dumps({"metadata": {".zattrs": mark, "0/.zarray": {"b": 3}}}))
+    (store / "0" / "zarr.json").write_text('{"shape": [4]}')
+    (store / "0" / "7.0").write_bytes(DATA)
+    (store / "OME").mkdir()
+    (store / "OME" / "METADATA.ome.xml").write_text("<OME/>")
+    (store / "notes.txt").write_text(SECRET)
+    (store / ".hidden").mkdir()
+    (store / ".hidden" / "0").write_text(SECRET)
+    (store / "0" / "c" / "1").symlink_to(store / "bigdecon" / "run.json")
+    with FileServer({"result": store}, stores=True) as running:
+        yield running
+
+
+def test_a_store_gives_what_a_viewer_needs(own):
+    assert ask(own, "result/0/c/0")[2] == ask(own, "result/0/7.0")[2] == DATA
+    assert ask(own, "result/0/c/0", Range="bytes=3-9")[2] == DATA[3:10]
+    assert json.loads(ask(own, "result/0/zarr.json")[2]) == {"shape": [4]}
+    assert ask(own, "result/OME/METADATA.ome.xml")[2] == b"<OME/>"
+
+
+def test_a_store_tells_nothing_of_its_run(own):
+    status, headers, body = ask(own, "result/zarr.json")
+    assert json.loads(body) == {"zarr_format": 3, "attributes": {"ome": {"a": 1}}}
+    assert (status, int(headers["Content-Length"])) == (200, len(body))
+    assert ask(own, "result/zarr.json", Range="bytes=2-5")[2] == body[2:6]
+    assert ask(own, "result/zarr.json", "HEAD")[1]["Content-Length"] == str(len(body))
+    assert json.loads(ask(own, "result/.zattrs")[2]) == {"multiscales": [2]}
+    assert json.loads(ask(own, "result/.zmetadata")[2]) == {
+        "metadata": {".zattrs": {}, "0/.zarray": {"b": 3}}
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["result/bigdecon/run.json", "result/bigdecon/zarr.json", "result/bigdecon/0", "result/bigdecon/c",
+     "result/bigdecon/ledger/0.0", "result/bigdecon/ledger/level-0.json", "result/bigdecon/lease.json",
+     "result/%62igdecon/run.json", "result/%62%69gdecon/zarr.json", "result/bigdecon%2frun.json",
+     "result/bigdecon%2f0", "result/0/../bigdecon/run.json", "result/0/%2e%2e/bigdecon/0",
+     "result/0/..%2fbigdecon/0", "result/./bigdecon/0", "result/%2e/bigdecon/0", "result//bigdecon/0",
+     "result/%2562igdecon/0", "result/BIGDECON/0", "result/bigdecon/./0", "result/bigdecon/0?x=zarr.json",
+     "result/bigdecon/run.json%00.json", "result/bigdecon/run.json/zarr.json", "result/notes.txt",
+     "result/.hidden/0", "result/%2ehidden/0", "result/0/c/1", "result/way%20out",
+     "result/0%5c..%5cbigdecon/0"],
+)  # fmt: skip
+def test_a_store_keeps_its_bookkeeping(own, path):
+    for method in ("GET", "HEAD"):
+        status, _, body = ask(own, path, method)
+        assert (status, body) == (404, b"")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "PROPFIND"])
