@@ -11,11 +11,13 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from bigdecon.diagnosis.findings import Finding, Severity
+from bigdecon.evaluation.detail import DetailCurve
 from bigdecon.evaluation.noise import NoiseModel
 from bigdecon.evaluation.residual import Residual
 
 __all__ = [
     "check_clipping",
+    "check_detail",
     "check_explanation",
     "check_intensity",
     "check_noise_amplification",
@@ -36,6 +38,8 @@ NOISE_GROWTH = 1.5
 LEAST_DARK = 200  # voxels
 STILL_FALLING = 0.05  # of the error, in the last quarter of the training
 LEAST_MEASUREMENTS = 6
+LOST = 0.25  # of the frequencies that the image's data support
+NOISE_SHARED = 0.2  # correlation of neighbours, as in `image_checks`
 KEPT = (0.9, 1.1)
 CLIPPED_SHARE = 1e-4
 
@@ -189,6 +193,53 @@ def _growth_by_halves(image: Image, half_results: tuple[Image, Image], noise: No
     # Doubled halves differ by four times a normal variable with a quarter of the image's variance.
     expected = 4 * noise.variance_at(np.asarray(image, np.float64)).mean()
     return math.sqrt(float(((first - second) ** 2).mean()) / float(expected))
+
+
+def check_detail(
+    curves: Sequence[DetailCurve], noise_correlation: Sequence[float] = (), *, in_um: bool = True
+) -> Finding:
+    """Say down to which detail the result carries what the image holds, and whether it is smoother.
+
+    Parameters
+    ----------
+    curves : of the result, see `detail_curves`
+    noise_correlation : of the image, along every axis: noise that voxels share looks like detail
+    in_um : whether frequencies are per micrometre, or per voxel
+    """
+    name = "detail-lost"
+    told = [curve for curve in curves if curve.image_reach]
+    if abs(_strongest(noise_correlation)) >= NOISE_SHARED:
+        sentence = "Neighbouring voxels share their noise, which cannot be told from detail that was lost."
+        return Finding(name, "note", sentence)
+    if not told:
+        sentence = "The image holds too little detail beyond its noise to tell whether the result lost any."
+        return Finding(name, "note", sentence)
+    parts = " and ".join(_carried(curve, "µm" if in_um else "voxels") for curve in told)
+    carried = f"the result carries the image's detail {parts}"
+    if max(curve.lost for curve in told) < LOST:
+        return Finding(name, "good", f"No detail was lost: {carried}.")
+    sentence = (
+        f"The result is smoother than the data: it carries the image's detail {parts}; where less than half of "
+        "what stands out of the noise is carried counts as lost, and finer structure in the result is missing "
+        "or too faint."
+    )
+    remedy = (
+        "Take more iterations, a longer training, a narrower --sieve or a weaker regularization; if that does "
+        "not help, the PSF is wider than that of the microscope."
+    )
+    return Finding(name, "warning", sentence, remedy)
+
+
+def _carried(curve: DetailCurve, unit: str) -> str:
+    where = {"lateral": "in the plane", "axial": "along z"}[curve.direction]
+    if not curve.image_reach or curve.result_reach is None:
+        return ""
+    data = f"{1 / curve.image_reach:.2g} {unit}"
+    if curve.result_reach == 0:
+        return f"nowhere {where} (the image's data reach to {data})"
+    if curve.result_reach >= curve.image_reach:
+        return f"as far as its data reach, {data} {where}"
+    return f"down to {1 / curve.result_reach:.2g} {unit} {where} (the image's data reach to {data})"
 
 
 def check_intensity(kept: float) -> Finding:

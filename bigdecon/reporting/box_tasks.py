@@ -1,7 +1,7 @@
 """What a report measures in worker processes: plain functions that take and give what pickles well.
 
 look_at_box      noise of the image, contrast of the result, its brightest place
-measure_box      residual: image minus the result blurred again, in units of the noise
+measure_box      residual: image minus the result blurred again, in units of the noise; the detail kept
 cut_residual     the same, as pictures of its planes
 repeat_box       the run's own method on two halves of the data, and their Fourier shell correlation
 
@@ -26,6 +26,7 @@ from bigdecon.diagnosis.result_checks import check_noise_amplification
 from bigdecon.distributed.device_failure import device_watched
 from bigdecon.errors import NonFiniteError, ReadError
 from bigdecon.evaluation.cutoffs import psf_cutoff_per_um
+from bigdecon.evaluation.detail import DetailSums, detail_sums
 from bigdecon.evaluation.fourier_shell import FourierShellCorrelation, fourier_shell_correlation
 from bigdecon.evaluation.noise import NoiseModel, estimate_noise, noise_correlation
 from bigdecon.evaluation.residual import Residual, residual_of
@@ -99,7 +100,8 @@ class Look(NamedTuple):
 class Measured(NamedTuple):
     """The residual of a box, in numbers; see `evaluation.residual.Residual`.
 
-    `signal` is the image's sum above the background, `voxels` how many were compared.
+    `signal` is the image's sum above the background, `voxels` how many were compared, `detail` what is summed
+    over boxes to tell which detail was kept (None in a box that is too small).
     """
 
     chi_square: float
@@ -110,6 +112,7 @@ class Measured(NamedTuple):
     kept: float
     signal: float
     voxels: int
+    detail: DetailSums | None = None
 
 
 class ResidualPlanes(NamedTuple):
@@ -158,13 +161,16 @@ def _measurable(image: NDArray[Any]) -> bool:
     return long_enough and bool(np.isfinite(image).all()) and float(image.std()) > 0
 
 
-def measure_box(pair: Pairing, box: Box, noise: NoiseModel) -> Measured | None:
-    """Measure the residual of a box; None if it cannot be read."""
+def measure_box(
+    pair: Pairing, box: Box, noise: NoiseModel, voxel_size_um: Sequence[float] | None = None
+) -> Measured | None:
+    """Measure the residual of a box, and the detail kept; None if it cannot be read."""
     try:
         residual, image = _residual(pair, box, noise)
     except (ReadError, NonFiniteError):
         return None
-    signal = float((image[residual.box].astype(np.float64) - pair.background).sum())
+    known = image[residual.box].astype(np.float64)
+    signal = float((known - pair.background).sum())
     return Measured(
         residual.chi_square,
         residual.correlation,
@@ -174,6 +180,7 @@ def measure_box(pair: Pairing, box: Box, noise: NoiseModel) -> Measured | None:
         residual.kept,
         signal,
         residual.normalised.size,
+        detail_sums(known, residual.expected, noise, voxel_size_um or (1.0,) * known.ndim),
     )
 
 

@@ -9,7 +9,7 @@ Memory is bounded by the boxes, never by the volume.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +21,8 @@ from bigdecon.deconvolution.tiling import grow, overlap
 from bigdecon.diagnosis.findings import Finding
 from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
+from bigdecon.evaluation.cutoffs import psf_cutoff_per_um
+from bigdecon.evaluation.detail import DetailCurve, detail_curves
 from bigdecon.evaluation.fourier_shell import FourierShellCorrelation, ShellCurve
 from bigdecon.evaluation.noise import NoiseModel
 from bigdecon.reporting.box_checks import check_box
@@ -117,6 +119,7 @@ class StackMeasures:
     interesting, worst : box index with the most contrast, and with the largest misfit
     interesting_planes, worst_planes : residual there
     agreements : lateral and axial
+    detail : which of the image's detail the result carries, lateral and axial
     findings : of checks on the interesting box
     """
 
@@ -132,6 +135,7 @@ class StackMeasures:
     interesting_planes: ResidualPlanes | None = None
     worst_planes: ResidualPlanes | None = None
     agreements: tuple[Agreement, ...] = ()
+    detail: tuple[DetailCurve, ...] = ()
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -216,7 +220,8 @@ def measure_stack(
     if not looks:
         return empty
     noise = _noise_of_each(looks, pair.background)
-    boxes = [Call(measure_box, (pair, sample.box(i), noise[i])) for i in looks]
+    size = subject.result.voxel_size_um
+    boxes = [Call(measure_box, (pair, sample.box(i), noise[i], size)) for i in looks]
     answers = zip(looks, run(boxes, "report-measure"), strict=True)
     measured = {
         i: m for i, m in answers if m is not None and math.isfinite(m.chi_square) and m.chi_square > 0
@@ -228,7 +233,7 @@ def measure_stack(
     bright = [(sample.box(i), noise[i]) for i in ranked]
     halves = _halves(subject, pair, bright, run) if repeat else []
     checks = Call(check_box, (pair, sample.box(best), noise[best], looks[best].correlation,
-                              subject.result.voxel_size_um, not subject.findings))  # fmt: skip
+                              size, not subject.findings))  # fmt: skip
     return StackMeasures(
         channel=channel,
         timepoint=timepoint,
@@ -242,6 +247,7 @@ def measure_stack(
         interesting_planes=cut[0],
         worst_planes=None if worst is None else cut[1],
         agreements=_agreements(halves),
+        detail=_detail(measured.values(), pair, size),
         findings=_better(run([checks], "report-check")[0], halves),
     )
 
@@ -285,6 +291,14 @@ def _halves(
         Call(repeat_box, (pair, box, noise, recipe, size, seed + i)) for i, (box, noise) in enumerate(boxes)
     ]
     return [h for h in run(calls, "report-repeat") if h is not None]
+
+
+def _detail(
+    measured: Iterable[Measured], pair: Pairing, voxel_size_um: Sequence[float] | None
+) -> tuple[DetailCurve, ...]:
+    size = tuple(voxel_size_um or (1.0,) * pair.psf.ndim)
+    sums = [m.detail for m in measured if m.detail is not None]
+    return detail_curves(sums, size, psf_cutoff_per_um(pair.psf, size)) if sums else ()
 
 
 def _agreements(halves: Sequence[Halves]) -> tuple[Agreement, ...]:
