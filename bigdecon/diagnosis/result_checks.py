@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bigdecon.diagnosis.findings import Finding, Severity
 from bigdecon.evaluation.detail import DetailCurve
+from bigdecon.evaluation.half_noise import noise_of_halves
 from bigdecon.evaluation.noise import NoiseModel
 from bigdecon.evaluation.residual import Residual
 
@@ -34,7 +35,10 @@ UNEXPLAINED = 0.05  # part of the image's variation; less is left by careful smo
 DISTRUSTED = 0.2
 BESIDE_NOISE = 2.0  # reduced chi square: as much is left of the structure as there is noise
 STRUCTURED = 0.3
+AMPLIFIED = "amplified-noise"
 NOISE_GROWTH = 1.5
+NOISE_SHARE = 0.03  # of the result's variance
+REMOVABLE = 0.6  # of the noise, see `noise_of_halves`; near the best number of iterations, less is
 LEAST_DARK = 200  # voxels
 STILL_FALLING = 0.05  # of the error, in the last quarter of the training
 LEAST_MEASUREMENTS = 6
@@ -142,10 +146,12 @@ def check_psf_by_residual(residual: Residual) -> Finding:
 def check_noise_amplification(
     image: Image, result: Image, noise: NoiseModel, half_results: tuple[Image, Image] | None = None
 ) -> Finding:
-    """Compare the noise of a result with that of the image.
+    """Judge the noise of a result.
 
     With the results of two halves of the data (`thinning.thin`, each doubled), their difference is noise
-    alone. Without, dark places are looked at, in which there should be nothing.
+    alone, and it is asked whether it lies where there is structure. That it is larger than in the image says
+    nothing: a result is brighter and finer than its image. Without halves, dark places are looked at, in
+    which there should be nothing.
 
     Parameters
     ----------
@@ -153,28 +159,40 @@ def check_noise_amplification(
     noise : of the image, with its background
     half_results : of the two doubled halves
     """
-    growth = (
-        _growth_in_the_dark(image, result, noise)
-        if half_results is None
-        else _growth_by_halves(image, half_results, noise)
-    )
+    if half_results is not None:
+        return _noise_by_halves(half_results)
+    growth = _growth_in_the_dark(image, result, noise)
     if math.isnan(growth):
-        return Finding(
-            "amplified-noise", "good", "There are no dark places to measure the result's noise in."
-        )
-    sentence = f"the noise of the result is {growth:.2g} times that of the image"
+        return Finding(AMPLIFIED, "good", "There are no dark places to measure the result's noise in.")
+    sentence = f"the noise of the result is {growth:.2g} times that of the image in dark places"
     if growth <= NOISE_GROWTH:
-        return Finding("amplified-noise", "good", f"Noise is not amplified: {sentence}.")
+        return Finding(AMPLIFIED, "good", f"Noise is not amplified: {sentence}.")
+    return _amplified(f"{sentence}, and {NOISE_GROWTH:g} times is the limit")
+
+
+def _noise_by_halves(half_results: tuple[Image, Image]) -> Finding:
+    found = noise_of_halves(*half_results)
+    if found.share <= NOISE_SHARE:
+        sentence = (
+            f"Noise makes up {found.share:.1%} of the variation in the result (limit {NOISE_SHARE:.0%})."
+        )
+        return Finding(AMPLIFIED, "good", sentence)
+    told = (
+        f"noise makes up {found.share:.0%} of the variation in the result ({NOISE_SHARE:.0%} is in order), "
+        f"and {found.removable:.0%} of it lies at detail that holds little else (limit {REMOVABLE:.0%})"
+    )
+    if found.removable <= REMOVABLE:
+        return Finding(AMPLIFIED, "good", f"Noise is not amplified without need: {told}.")
+    return _amplified(told)
+
+
+def _amplified(told: str) -> Finding:
     sentence = (
-        f"The deconvolution amplifies noise: {sentence}, and {NOISE_GROWTH:g} times is the limit; small "
-        "bright "
-        "grains in the result are noise, not structure."
+        f"The deconvolution amplifies noise, or keeps more than it must: {told}; small bright grains in the "
+        "result are noise, not structure."
     )
-    remedy = (
-        "Take fewer iterations, a stronger regularization or a wider --sieve. Settings found by hidden "
-        "voxels predict the image best, and may let this much noise through."
-    )
-    return Finding("amplified-noise", "warning", sentence, remedy)
+    remedy = "Take fewer iterations, a stronger regularization or a wider --sieve."
+    return Finding(AMPLIFIED, "warning", sentence, remedy)
 
 
 def _growth_in_the_dark(image: Image, result: Image, noise: NoiseModel) -> float:
@@ -186,13 +204,6 @@ def _growth_in_the_dark(image: Image, result: Image, noise: NoiseModel) -> float
         return math.nan
     values = np.asarray(result, np.float64)[dark]
     return float(values.std()) / deviation
-
-
-def _growth_by_halves(image: Image, half_results: tuple[Image, Image], noise: NoiseModel) -> float:
-    first, second = (np.asarray(half, np.float64) for half in half_results)
-    # Doubled halves differ by four times a normal variable with a quarter of the image's variance.
-    expected = 4 * noise.variance_at(np.asarray(image, np.float64)).mean()
-    return math.sqrt(float(((first - second) ** 2).mean()) / float(expected))
 
 
 def check_detail(
@@ -219,13 +230,12 @@ def check_detail(
     if max(curve.lost for curve in told) < LOST:
         return Finding(name, "good", f"No detail was lost: {carried}.")
     sentence = (
-        f"The result is smoother than the data: it carries the image's detail {parts}; where less than half of "
-        "what stands out of the noise is carried counts as lost, and finer structure in the result is missing "
-        "or too faint."
+        f"The result is smoother than the data: it carries the image's detail {parts}; finer "
+        "structure, of which it carries less than half, is missing or too faint."
     )
     remedy = (
-        "Take more iterations, a longer training, a narrower --sieve or a weaker regularization; if that does "
-        "not help, the PSF is wider than that of the microscope."
+        "Take more iterations, a longer training, a narrower --sieve or a weaker regularization; if that "
+        "does not help, the PSF is wider than that of the microscope."
     )
     return Finding(name, "warning", sentence, remedy)
 

@@ -23,18 +23,15 @@ from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
-import scipy.fft
-import scipy.signal.windows
 from numpy.typing import NDArray
 
+from bigdecon.evaluation.bands import BANDS, bands_of, faded_spectrum, fading_window, independent_share
 from bigdecon.evaluation.noise import NoiseModel
 
 __all__ = ["LEAST_KEPT", "DetailCurve", "DetailSums", "detail_curves", "detail_sums"]
 
 Floats = NDArray[np.float64]
 
-BANDS = 32
-"""Up to Nyquist's frequency, along either direction."""
 LEAST_EXTENT = 16  # voxels along an axis: below, a band is hardly wider than what the window leaks
 LEAST_SIGNAL = 1.0
 """Of the noise's power: from here on the best linear estimate shows half of the signal and more."""
@@ -127,12 +124,11 @@ def detail_sums(
     """
     if min(image.shape[-2:]) < LEAST_EXTENT:
         return None
-    window = _window(image.shape)
-    first, second = (_spectrum(np.asarray(a, np.float64), window) for a in (image, expected))
+    first, second = (faded_spectrum(np.asarray(a, np.float64)) for a in (image, expected))
     # Not `variance_at`: cut off at the background, it would be too high on average where the image is dark.
     values = noise.gain * (np.asarray(image, np.float64) - noise.background) + noise.variance
-    level = max(0.0, float((window**2 * values).sum()))
-    axial, lateral = _bands(image.shape, voxel_size_um)
+    level = max(0.0, float((fading_window(image.shape) ** 2 * values).sum()))
+    axial, lateral = bands_of(image.shape, voxel_size_um)
     within = lateral < BANDS
     index = (axial * BANDS + lateral)[within]
     weights = np.full(first.shape, 1.0)
@@ -144,7 +140,7 @@ def detail_sums(
     common = (first[within] * second[within].conj()).real / image.size
     excess = power - level / image.size
     # A window ties neighbouring frequencies together, so that fewer are independent.
-    tied = weights / _independent_share(image.shape)
+    tied = weights / independent_share(image.shape)
     parts = (
         weights,
         weights * power,
@@ -154,8 +150,8 @@ def detail_sums(
         tied * excess * common,
         tied * common**2,
     )
-    shape = (BANDS, BANDS)
-    return DetailSums(*(np.bincount(index, p, minlength=BANDS**2).reshape(shape) for p in parts))
+    sums = [np.asarray(np.bincount(index, p, minlength=BANDS**2), np.float64) for p in parts]
+    return DetailSums(*(one.reshape(BANDS, BANDS) for one in sums))
 
 
 def detail_curves(
@@ -239,40 +235,3 @@ def _last_of(flags: NDArray[np.bool_], start: int) -> int:
         elif not flags[i : i + 2].any():
             break
     return last
-
-
-def _window(shape: Sequence[int]) -> Floats:
-    lines = [scipy.signal.windows.blackman(n + 2)[1:-1] for n in shape]
-    return np.asarray(reduce(np.multiply, np.ix_(*lines)), np.float64)
-
-
-def _spectrum(image: Floats, window: Floats) -> NDArray[np.complex128]:
-    level = float((image * window).sum() / window.sum())
-    spectrum: NDArray[np.complex128] = scipy.fft.rfftn((image - level) * window)
-    return spectrum
-
-
-def _independent_share(shape: Sequence[int]) -> float:
-    share = 1.0
-    for n in shape:
-        squares = scipy.signal.windows.blackman(n + 2)[1:-1] ** 2
-        share *= float(squares.mean() ** 2 / (squares**2).mean())
-    return share
-
-
-def _bands(
-    shape: Sequence[int], voxel_size_um: Sequence[float]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give the band of every frequency of `rfftn`, axially and laterally; corners are beyond the last."""
-    coarsest = max(voxel_size_um[-2:])
-    y = scipy.fft.fftfreq(shape[-2], voxel_size_um[-2] / coarsest)
-    x = scipy.fft.rfftfreq(shape[-1], voxel_size_um[-1] / coarsest)
-    radius = np.sqrt(y[:, None] ** 2 + x[None, :] ** 2)
-    lateral = np.ceil(radius * 2 * BANDS - 1e-9).astype(np.int64) - 1
-    full = (*shape[:-1], shape[-1] // 2 + 1)
-    lateral = np.broadcast_to(np.maximum(lateral, 0), full)
-    if len(shape) == 2:
-        return np.zeros(full, np.int64), lateral
-    z = np.abs(scipy.fft.fftfreq(shape[0]))
-    axial = np.maximum(np.ceil(z * 2 * BANDS - 1e-9).astype(np.int64) - 1, 0)
-    return np.broadcast_to(axial[:, None, None], full), lateral

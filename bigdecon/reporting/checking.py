@@ -24,7 +24,7 @@ Named = tuple[str, Finding]
 
 
 def findings_of_stack(measures: StackMeasures, *, in_um: bool = True) -> list[Finding]:
-    """Judge residual, detail and intensity of one channel, over all boxes looked at; sizes in µm or voxels."""
+    """Judge residual, detail and intensity of one channel, over all boxes; sizes in µm or voxels."""
     planes, spectrum = measures.interesting_planes, measures.spectrum
     if planes is None or spectrum is None or measures.chi_square is None:
         return list(measures.findings)

@@ -13,7 +13,14 @@ from bigdecon.reporting.charts import Chart, Line, Mark, draw_map
 from bigdecon.reporting.measuring import Agreement, StackMeasures
 from bigdecon.reporting.subject import Subject
 
-__all__ = ["agreement_chart", "detail_charts", "quality_map", "spectrum_chart", "training_charts", "tuning_charts"]
+__all__ = [
+    "agreement_chart",
+    "detail_charts",
+    "quality_map",
+    "spectrum_chart",
+    "training_charts",
+    "tuning_charts",
+]
 
 CRITERION = 1 / 7
 STEEP = 10.0
@@ -107,7 +114,7 @@ def agreement_chart(agreement: Agreement, in_um: bool, subject: Subject) -> Char
 
 
 def detail_charts(measures: StackMeasures, *, in_um: bool) -> Iterator[Chart]:
-    """Show which part of the image's detail the result carries, as far as the image tells; none if it does not."""
+    """Show which part of the image's detail the result carries; no chart where the image tells nothing."""
     unit = "µm" if in_um else "voxel"
     lines, ends = [], []
     for curve, colour in zip(measures.detail, ("magenta", "green"), strict=False):

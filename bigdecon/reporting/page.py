@@ -122,8 +122,11 @@ def _view(section: Section) -> dict[str, Any]:
             for name, plane in section.residuals.items()
         ],
         "residual_charts": [draw_chart(chart) for name, chart in section.charts if name == "residual"],
-        "kept_charts": [Shot(draw_chart(chart), caption=KEPT_CAPTION) for name, chart in section.charts
-                        if name == "detail"],
+        "kept_charts": [
+            Shot(draw_chart(chart), caption=KEPT_CAPTION)
+            for name, chart in section.charts
+            if name == "detail"
+        ],
         "charts": agreements,
         "agreement_charts": agreements,
         "numbers": section.numbers,
