@@ -35,7 +35,7 @@ UNEXPLAINED = 0.05  # part of the image's variation; less is left by careful smo
 DISTRUSTED = 0.2
 BESIDE_NOISE = 2.0  # reduced chi square: as much is left of the structure as there is noise
 STRUCTURED = 0.3
-AMPLIFIED = "amplified-noise"
+NAME_OF_NOISE = "amplified-noise"
 NOISE_GROWTH = 1.5
 NOISE_SHARE = 0.03  # of the result's variance
 REMOVABLE = 0.6  # of the noise, see `noise_of_halves`; near the best number of iterations, less is
@@ -163,10 +163,10 @@ def check_noise_amplification(
         return _noise_by_halves(half_results)
     growth = _growth_in_the_dark(image, result, noise)
     if math.isnan(growth):
-        return Finding(AMPLIFIED, "good", "There are no dark places to measure the result's noise in.")
+        return Finding(NAME_OF_NOISE, "good", "There are no dark places to measure the result's noise in.")
     sentence = f"the noise of the result is {growth:.2g} times that of the image in dark places"
     if growth <= NOISE_GROWTH:
-        return Finding(AMPLIFIED, "good", f"Noise is not amplified: {sentence}.")
+        return Finding(NAME_OF_NOISE, "good", f"Noise is not amplified: {sentence}.")
     return _amplified(f"{sentence}, and {NOISE_GROWTH:g} times is the limit")
 
 
@@ -176,13 +176,13 @@ def _noise_by_halves(half_results: tuple[Image, Image]) -> Finding:
         sentence = (
             f"Noise makes up {found.share:.1%} of the variation in the result (limit {NOISE_SHARE:.0%})."
         )
-        return Finding(AMPLIFIED, "good", sentence)
+        return Finding(NAME_OF_NOISE, "good", sentence)
     told = (
         f"noise makes up {found.share:.0%} of the variation in the result ({NOISE_SHARE:.0%} is in order), "
         f"and {found.removable:.0%} of it lies at detail that holds little else (limit {REMOVABLE:.0%})"
     )
     if found.removable <= REMOVABLE:
-        return Finding(AMPLIFIED, "good", f"Noise is not amplified without need: {told}.")
+        return Finding(NAME_OF_NOISE, "good", f"Noise is not amplified without need: {told}.")
     return _amplified(told)
 
 
@@ -191,8 +191,11 @@ def _amplified(told: str) -> Finding:
         f"The deconvolution amplifies noise, or keeps more than it must: {told}; small bright grains in the "
         "result are noise, not structure."
     )
-    remedy = "Take fewer iterations, a stronger regularization or a wider --sieve."
-    return Finding(AMPLIFIED, "warning", sentence, remedy)
+    remedy = (
+        "Take fewer iterations, a stronger regularization or a wider --sieve. Settings found by hidden "
+        "voxels predict the image best, and may let this much noise through."
+    )
+    return Finding(NAME_OF_NOISE, "warning", sentence, remedy)
 
 
 def _growth_in_the_dark(image: Image, result: Image, noise: NoiseModel) -> float:
