@@ -6,10 +6,12 @@
     regularization   from weak to strong, by factors
 
 Only parts of the image are looked at (see `held_out`), and always the same hidden voxels, so that settings
-are compared in pairs. The best one is taken. A linear filter (wiener, conjugate-gradient), however,
-strengthens noise where the PSF lets little through, and there the error at hidden voxels hardly sees it: of
-its regularizations up to three times the best one, the strongest is taken that is no worse by more than a
-standard error of the difference.
+are compared in pairs. The best ones are taken, with two exceptions, for noise in the result hardly shows in
+the error at hidden voxels. A linear filter (wiener, conjugate-gradient) strengthens noise where the PSF lets
+little through: of its regularizations up to three times the best one, the strongest is taken that is no worse
+by more than a standard error of the difference. Of sieves, the widest is taken that is no worse by more than
+a standard error, or by 1.5 % of the error: to a PSF that does not quite fit, a narrow sieve gives room to
+explain a little more, and far more noise.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ PLAIN_COUNTS = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 110, 160)
 """The same without acceleration."""
 SIEVES = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Widths of sieves that are compared, in voxels."""
+ALIKE = 0.015
+"""Part of the error at hidden voxels by which a wider sieve may be worse."""
 REGULARIZATIONS = tuple(10 ** (exponent / 4) for exponent in range(-14, 5))
 """Regularizations that are compared."""
 BACKGROUND_TRIALS = 7
@@ -318,6 +322,8 @@ class _Search:
             limit = 10 ** (STEPS_BEYOND / 4) * 1.01 * best.regularization
             alike = [t.settings for t in trials if t.worse_by <= 1 and t.settings.regularization <= limit]
             best = max(alike, key=lambda s: s.regularization)
+        if self.method == RichardsonLucy.name and "sieve" in self.wanted:
+            best = _smoothest(trials)
         return Tuned(best, trials)
 
     def _go(self, settings: ClassicalSettings, counts: Sequence[int]) -> float:
@@ -347,6 +353,13 @@ class _Search:
         self.tried += 1
         if self.on_trial:
             self.on_trial(self.tried)
+
+
+def _smoothest(trials: Sequence[Trial]) -> ClassicalSettings:
+    """Take the widest sieve that predicts as well as the best one, and the best iterations with it."""
+    least = min(trial.error for trial in trials)
+    alike = [t for t in trials if t.worse_by <= 1 or t.error <= (1 + ALIKE) * least]
+    return min(alike, key=lambda t: (-t.settings.sieve, t.error)).settings
 
 
 def _golden_section(low: float, high: float, error: Callable[[float], float]) -> Iterator[float]:
