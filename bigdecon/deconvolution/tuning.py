@@ -9,9 +9,8 @@ Only parts of the image are looked at (see `held_out`), and always the same hidd
 are compared in pairs. The best ones are taken, with two exceptions, for noise in the result hardly shows in
 the error at hidden voxels. A linear filter (wiener, conjugate-gradient) strengthens noise where the PSF lets
 little through: of its regularizations up to three times the best one, the strongest is taken that is no worse
-by more than a standard error of the difference. Of sieves, the widest is taken that is no worse by more than
-a standard error, or by 1.5 % of the error: to a PSF that does not quite fit, a narrow sieve gives room to
-explain a little more, and far more noise.
+by more than a standard error of the difference. And no sieve at all must be better than the narrowest one by
+more than that, and than 1.5 % of the error: with a PSF that does not quite fit, it lets in noise for little.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ PLAIN_COUNTS = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 110, 160)
 SIEVES = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Widths of sieves that are compared, in voxels."""
 ALIKE = 0.015
-"""Part of the error at hidden voxels by which a wider sieve may be worse."""
+"""Part of the error at hidden voxels by which the narrowest sieve may be worse than none."""
 REGULARIZATIONS = tuple(10 ** (exponent / 4) for exponent in range(-14, 5))
 """Regularizations that are compared."""
 BACKGROUND_TRIALS = 7
@@ -323,7 +322,7 @@ class _Search:
             alike = [t.settings for t in trials if t.worse_by <= 1 and t.settings.regularization <= limit]
             best = max(alike, key=lambda s: s.regularization)
         if self.method == RichardsonLucy.name and "sieve" in self.wanted:
-            best = _smoothest(trials)
+            best = _sieved(best, trials)
         return Tuned(best, trials)
 
     def _go(self, settings: ClassicalSettings, counts: Sequence[int]) -> float:
@@ -355,11 +354,14 @@ class _Search:
             self.on_trial(self.tried)
 
 
-def _smoothest(trials: Sequence[Trial]) -> ClassicalSettings:
-    """Take the widest sieve that predicts as well as the best one, and the best iterations with it."""
+def _sieved(best: ClassicalSettings, trials: Sequence[Trial]) -> ClassicalSettings:
+    """Take the narrowest sieve instead of none, unless none predicts clearly better."""
+    narrow = [trial for trial in trials if trial.settings.sieve == SIEVES[1]]
+    if best.sieve > 0 or not narrow:
+        return best
     least = min(trial.error for trial in trials)
-    alike = [t for t in trials if t.worse_by <= 1 or t.error <= (1 + ALIKE) * least]
-    return min(alike, key=lambda t: (-t.settings.sieve, t.error)).settings
+    other = min(narrow, key=lambda trial: trial.error)
+    return other.settings if other.worse_by <= 1 or other.error <= (1 + ALIKE) * least else best
 
 
 def _golden_section(low: float, high: float, error: Callable[[float], float]) -> Iterator[float]:
