@@ -62,6 +62,8 @@ PLAIN_COUNTS = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 110, 160)
 """The same without acceleration."""
 SIEVES = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Widths of sieves that are compared, in voxels."""
+ALIKE = 0.015
+"""Part of the error at hidden voxels by which the narrowest sieve may be worse than none."""
 REGULARIZATIONS = tuple(10 ** (exponent / 4) for exponent in range(-14, 5))
 """Regularizations that are compared."""
 BACKGROUND_TRIALS = 7
@@ -252,6 +254,8 @@ class Search:
             limit = 10 ** (STEPS_BEYOND / 4) * 1.01 * best.regularization
             alike = [t.settings for t in trials if t.worse_by <= 1 and t.settings.regularization <= limit]
             best = max(alike, key=lambda s: s.regularization)
+        if self.method == RichardsonLucy.name and "sieve" in self.wanted:
+            best = sieved(best, trials)
         return Tuned(best, trials)
 
     # --- how one is tried ------------------------------------------------------------------------
@@ -338,3 +342,13 @@ class Search:
         if "regularization" in self.wanted:
             words.append(f"regularization {settings.regularization:.3g}")
         return ", ".join(words)
+
+
+def sieved(best: ClassicalSettings, trials: Sequence[Trial]) -> ClassicalSettings:
+    """Take the narrowest sieve instead of none, unless none predicts clearly better."""
+    narrow = [trial for trial in trials if trial.settings.sieve == SIEVES[1]]
+    if best.sieve > 0 or not narrow:
+        return best
+    least = min(trial.error for trial in trials)
+    other = min(narrow, key=lambda trial: trial.error)
+    return other.settings if other.worse_by <= 1 or other.error <= (1 + ALIKE) * least else best

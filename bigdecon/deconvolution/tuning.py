@@ -6,10 +6,11 @@
     regularization   from weak to strong, by factors
 
 Only parts of the image are looked at (see `held_out`), and always the same hidden voxels, so that settings
-are compared in pairs. The best one is taken. A linear filter (wiener, conjugate-gradient), however,
-strengthens noise where the PSF lets little through, and there the error at hidden voxels hardly sees it: of
-its regularizations up to three times the best one, the strongest is taken that is no worse by more than a
-standard error of the difference.
+are compared in pairs. The best ones are taken, with two exceptions, for noise in the result hardly shows in
+the error at hidden voxels. A linear filter (wiener, conjugate-gradient) strengthens noise where the PSF lets
+little through: of its regularizations up to three times the best one, the strongest is taken that is no worse
+by more than a standard error of the difference. And no sieve at all must be better than the narrowest one by
+more than that, and than 1.5 % of the error: with a PSF that does not quite fit, it lets in noise for little.
 """
 
 from __future__ import annotations

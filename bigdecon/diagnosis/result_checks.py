@@ -11,11 +11,14 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from bigdecon.diagnosis.findings import Finding, Severity
+from bigdecon.evaluation.detail import DetailCurve
+from bigdecon.evaluation.half_noise import noise_of_halves
 from bigdecon.evaluation.noise import NoiseModel
 from bigdecon.evaluation.residual import Residual
 
 __all__ = [
     "check_clipping",
+    "check_detail",
     "check_explanation",
     "check_intensity",
     "check_noise_amplification",
@@ -32,10 +35,15 @@ UNEXPLAINED = 0.05  # part of the image's variation; less is left by careful smo
 DISTRUSTED = 0.2
 BESIDE_NOISE = 2.0  # reduced chi square: as much is left of the structure as there is noise
 STRUCTURED = 0.3
+NAME_OF_NOISE = "amplified-noise"
 NOISE_GROWTH = 1.5
+NOISE_SHARE = 0.03  # of the result's variance
+REMOVABLE = 0.6  # of the noise, see `noise_of_halves`; near the best number of iterations, less is
 LEAST_DARK = 200  # voxels
 STILL_FALLING = 0.05  # of the error, in the last quarter of the training
 LEAST_MEASUREMENTS = 6
+LOST = 0.25  # of the frequencies that the image's data support
+NOISE_SHARED = 0.2  # correlation of neighbours, as in `image_checks`
 KEPT = (0.9, 1.1)
 CLIPPED_SHARE = 1e-4
 
@@ -138,10 +146,12 @@ def check_psf_by_residual(residual: Residual) -> Finding:
 def check_noise_amplification(
     image: Image, result: Image, noise: NoiseModel, half_results: tuple[Image, Image] | None = None
 ) -> Finding:
-    """Compare the noise of a result with that of the image.
+    """Judge the noise of a result.
 
     With the results of two halves of the data (`thinning.thin`, each doubled), their difference is noise
-    alone. Without, dark places are looked at, in which there should be nothing.
+    alone, and it is asked whether it lies where there is structure. That it is larger than in the image says
+    nothing: a result is brighter and finer than its image. Without halves, dark places are looked at, in
+    which there should be nothing.
 
     Parameters
     ----------
@@ -149,28 +159,43 @@ def check_noise_amplification(
     noise : of the image, with its background
     half_results : of the two doubled halves
     """
-    growth = (
-        _growth_in_the_dark(image, result, noise)
-        if half_results is None
-        else _growth_by_halves(image, half_results, noise)
-    )
+    if half_results is not None:
+        return _noise_by_halves(half_results)
+    growth = _growth_in_the_dark(image, result, noise)
     if math.isnan(growth):
-        return Finding(
-            "amplified-noise", "good", "There are no dark places to measure the result's noise in."
-        )
-    sentence = f"the noise of the result is {growth:.2g} times that of the image"
+        return Finding(NAME_OF_NOISE, "good", "There are no dark places to measure the result's noise in.")
+    sentence = f"the noise of the result is {growth:.2g} times that of the image in dark places"
     if growth <= NOISE_GROWTH:
-        return Finding("amplified-noise", "good", f"Noise is not amplified: {sentence}.")
+        return Finding(NAME_OF_NOISE, "good", f"Noise is not amplified: {sentence}.")
+    return _amplified(f"{sentence}, and {NOISE_GROWTH:g} times is the limit")
+
+
+def _noise_by_halves(half_results: tuple[Image, Image]) -> Finding:
+    found = noise_of_halves(*half_results)
+    if found.share <= NOISE_SHARE:
+        sentence = (
+            f"Noise makes up {found.share:.1%} of the variation in the result (limit {NOISE_SHARE:.0%})."
+        )
+        return Finding(NAME_OF_NOISE, "good", sentence)
+    told = (
+        f"noise makes up {found.share:.0%} of the variation in the result ({NOISE_SHARE:.0%} is in order), "
+        f"and {found.removable:.0%} of it lies at detail that holds little else (limit {REMOVABLE:.0%})"
+    )
+    if found.removable <= REMOVABLE:
+        return Finding(NAME_OF_NOISE, "good", f"Noise is not amplified without need: {told}.")
+    return _amplified(told)
+
+
+def _amplified(told: str) -> Finding:
     sentence = (
-        f"The deconvolution amplifies noise: {sentence}, and {NOISE_GROWTH:g} times is the limit; small "
-        "bright "
-        "grains in the result are noise, not structure."
+        f"The deconvolution amplifies noise, or keeps more than it must: {told}; small bright grains in the "
+        "result are noise, not structure."
     )
     remedy = (
         "Take fewer iterations, a stronger regularization or a wider --sieve. Settings found by hidden "
         "voxels predict the image best, and may let this much noise through."
     )
-    return Finding("amplified-noise", "warning", sentence, remedy)
+    return Finding(NAME_OF_NOISE, "warning", sentence, remedy)
 
 
 def _growth_in_the_dark(image: Image, result: Image, noise: NoiseModel) -> float:
@@ -184,11 +209,50 @@ def _growth_in_the_dark(image: Image, result: Image, noise: NoiseModel) -> float
     return float(values.std()) / deviation
 
 
-def _growth_by_halves(image: Image, half_results: tuple[Image, Image], noise: NoiseModel) -> float:
-    first, second = (np.asarray(half, np.float64) for half in half_results)
-    # Doubled halves differ by four times a normal variable with a quarter of the image's variance.
-    expected = 4 * noise.variance_at(np.asarray(image, np.float64)).mean()
-    return math.sqrt(float(((first - second) ** 2).mean()) / float(expected))
+def check_detail(
+    curves: Sequence[DetailCurve], noise_correlation: Sequence[float] = (), *, in_um: bool = True
+) -> Finding:
+    """Say down to which detail the result carries what the image holds, and whether it is smoother.
+
+    Parameters
+    ----------
+    curves : of the result, see `detail_curves`
+    noise_correlation : of the image, along every axis: noise that voxels share looks like detail
+    in_um : whether frequencies are per micrometre, or per voxel
+    """
+    name = "detail-lost"
+    told = [curve for curve in curves if curve.image_reach]
+    if abs(_strongest(noise_correlation)) >= NOISE_SHARED:
+        sentence = "Neighbouring voxels share their noise, which cannot be told from detail that was lost."
+        return Finding(name, "note", sentence)
+    if not told:
+        sentence = "The image holds too little detail beyond its noise to tell whether the result lost any."
+        return Finding(name, "note", sentence)
+    parts = " and ".join(_carried(curve, "µm" if in_um else "voxels") for curve in told)
+    carried = f"the result carries the image's detail {parts}"
+    if max(curve.lost for curve in told) < LOST:
+        return Finding(name, "good", f"No detail was lost: {carried}.")
+    sentence = (
+        f"The result is smoother than the data: it carries the image's detail {parts}; finer "
+        "structure, of which it carries less than half, is missing or too faint."
+    )
+    remedy = (
+        "Take more iterations, a longer training, a narrower --sieve or a weaker regularization; if that "
+        "does not help, the PSF is wider than that of the microscope."
+    )
+    return Finding(name, "warning", sentence, remedy)
+
+
+def _carried(curve: DetailCurve, unit: str) -> str:
+    where = {"lateral": "in the plane", "axial": "along z"}[curve.direction]
+    if not curve.image_reach or curve.result_reach is None:
+        return ""
+    data = f"{1 / curve.image_reach:.2g} {unit}"
+    if curve.result_reach == 0:
+        return f"nowhere {where} (the image's data reach to {data})"
+    if curve.result_reach >= curve.image_reach:
+        return f"as far as its data reach, {data} {where}"
+    return f"down to {1 / curve.result_reach:.2g} {unit} {where} (the image's data reach to {data})"
 
 
 def check_intensity(kept: float) -> Finding:

@@ -32,6 +32,7 @@ class Residual:
     Attributes
     ----------
     box : the part of the box given in which the blur is known; all else refers to this part
+    expected : the result blurred again, in data units, of the part's shape
     normalised : residual over the noise's standard deviation, of the part's shape
     chi_square : mean of its square; 1 where noise is all that is left
     unexplained : part of the image's variation, beyond noise, that the result does not account for; 0 to 1
@@ -44,6 +45,7 @@ class Residual:
     """
 
     box: Box
+    expected: Floats
     normalised: Floats
     chi_square: float
     unexplained: float
@@ -90,6 +92,7 @@ def residual_of(
     frequency, spectrum = _radial_spectrum(left)
     return Residual(
         box=box,
+        expected=expected,
         normalised=left,
         chi_square=chi_square,
         unexplained=min(1.0, max(0.0, chi_square - 1) / max(all_there_is - 1, 1.0)),

@@ -122,7 +122,7 @@ def examine_group(task: GroupTask) -> list[Examined | None]:
     typical = task.noise or typical_noise(list(looks.values()), task.pair.background)
     noises = {i: look.noise if is_known(look.noise) else typical for i, look in looks.items()}
     found = {
-        i: (noise, examine_box(pairs[i], task.boxes[i], noise))
+        i: (noise, examine_box(pairs[i], task.boxes[i], noise, task.voxel_size_um))
         for i, noise in noises.items()
         if noise is not None
     }

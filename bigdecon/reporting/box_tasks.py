@@ -1,7 +1,7 @@
 """What a report measures in worker processes: plain functions that take and give what pickles well.
 
 look_at_box      noise of the image, contrast of the result, its brightest place
-measure_box      residual: image minus the result blurred again, in units of the noise
+measure_box      residual: image minus the result blurred again, in units of the noise; the detail kept
 cut_residual     the same, as pictures of its planes
 repeat_box       the run's own method on two halves of the data, and their Fourier shell correlation
 
@@ -26,6 +26,7 @@ from bigdecon.diagnosis.result_checks import check_noise_amplification
 from bigdecon.distributed.device_failure import device_watched
 from bigdecon.errors import NonFiniteError, ReadError
 from bigdecon.evaluation.cutoffs import psf_cutoff_per_um
+from bigdecon.evaluation.detail import DetailSums, detail_sums
 from bigdecon.evaluation.fourier_shell import FourierShellCorrelation, fourier_shell_correlation
 from bigdecon.evaluation.noise import NoiseModel, estimate_noise, noise_correlation
 from bigdecon.evaluation.residual import Residual, residual_of
@@ -112,7 +113,8 @@ class Look(NamedTuple):
 class Measured(NamedTuple):
     """The residual of a box, in numbers; see `evaluation.residual.Residual`.
 
-    `signal` is the image's sum above the background, `voxels` how many were compared.
+    `signal` is the image's sum above the background, `voxels` how many were compared, `detail` what is summed
+    over boxes to tell which detail was kept (None in a box that is too small).
     """
 
     chi_square: float
@@ -123,6 +125,7 @@ class Measured(NamedTuple):
     kept: float
     signal: float
     voxels: int
+    detail: DetailSums | None = None
 
 
 class ResidualPlanes(NamedTuple):
@@ -171,9 +174,11 @@ def _measurable(image: NDArray[Any]) -> bool:
     return long_enough and bool(np.isfinite(image).all()) and float(image.std()) > 0
 
 
-def measure_box(pair: Pairing, box: Box, noise: NoiseModel) -> Measured | None:
-    """Measure the residual of a box; None if it cannot be read."""
-    found = examine_box(pair, box, noise)
+def measure_box(
+    pair: Pairing, box: Box, noise: NoiseModel, voxel_size_um: Sequence[float] | None = None
+) -> Measured | None:
+    """Measure the residual of a box, and the detail kept; None if it cannot be read."""
+    found = examine_box(pair, box, noise, voxel_size_um)
     return None if found is None else found[0]
 
 
@@ -183,18 +188,22 @@ def cut_residual(pair: Pairing, box: Box, noise: NoiseModel) -> ResidualPlanes |
     return None if found is None else found[1]
 
 
-def examine_box(pair: Pairing, box: Box, noise: NoiseModel) -> tuple[Measured, ResidualPlanes] | None:
-    """Measure the residual of a box and cut its planes; None if it cannot be read."""
+def examine_box(
+    pair: Pairing, box: Box, noise: NoiseModel, voxel_size_um: Sequence[float] | None = None
+) -> tuple[Measured, ResidualPlanes] | None:
+    """Measure the residual of a box and the detail kept, and cut its planes; None if it cannot be read."""
     try:
         image, result = pair.read(pair.around(box))
         residual = residual_of(image, result, pair.psf, noise)
     except (ReadError, NonFiniteError):
         return None
-    return _measured(pair, image, residual), _planes(image, result, residual)
+    known = image[residual.box].astype(np.float64)
+    detail = detail_sums(known, residual.expected, noise, voxel_size_um or (1.0,) * known.ndim)
+    signal = float((known - pair.background).sum())
+    return _measured(residual, signal, detail), _planes(image, result, residual)
 
 
-def _measured(pair: Pairing, image: NDArray[Any], residual: Residual) -> Measured:
-    signal = float((image[residual.box].astype(np.float64) - pair.background).sum())
+def _measured(residual: Residual, signal: float, detail: DetailSums | None) -> Measured:
     return Measured(
         residual.chi_square,
         residual.correlation,
@@ -204,6 +213,7 @@ def _measured(pair: Pairing, image: NDArray[Any], residual: Residual) -> Measure
         residual.kept,
         signal,
         residual.normalised.size,
+        detail,
     )
 
 

@@ -10,6 +10,7 @@ from bigdecon.diagnosis.input_checks import check_psf_alone
 from bigdecon.diagnosis.optics_checks import KnownOptics
 from bigdecon.diagnosis.result_checks import (
     check_clipping,
+    check_detail,
     check_explanation,
     check_intensity,
     check_psf_by_residual,
@@ -24,8 +25,8 @@ Named = tuple[str, Finding]
 """The channel that a finding is about, "" for all of them, and the finding."""
 
 
-def findings_of_stack(measures: StackMeasures) -> list[Finding]:
-    """Judge the residual and the intensity of one channel, over all boxes looked at."""
+def findings_of_stack(measures: StackMeasures, *, in_um: bool = True) -> list[Finding]:
+    """Judge residual, detail and intensity of one channel, over all boxes; sizes in µm or voxels."""
     planes, spectrum = measures.interesting_planes, measures.spectrum
     if planes is None or spectrum is None or measures.chi_square is None:
         return list(measures.findings)
@@ -37,7 +38,9 @@ def findings_of_stack(measures: StackMeasures) -> list[Finding]:
         spectrum=spectrum[1],
         unexplained=measures.unexplained,
     )
-    found = [check_explanation(pooled), check_psf_by_residual(pooled), *measures.findings]
+    known = measures.looks[measures.interesting].correlation if measures.interesting else ()
+    detail = check_detail(measures.detail, known, in_um=in_um)
+    found = [check_explanation(pooled), check_psf_by_residual(pooled), detail, *measures.findings]
     if measures.kept is not None:
         found.append(check_intensity(measures.kept))
     return found

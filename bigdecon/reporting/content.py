@@ -18,6 +18,7 @@ from bigdecon.reporting.charts import Chart
 from bigdecon.reporting.checking import findings_of_run, findings_of_stack
 from bigdecon.reporting.curves import (
     agreement_chart,
+    detail_charts,
     quality_map,
     spectrum_chart,
     training_charts,
@@ -136,6 +137,7 @@ def gather(subject: Subject, run: Runner, *, seconds: float | None = None, machi
     budget = ReadingBudget(BUDGET_BYTES, BUDGET_SECONDS)
     side = int(min(LARGEST_SIDE, max(LEAST_SIDE, LARGEST_SIDE / math.sqrt(len(places)))))
     sections, found, seen = [], findings_of_run(subject), set()
+    in_um = subject.result.voxel_size_um is not None
     for done, (channel, timepoint) in enumerate(places):
         limit = max(8, BOXES // len(places))
         share = budget.part(1 / (len(places) - done))
@@ -145,7 +147,7 @@ def gather(subject: Subject, run: Runner, *, seconds: float | None = None, machi
         section = _section(subject, measures, side, share)
         budget.give_back(share)
         sections.append(section)
-        found += [(section.heading, finding) for finding in findings_of_stack(measures)]
+        found += [(section.heading, finding) for finding in findings_of_stack(measures, in_um=in_um)]
     status = subject.status
     measured = any(section.measures.measured for section in sections)
     verdict = verdict_of(
@@ -227,6 +229,7 @@ def _section(subject: Subject, measures: StackMeasures, side: int, budget: Readi
         worst=_worst(measures, size),
         charts=(
             *((a.direction, agreement_chart(a, size is not None, subject)) for a in measures.agreements),
+            *(("detail", chart) for chart in detail_charts(measures, in_um=size is not None)),
             *(() if measures.spectrum is None else (("residual", spectrum_chart(measures)),)),
         ),
         quality=quality_map(measures, size),
@@ -323,6 +326,11 @@ def _numbers(subject: Subject, measures: StackMeasures) -> tuple[Row, ...]:
 
         what = f"{one.direction}, before → after; limit {1 / one.bound:.3g} {unit}"
         rows.append(Row("Reproducible", f"{before} → {after}", what))
+    for curve in measures.detail:
+        if curve.image_reach:
+            end = f"{1 / curve.result_reach:.3g} {unit}" if curve.result_reach else "none"
+            what = f"{curve.direction}; the image's data reach to {1 / curve.image_reach:.3g} {unit}"
+            rows.append(Row("Detail carried", end, what))
     seen = len(measures.looks)
     total = math.prod(measures.sample.counts)
     if seen:

@@ -8,15 +8,25 @@ from collections.abc import Iterator
 import numpy as np
 from markupsafe import Markup
 
+from bigdecon.evaluation.detail import LEAST_KEPT
 from bigdecon.reporting.charts import Chart, Line, Mark, draw_map
 from bigdecon.reporting.measures import Agreement, StackMeasures
 from bigdecon.reporting.subject import Subject
 
-__all__ = ["agreement_chart", "quality_map", "spectrum_chart", "training_charts", "tuning_charts"]
+__all__ = [
+    "agreement_chart",
+    "detail_charts",
+    "quality_map",
+    "spectrum_chart",
+    "training_charts",
+    "tuning_charts",
+]
 
 CRITERION = 1 / 7
 STEEP = 10.0
 """Power over noise from which the chart of the residual is logarithmic."""
+MOST_KEPT = 1.6
+"""Top of the chart of detail: noise that went into a result raises what seems kept."""
 QUALITY_SPREAD = (0.0, math.log2(4.0))
 """A misfit of 1 gets the darkest colour of the map, one of 4 (or a quarter) the lightest."""
 
@@ -101,6 +111,27 @@ def agreement_chart(agreement: Agreement, in_um: bool, subject: Subject) -> Char
         (Mark("y", CRITERION, "1/7"), Mark("x", agreement.bound, "limit of optics and sampling")),
         (min(0.0, float(np.nanmin(agreement.after)), float(np.nanmin(agreement.before))), 1.0),
     )
+
+
+def detail_charts(measures: StackMeasures, *, in_um: bool) -> Iterator[Chart]:
+    """Show which part of the image's detail the result carries; no chart where the image tells nothing."""
+    unit = "µm" if in_um else "voxel"
+    lines, ends = [], []
+    for curve, colour in zip(measures.detail, ("magenta", "green"), strict=False):
+        told = np.isfinite(curve.kept)
+        if told.any() and curve.image_reach:
+            lines.append(Line(curve.direction, curve.frequency[told], curve.kept[told], colour))
+            end = f"{1 / curve.result_reach:.3g} {unit}" if curve.result_reach else "nowhere"
+            ends.append(f"{curve.direction} to {end} of {1 / curve.image_reach:.3g} {unit}")
+    if lines:
+        yield Chart(
+            f"Part of the image's detail that the result carries, over frequency: {', '.join(ends)}",
+            f"spatial frequency, 1/{unit}",
+            "part of the detail carried",
+            tuple(lines),
+            (Mark("y", 1.0, "all of it"), Mark("y", LEAST_KEPT, "half")),
+            (min(0.0, *(float(line.y.min()) for line in lines)), MOST_KEPT),
+        )
 
 
 def quality_map(measures: StackMeasures, size: tuple[float, ...] | None) -> Markup | None:

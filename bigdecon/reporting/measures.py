@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigdecon.diagnosis.findings import Finding
+from bigdecon.evaluation.detail import DetailCurve
 from bigdecon.evaluation.noise import NoiseModel
 from bigdecon.reporting.box_tasks import Look, Measured, ResidualPlanes
 from bigdecon.reporting.samples import Sample
@@ -57,6 +58,7 @@ class StackMeasures:
     interesting, worst : box index with the most contrast, and with the largest misfit
     interesting_planes, worst_planes : residual there
     agreements : lateral and axial
+    detail : which of the image's detail the result carries, lateral and axial
     findings : of checks on the interesting box
     notes : what the budget did not allow, one sentence each
     """
@@ -73,6 +75,7 @@ class StackMeasures:
     interesting_planes: ResidualPlanes | None = None
     worst_planes: ResidualPlanes | None = None
     agreements: tuple[Agreement, ...] = ()
+    detail: tuple[DetailCurve, ...] = ()
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
 

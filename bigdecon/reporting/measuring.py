@@ -9,7 +9,7 @@ Memory is bounded by the boxes, never by the volume; what is decoded, and the ti
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +21,8 @@ from bigdecon.diagnosis.findings import Finding
 from bigdecon.diagnosis.shared_reads import ReadingBudget, decoded_bytes, decoded_unit
 from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
+from bigdecon.evaluation.cutoffs import psf_cutoff_per_um
+from bigdecon.evaluation.detail import DetailCurve, detail_curves
 from bigdecon.evaluation.fourier_shell import FourierShellCorrelation, ShellCurve
 from bigdecon.evaluation.noise import NoiseModel
 from bigdecon.reporting.box_groups import (
@@ -158,6 +160,7 @@ def measure_stack(
         interesting_planes=examined[best].planes,
         worst_planes=None if worst is None else examined[worst].planes,
         agreements=_agreements(halves),
+        detail=_detail(measured.values(), pair.pair, subject.result.voxel_size_um),
         findings=_better(examined[best].findings, halves),
         notes=notes,
     )
@@ -290,6 +293,14 @@ def _halves(
         for i, (box, noise) in enumerate(chosen)
     ]
     return [h for h in run(calls, "report-repeat") if h is not None]
+
+
+def _detail(
+    measured: Iterable[Measured], pair: Pairing, voxel_size_um: Sequence[float] | None
+) -> tuple[DetailCurve, ...]:
+    size = tuple(voxel_size_um or (1.0,) * pair.psf.ndim)
+    sums = [m.detail for m in measured if m.detail is not None]
+    return detail_curves(sums, size, psf_cutoff_per_um(pair.psf, size)) if sums else ()
 
 
 def _agreements(halves: Sequence[Halves]) -> tuple[Agreement, ...]:

@@ -26,6 +26,7 @@ __all__ = ["Shot", "ortho_svg", "picture_svg", "render_page"]
 WIDTH = 600.0
 GAP = 6.0
 BAR_HEIGHT = 7.0
+KEPT_CAPTION = "Which part of the image's detail the result carries."
 TALL = (1.1, 1.4, 1.9, 2.6)
 """Heights over widths from which a picture is shown narrower, so that it fits on a screen."""
 
@@ -69,6 +70,7 @@ def render_page(content: Content, *, made: str = "") -> str:
         measured=any(section.measures.measured for section in content.sections),
         lost=any(section.measures.lost for section in content.sections),
         agreeing=any(section.measures.agreements for section in content.sections),
+        detailed=any(name == "detail" for section in content.sections for name, _ in section.charts),
         worst_shown=any(section.worst for section in content.sections),
         network=content.network,
         psfs=[_psf(entry) for entry in content.psfs],
@@ -122,6 +124,11 @@ def _view(section: Section) -> dict[str, Any]:
             for name, plane in section.residuals.items()
         ],
         "residual_charts": [draw_chart(chart) for name, chart in section.charts if name == "residual"],
+        "kept_charts": [
+            Shot(draw_chart(chart), caption=KEPT_CAPTION)
+            for name, chart in section.charts
+            if name == "detail"
+        ],
         "charts": agreements,
         "agreement_charts": agreements,
         "numbers": section.numbers,

@@ -28,6 +28,7 @@ TONES = {
     "unknown": "#5b666c",
 }
 DASHES = {"magenta": "-", "green": "--", "grey": ":"}
+ORDER = ("residual", "detail", "lateral", "axial")
 MOST_SECTIONS = 4
 """Channels and times that one picture holds."""
 
@@ -156,14 +157,15 @@ def _bar(axes: Axes, plane: Plane) -> None:
 
 
 def _draw_charts(part: SubFigure, section: Section) -> None:
-    panels = part.subplots(1, 4)
+    panels = part.subplots(1, 5 if any(name == "detail" for name, _ in section.charts) else 4)
     for axes, (name, plane) in zip(panels, list(section.residuals.items())[:1], strict=False):
         _show(axes, plane)
         axes.set_title(f"what is left, {name} (±4 σ)", fontsize=9)
-    charts = sorted(section.charts, key=lambda pair: pair[0] != "residual")
-    for axes, (name, chart) in zip(panels[1:], charts[:3], strict=False):
+    charts = sorted(section.charts, key=lambda pair: ORDER.index(pair[0]))
+    for axes, (name, chart) in zip(panels[1:], charts, strict=False):
         titles = {
             "residual": "power of what is left",
+            "detail": "detail carried",
             "lateral": "agreement, lateral",
             "axial": "agreement, axial",
         }

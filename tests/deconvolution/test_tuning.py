@@ -105,6 +105,26 @@ def test_chooses_a_background_near_the_truth_and_beats_plain_iterations() -> Non
     assert all(trial.worse_by >= 0 for trial in tuned.trials)
 
 
+def test_no_sieve_must_predict_clearly_better_than_the_narrowest() -> None:
+    """As in a bright image with a PSF that does not quite fit: small gains, each beyond doubt."""
+
+    def trial(sieve: float, iterations: int, error: float, worse_by: float) -> module.Trial:
+        return module.Trial(replace(GUESS, sieve=sieve, iterations=iterations), error, worse_by)
+
+    none, early, narrow, wide = trials = [
+        trial(0.0, 56, 1000, 0),
+        trial(0.5, 40, 1014, 9),
+        trial(0.5, 56, 1012, 7),
+        trial(1.0, 56, 1059, 8),
+    ]
+    assert module.sieved(none.settings, trials) == narrow.settings
+    assert module.sieved(none.settings, [none, early]) == early.settings
+    assert module.sieved(none.settings, [none, trial(0.5, 56, 1030, 7)]) == none.settings
+    assert module.sieved(none.settings, [none, trial(0.5, 56, 1030, 0.9)]).sieve == 0.5
+    assert module.sieved(none.settings, [none, wide]) == none.settings
+    assert module.sieved(wide.settings, trials) == wide.settings
+
+
 def test_what_is_not_wanted_is_not_even_read() -> None:
     @dataclass(frozen=True)
     class Closed:

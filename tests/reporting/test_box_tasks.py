@@ -7,15 +7,23 @@ import pytest
 from scipy.ndimage import convolve
 
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
+from bigdecon.diagnosis.result_checks import check_detail
 from bigdecon.errors import ReadError
+from bigdecon.evaluation.cutoffs import psf_cutoff_per_um
+from bigdecon.evaluation.detail import detail_curves
 from bigdecon.reporting.box_tasks import Pairing, cut_residual, look_at_box, measure_box, repeat_box
+from bigdecon.reporting.charts import draw_chart
+from bigdecon.reporting.curves import detail_charts
+from bigdecon.reporting.measuring import StackMeasures
 from bigdecon.reporting.method_recipe import MethodRecipe
+from bigdecon.reporting.samples import Sample
 from bigdecon.volume import Volume
 from tests.runs import kernel
 
 PSF = (kernel() / kernel().sum()).astype("float32")
 BACKGROUND = 100.0
 SHAPE = (36, 64, 64)
+BOX_OF_ALL = tuple(slice(0, n) for n in SHAPE)
 BOX = (slice(6, 30), slice(8, 56), slice(8, 56))
 
 
@@ -57,6 +65,25 @@ def test_a_wrong_psf_leaves_structure():
 
 def test_light_that_is_lost_is_counted():
     assert measured(pairing(scale=0.8)).kept == pytest.approx(0.8, abs=0.02)
+
+
+def test_detail_that_a_smooth_result_lacks_is_found():
+    """From a box to a finding, a chart and its words."""
+    pair = pairing()
+    blurred = convolve(pair.result[BOX_OF_ALL].astype(float), kernel(sigma=2.5) / kernel(sigma=2.5).sum())
+    smooth = Pairing(pair.image, Volume.from_array(blurred.astype("float32")).stack(), PSF, BACKGROUND)
+    size = (0.3, 0.2, 0.2)
+    for given, severity in ((pair, "good"), (smooth, "warning")):
+        found = measure_box(given, BOX, look_at_box(given, BOX).noise, size)
+        curves = detail_curves([found.detail], size, psf_cutoff_per_um(PSF, size))
+        finding = check_detail(curves, (0.0,))
+        assert finding.severity == severity, finding.sentence
+        assert "µm in the plane" in finding.sentence
+        (chart,) = detail_charts(StackMeasures(0, 0, Sample(((0, 64),), ((0,),)), detail=curves), in_um=True)
+        assert {line.name for line in chart.lines} <= {"lateral", "axial"}
+        assert "lateral to" in chart.alt
+        assert str(draw_chart(chart)).count('class="line') >= 2
+    assert list(detail_charts(StackMeasures(0, 0, Sample(((0, 64),), ((0,),))), in_um=True)) == []
 
 
 def test_planes_of_the_residual_lie_in_the_box():
