@@ -187,7 +187,7 @@ def make_bad_inputs(folder):
     ("name", "message"),
     [
         ("missing", "there is no file"),
-        ("text.tif", "not an image"),
+        ("text.tif", "no TIFF file"),
         ("empty", "no Zarr image"),
         ("group", "it holds inner"),
         ("plate", "plate"),
