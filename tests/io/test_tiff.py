@@ -199,7 +199,8 @@ def test_truncated_file(tmp_path, compression):
             else tiff.pages[4].dataoffsets[0] + 9
         )
     os.truncate(path, end)
-    with pytest.raises(ReadError, match=r"plane z=\d of .*a\.tif|a\.tif (no longer holds the image|cannot be read as an image: .* cut short)"):
+    read_on, opened_again = r"plane z=\d of .*a\.tif", r"a\.tif (no longer holds the image|.* cut short)"
+    with pytest.raises(ReadError, match=f"{read_on}|{opened_again}"):
         stack[slice(0, 6), slice(0, 64), slice(0, 64)]
     path.unlink()
     with pytest.raises(ReadError, match=r"a\.tif"):
