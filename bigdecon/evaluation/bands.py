@@ -7,7 +7,6 @@ from functools import reduce
 
 import numpy as np
 import scipy.fft
-import scipy.signal.windows
 from numpy.typing import NDArray
 
 __all__ = ["BANDS", "bands_of", "faded_spectrum", "fading_window", "independent_share"]
@@ -70,5 +69,5 @@ def _band(frequency: Floats) -> NDArray[np.int64]:
 
 
 def _line(n: int) -> Floats:
-    line: Floats = scipy.signal.windows.blackman(n + 2)[1:-1]
+    line: Floats = np.blackman(n + 2)[1:-1]
     return line

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
-import scipy.signal.windows
 from numpy.typing import NDArray
 
 __all__ = ["optical_cutoff_per_um", "psf_cutoff_per_um", "tapered", "transfer_function"]
@@ -104,6 +103,6 @@ def tapered(psf_array: NDArray[Any]) -> NDArray[np.float64]:
     faded = np.asarray(psf_array, np.float64)
     for axis, n in enumerate(psf_array.shape):
         if n >= LEAST_TAPERED:
-            taper = scipy.signal.windows.hann(n + 2)[1:-1]
+            taper = np.hanning(n + 2)[1:-1]
             faded = faded * taper.reshape([-1 if a == axis else 1 for a in range(faded.ndim)])
     return faded

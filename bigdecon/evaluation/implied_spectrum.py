@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import scipy.fft
-import scipy.signal.windows
 from numpy.typing import NDArray
 
 from bigdecon.evaluation.cutoffs import tapered, transfer_function
@@ -96,7 +95,7 @@ def implied_spectra(image: NDArray[Any], psf_array: NDArray[Any]) -> list[Implie
 def _power(image: Floats) -> Floats:
     faded = image - image.mean()
     for axis, n in enumerate(image.shape):
-        window = scipy.signal.windows.blackman(n + 2)[1:-1]
+        window = np.blackman(n + 2)[1:-1]
         faded *= window.reshape([-1 if a == axis else 1 for a in range(image.ndim)])
     return np.asarray(np.abs(scipy.fft.rfftn(faded)) ** 2, np.float64)
 

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.ndimage
-import scipy.stats
 from numpy.typing import NDArray
 
 from bigdecon.errors import PSFError
 from bigdecon.optics.bead_finding import Candidate, read_around
 from bigdecon.optics.bead_registration import MARGIN, BeadImage
 from bigdecon.optics.psf_corrections import find_centre, smoothed
+from bigdecon.optics.trimmed_mean import trimmed_mean
 from bigdecon.optics.widths import line_fwhm, profile
 from bigdecon.volume import Stack
 
@@ -130,10 +130,10 @@ def _background(data: NDArray[np.float32], width: Sizes) -> tuple[float, float]:
     y, x = (np.abs(np.arange(n) - n // 2) for n in data.shape[-2:])
     outside = [n // 2 - MARGIN for n in data.shape[-2:]]
     ring = focal[..., (y[:, None] >= outside[0]) | (x >= outside[1])].ravel().astype(np.float64)
-    level = float(scipy.stats.trim_mean(ring, 0.25))
+    level = trimmed_mean(ring, 0.25)
     noise = 1.4826 * float(np.median(np.abs(ring - level)))
     # Grey values are whole numbers, and a step of one hides a smaller noise.
-    return level, max(noise, float(scipy.stats.trim_mean(np.abs(ring - level), 0.1)))
+    return level, max(noise, trimmed_mean(np.abs(ring - level), 0.1))
 
 
 def _offset(data: NDArray[np.float32], width: Sizes) -> Sizes:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import scipy.interpolate
 import scipy.ndimage
-import scipy.stats
 from numpy.typing import NDArray
 
 from bigdecon.errors import PSFError
+from bigdecon.optics.trimmed_mean import trimmed_mean
 
 __all__ = [
     "LARGEST_VOXEL_UM",
@@ -179,7 +179,7 @@ def background_sentence(data: Array, clean: Array, level: float, scale: float) -
 
 def _middle(values: Array) -> float:
     """Mean of the middle half: as robust as the median, and finer than the steps of 8-bit data."""
-    return float(scipy.stats.trim_mean(values, 0.25))
+    return trimmed_mean(values, 0.25)
 
 
 def _border_faces(data: Array) -> list[tuple[Array, Array]]:
