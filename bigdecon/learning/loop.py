@@ -40,6 +40,8 @@ __all__ = ["TrainingLoop", "TrainingStep", "exact_margin", "run_training", "step
 
 SAMPLE_PATCHES = 4
 REPORT_SECONDS = 0.5
+SAVE_SECONDS = 60.0
+"""A training is kept on disk this often at least: where steps are slow, many of them would be lost."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class TrainingLoop(ABC):
         self.step = 0
         self.seconds = 0.0
         self.curve: list[CurvePoint] = []
+        self._mean_loss = _MeanLoss()
 
     @abstractmethod
     def prepare(self, pool: PatchPool) -> None:
@@ -145,14 +148,15 @@ class TrainingLoop(ABC):
             # A training keeps its precision, even where another machine would have chosen the other.
             self.half = progress.half
             self.curve = list(progress.curve)
+            self._mean_loss = _MeanLoss(torch.tensor(progress.losses, device=self.device))
         return progress
 
     def run(self, pool: PatchPool, on_event: Callable[[TrainingStep], None] | None) -> str:
         """Train to the end; says what ended it."""
         config = self._plan
         started = time.monotonic() - self.seconds
-        losses = _MeanLoss()
-        reported = 0.0
+        losses = self._mean_loss
+        reported, saved = 0.0, self.seconds
         for batch in self._batches(pool):
             if self.stop_reason():
                 break
@@ -162,11 +166,10 @@ class TrainingLoop(ABC):
             due = self.step % config.evaluate_every == 0 or self.step == config.steps
             if due:
                 self.curve.append(CurvePoint(self.step, losses.take(self.step), self.held_out_error(pool)))
-            if self.step % config.checkpoint_every == 0:
-                losses.look(
-                    self.step
-                )  # Stops here if the loss is no number: nothing could be continued from it.
+            if self.step % config.checkpoint_every == 0 or self.seconds - saved > SAVE_SECONDS:
+                losses.look(self.step)  # stops here if it is no number: nothing could be continued from it
                 self._save()
+                saved = self.seconds
             if on_event and (due or self.seconds - reported > REPORT_SECONDS):
                 reported = self.seconds
                 on_event(self._report(losses))
@@ -208,7 +211,8 @@ class TrainingLoop(ABC):
 
     def _save(self) -> None:
         if self.path is not None:
-            save_state(self.path, self.network, self.optimizer, self.progress())
+            progress = self.progress()._replace(losses=self._mean_loss.collected())
+            save_state(self.path, self.network, self.optimizer, progress)
 
 
 def run_training(
@@ -291,9 +295,13 @@ def step_generator(seed: int, step: int, device: torch.device) -> torch.Generato
 class _MeanLoss:
     """Collects losses on the device and fetches their mean only when asked."""
 
-    def __init__(self) -> None:
-        self._losses: list[Tensor] = []
+    def __init__(self, earlier: Tensor | None = None) -> None:
+        self._losses: list[Tensor] = [] if earlier is None else list(earlier.unbind())
         self._last = float("nan")
+
+    def collected(self) -> tuple[float, ...]:
+        """Give the losses since the last `take`, to go on from."""
+        return tuple(torch.stack(self._losses).tolist()) if self._losses else ()
 
     def add(self, loss: Tensor) -> None:
         self._losses.append(loss)

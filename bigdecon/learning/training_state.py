@@ -33,6 +33,7 @@ class TrainingState(NamedTuple):
     half : whether the network computes in bfloat16, decided at the first step
     seconds : time spent
     curve : loss and held-out error so far
+    losses : of the steps since the last point of the curve
     watch : what the method remembers of its validation, as plain numbers
     best : the weights that it keeps apart from those it trains, by name
     """
@@ -41,6 +42,7 @@ class TrainingState(NamedTuple):
     half: bool
     seconds: float
     curve: tuple[CurvePoint, ...]
+    losses: tuple[float, ...] = ()
     watch: tuple[float, ...] = ()
     best: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -84,13 +86,17 @@ def load_state(path: Place, network: nn.Module, optimizer: torch.optim.Optimizer
 
 def _read_progress(described: Mapping[str, Any], best: Mapping[str, Tensor]) -> TrainingState:
     step, half, seconds = described["step"], described["half"], described["seconds"]
-    watch = described.get("watch", [])
-    if not (is_whole(step) and isinstance(half, bool) and is_number(seconds) and isinstance(watch, list)):
+    if not (is_whole(step) and isinstance(half, bool) and is_number(seconds)):
         raise ValueError("the progress of a training consists of other values")
-    if not all(isinstance(value, int | float) for value in watch):
-        raise ValueError("the course of a validation consists of numbers")
+    losses, watch = (_numbers(described.get(name, [])) for name in ("losses", "watch"))
     curve = tuple(from_json(CurvePoint, point) for point in described["curve"])
-    return TrainingState(step, half, float(seconds), curve, tuple(watch), best)
+    return TrainingState(step, half, float(seconds), curve, losses, watch, best)
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    if not (isinstance(values, list) and all(isinstance(value, int | float) for value in values)):
+        raise ValueError("losses, and the course of a validation, are numbers")
+    return tuple(values)
 
 
 def _moments(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:

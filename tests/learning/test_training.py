@@ -149,6 +149,28 @@ def test_an_interrupted_training_continues_as_if_undisturbed(
     assert continued.curve == undisturbed.curve
 
 
+def test_slow_steps_are_kept_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two points of the curve as well, which stay as they would have been."""
+    monkeypatch.setattr("bigdecon.learning.loop.SAVE_SECONDS", -1.0)
+    monkeypatch.setattr("bigdecon.learning.loop.REPORT_SECONDS", -1.0)
+    volume, psf = noisy_volume(2), PSF(gaussian((5, 5)))
+    settings = config(steps=8, evaluate_every=4, checkpoint_every=100)
+    undisturbed = train(volume, psf, settings)
+
+    def interrupt(event: TrainingStep) -> None:
+        if event.step == 6:
+            raise Interrupted
+
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(Interrupted):
+        train(volume, psf, settings, state_path=state, on_event=interrupt)
+    seen: list[int] = []
+    continued = train(volume, psf, settings, state_path=state, on_event=lambda event: seen.append(event.step))
+    assert seen[0] == 7
+    assert same_weights(undisturbed, continued)
+    assert continued.curve == undisturbed.curve
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 200, b"not a state"])
 def test_a_damaged_state_means_starting_anew(tmp_path: Path, damage: bytes) -> None:
     state = tmp_path / "state.safetensors"
