@@ -1,7 +1,6 @@
 """The demo: simulate a blurred, noisy volume, restore it, and score the result against the truth.
 
-Run by `make demo`. It needs about four minutes on two CPU cores, most of them training, and writes the
-folder demo/.
+Run by `make demo`. It trains for several minutes on two quiet CPU cores, and writes the folder demo/.
 """
 
 from __future__ import annotations
@@ -93,4 +92,7 @@ def print_table(images: dict[str, np.ndarray], truth: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped. The same command begins the demo anew.") from None

@@ -241,7 +241,9 @@ def _by_optics(voxel_size_um: Sequence[float], known: KnownOptics) -> Finding:
     axes = [a for a in range(ndim) if known.refractive_index is not None or a >= ndim - 2]
     worst = max(axes, key=lambda a: voxel_size_um[a] / limits[a])
     ratio = voxel_size_um[worst] / limits[worst]
-    name = "zyx"[-ndim:][worst]
+    # The plane's axes are alike in most images: name both, or a reader looks for what is wrong with one.
+    alike = [a for a in axes if voxel_size_um[a] == voxel_size_um[worst] and limits[a] == limits[worst]]
+    name = " and ".join("zyx"[-ndim:][a] for a in alike)
     light = f"NA {conditions.numerical_aperture:g} and light of {conditions.wavelength_um:g} um"
     if ratio <= LITTLE_ABOVE_NYQUIST:
         return Finding("undersampling", "good", f"The voxels are small enough for {light}.")

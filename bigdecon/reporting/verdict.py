@@ -20,7 +20,6 @@ PSF_CHECKS = (
     "psf-optics",
     "psf-width-by-theory",
     "psf-implausible",
-    "undersampling",
 )
 UNKNOWN = "Not known"
 EXPLAINED: Mapping[Severity, str] = {

@@ -182,6 +182,11 @@ def _warnings_of_sizes(config: RunConfig, volume: Volume, psfs: Sequence[PSF]) -
             f"the voxel is smaller along z ({size[0]:g} um) than in the plane, which is rare; "
             "voxel sizes are given in the order Z Y X."
         )
+    if size and max(size[-2:]) > 1.5 * min(size[-2:]):
+        found.append(
+            f"the voxel is {size[-2]:g} um along y and {size[-1]:g} um along x, which is rare; "
+            "voxel sizes are given in the order Z Y X."
+        )
     least = min(psfs, key=lambda psf: max(psf.array.shape))
     if size and max(least.array.shape) <= 3:
         found.append(

@@ -153,7 +153,8 @@ def find_run(path: PlaceLike) -> tuple[Place, RunRecord, WorkRecord]:
     """
     root = output_place(path)
     if not is_own_output(root):
-        raise OutputError(f"{root} is not a result of bigdecon; give the folder that bigdecon run wrote.")
+        why = "is not a result of bigdecon" if places.exists(root) else "does not exist"
+        raise OutputError(f"{root} {why}; give the folder that bigdecon run wrote.")
     record = read_run(root / BOOKKEEPING / "run.json")
     if record is None or record.work is None:
         raise OutputError(

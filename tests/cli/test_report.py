@@ -83,7 +83,7 @@ def test_no_report_and_quiet(tmp_path, bigdecon):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("none.ome.zarr",), "is not a result of bigdecon"),
+        (("none.ome.zarr",), "does not exist"),
         (("a.ome.zarr",), "does not tell how it was made"),
         (("a.ome.zarr", "-o", "page.pdf"), "give a name that ends in .html"),
         (("a.ome.zarr", "--threads", "0"), "--threads is 0"),
