@@ -41,7 +41,7 @@ SHAPE = (16, 64, 1280)
 BLOCK, UNIT = 64, 128
 PATIENCE = 180.0
 
-# Worker processes import this too, by Dask's spawning or as a preload: small regions, slow blocks that leave
+# Worker processes load this too, as a preload: small regions, slow blocks that leave
 # a line each, and places where a test may end the process.
 SURROUNDINGS = """
 import os, time
@@ -122,6 +122,8 @@ class Case:
             "CHAOS_SECONDS": str(self.seconds),
             "TMPDIR": str(self.folder),
             "OMP_NUM_THREADS": "1",
+            # Workers do not import the script of the command, and take this from their configuration.
+            "DASK_DISTRIBUTED__WORKER__PRELOAD": repr([str(self.folder / "surroundings.py")]),
         }
 
     def start(self, *more: str) -> subprocess.Popen[str]:
@@ -243,8 +245,6 @@ class Cluster:
             "--memory-limit",
             "3GiB",
             "--no-dashboard",
-            "--preload",
-            "surroundings.py",
         ]
         self.workers.append(self._start("worker", "--scheduler-file", str(self.file), *options))
         return self.workers[-1]

@@ -97,10 +97,10 @@ def walk(folder: Path, tasks: list[Task[int]]) -> dict[str, Any]:
 
 
 def write_case(folder: Path) -> Path:
-    """Write what a run needs; gives the python of its jobs, whose workers import chaos.SURROUNDINGS."""
+    """Write what a run needs; gives the python of its jobs, whose workers preload chaos.SURROUNDINGS."""
     chaos.write_case(folder)
     script, python = folder / "worker.py", folder / "python"
-    script.write_text(chaos.SURROUNDINGS + WORKER)
+    script.write_text(WORKER)
     python.write_text(PYTHON.format(python=shlex.quote(sys.executable), script=shlex.quote(str(script))))
     python.chmod(0o755)
     return python

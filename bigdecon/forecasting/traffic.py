@@ -39,8 +39,8 @@ SMALL_FILE_BYTES = 4096
 """What a small file takes: a block of the file system."""
 CHUNK_EXTRA_BYTES = 32
 """What a stored chunk takes beside its values, at most: Blosc's header, and an entry in the shard's index."""
-FOLDERS_OF_A_RUN, FILES_OF_A_RUN = 3, 2
-"""Root, bookkeeping and ledger; run.json and lease."""
+FOLDERS_OF_A_RUN, FILES_OF_A_RUN = 4, 2
+"""Root, bookkeeping, PSFs and ledger; run.json and lease."""
 FILES_OF_A_NODE = {2: 2, 3: 1}
 """Metadata of a group or an array, by Zarr's format."""
 
@@ -89,8 +89,11 @@ def count_traffic(plan: RunPlan) -> Traffic:
     shards = sum(_stored_files(level) for level in layout.levels)
     entries = _ledger_entries(plan, stacks)
     models = plan.volume.n_channels if plan.training or plan.models else 0
+    psfs = len({psf.sha256 for psf in plan.psfs})
     nodes = 2 + len(layout.levels)
-    files = shards + entries + FILES_OF_A_RUN + FILES_OF_A_NODE[layout.zarr_format] * nodes + 2 * models
+    files = (
+        shards + entries + FILES_OF_A_RUN + FILES_OF_A_NODE[layout.zarr_format] * nodes + 2 * models + psfs
+    )
     folders = sum(_folders_of(level, layout.zarr_format) for level in layout.levels) + bool(models)
     folders += FOLDERS_OF_A_RUN + min(LEDGER_FOLDERS, entries)
     return Traffic(

@@ -362,7 +362,6 @@ def test_plan_progress_and_result(here, run, cluster):
         "0.3 x 0.2 x 0.2 um",
         "9 x 7 x 7",
         "blocks",
-        "halo",
         "memory",
         "cpu",
     ):

@@ -66,7 +66,9 @@ def test_killed_in_training_and_its_model_used_again(tmp_path, s3):
     same(tmp_path / "local", output)
     model = "bigdecon/model/channel-0.safetensors"
     assert places.read(output / model) == (tmp_path / "local" / model).read_bytes()
-    assert places.names(output / "bigdecon") == sorted([".zattrs", ".zgroup", "ledger", "model", "run.json"])
+    assert places.names(output / "bigdecon") == sorted(
+        [".zattrs", ".zgroup", "ledger", "model", "psf", "run.json"]
+    )
     finish(start(tmp_path, f"{s3}/again.ome.zarr", "--model", str(output), "--block", "64"))
     same(output, f"{s3}/again.ome.zarr")
 
