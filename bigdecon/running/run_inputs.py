@@ -10,11 +10,10 @@ from pathlib import Path
 from dask.utils import format_bytes
 from distributed.system import MEMORY_LIMIT
 
-from bigdecon.acquisition import Objective
+from bigdecon.acquisition import LARGEST_INDEX, LIGHT_UM, Objective
 from bigdecon.config import RunConfig
 from bigdecon.errors import ModelError, OptionError, VolumeError
 from bigdecon.io.image_file import decoded_chunk_bytes
-from bigdecon.io.optics_metadata import LARGEST_INDEX, LIGHT_UM
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
 from bigdecon.io.reading import ChannelChoice, choose_channels, open_volume, parse_roi
 from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
