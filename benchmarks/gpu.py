@@ -1,7 +1,7 @@
 """Time training steps, inference and Richardson-Lucy on a GPU.
 
     python benchmarks/gpu.py RESULT.json
-    python benchmarks/gpu.py RESULT.json --device cpu --small      try the script itself without a GPU
+    python benchmarks/gpu.py RESULT.json --device cpu --quick      try the script itself without a GPU
 
 It needs torch, numpy and the modules of bigdecon that compute, but no cluster and no store. Each result is
 written as soon as it is there, so that a run that is cut off leaves what it has.
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("result", type=Path)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--small", action="store_true", help="sizes that a CPU manages")
+    parser.add_argument("--quick", "--small", action="store_true", help="sizes that a CPU manages")
     options = parser.parse_args()
     options.result.parent.mkdir(parents=True, exist_ok=True)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -59,7 +59,7 @@ def main() -> None:
         print("There is no CUDA device here, so nothing was tested or timed on a GPU.")
         return
     started, done = time.monotonic(), []
-    for measure in measurements(options.device, options.small):
+    for measure in measurements(options.device, options.quick):
         if time.monotonic() - started > BUDGET_SECONDS:
             write(options.result, done, "cut short: time was up")
             return
@@ -74,12 +74,12 @@ def write(path: Path, measurements: Sequence[Measurement], state: str) -> None:
     path.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def measurements(device: str, small: bool) -> Iterator[Callable[[], Measurement]]:
+def measurements(device: str, quick: bool) -> Iterator[Callable[[], Measurement]]:
     """List what to measure, the most telling first."""
     fast, auto, paper = (
         training_preset(name, ndim=3, accelerator=name == "auto") for name in ("fast", "auto", "paper")
     )
-    if small:
+    if quick:
         fast = replace(fast, patch_shape=(32,) * 3)
         yield lambda: training_steps("fast", fast, device, 5)
         yield lambda: inference("fast", fast, device, 48, "float32")

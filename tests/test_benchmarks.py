@@ -71,6 +71,18 @@ def test_engines_cost_little_write_the_same_bytes_and_leave_the_scheduler_small(
 
 
 @pytest.mark.slow
+def test_what_a_gpu_is_timed_with_runs_on_a_cpu(tmp_path: Path) -> None:
+    """In small: every function that the script calls takes what it is given."""
+    result = tmp_path / "gpu.json"
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), str(result), "--quick", "--device", "cpu"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    found = json.loads(result.read_text())
+    assert found["state"] == "finished"
+    assert [entry["what"] for entry in found["measurements"]] == ["training", "inference", "richardson-lucy"]
+    assert all(entry["rate"] > 0 for entry in found["measurements"])
+
+
+@pytest.mark.slow
 def test_a_large_volume_is_planned_within_the_limits(tmp_path: Path) -> None:
     """The script itself fails where a plan takes too much time or memory."""
     result = tmp_path / "plans.json"

@@ -20,6 +20,9 @@ __all__ = ["describe_forecast", "forecast_numbers"]
 
 Lines = list[tuple[str, str]]
 
+LONG_SECONDS = 30 * 60
+"""A training on a CPU beyond it is told how it could be shorter."""
+
 
 def describe_forecast(found: Forecast) -> Lines:
     """Give the forecast as pairs of a heading and a short text; an empty heading continues the last."""
@@ -70,7 +73,7 @@ def _describe_room(estimate: Estimate) -> Lines:
     traffic, room = estimate.traffic, estimate.room
     likely = "" if estimate.output_bytes is None else f"about {format_bytes(estimate.output_bytes)}, "
     free = "unknown" if room.disk_bytes is None else format_bytes(room.disk_bytes)
-    inodes = "" if room.files is None else f"; room for {room.files}"
+    inodes = "" if room.files is None else f"; the file system has room for {room.files} more"
     return [
         ("disk", f"{likely}at most {format_bytes(traffic.largest_output_bytes)}; free {free}"),
         ("files", f"{traffic.files} in {traffic.folders} folders{inodes}"),
@@ -141,15 +144,25 @@ def _describe_times(found: Forecast) -> Lines:
         ("time", f"about {duration(times.total)}{done}"),
         ("", ", ".join(f"{name} {duration(spent)}" for name, spent in stages.items() if spent > 0)),
         *_describe_choosing(times),
+        *_describe_long_training(found.plan, times),
         ("", f"calibrated on {piece} {on} in {measured.seconds:.0f} s; {_seconds(times.block)} a block"),
+        ("", "on a machine as busy with other work as it was just now"),
     ]
+
+
+def _describe_long_training(plan: RunPlan, times: Times) -> Lines:
+    """Say what can be done where a CPU trains for long."""
+    if plan.device != "cpu" or times.training < LONG_SECONDS:
+        return []
+    remedy = "--train-minutes limits it, and --method richardson-lucy needs none"
+    return [("", f"training is long without a GPU; {remedy}")]
 
 
 def _describe_choosing(times: Times) -> Lines:
     if not times.choosing:
         return []
     most = duration(times.choosing_at_most)
-    return [("", f"settings are chosen in at most {most}; how early most are given up depends on the image")]
+    return [("", f"settings are chosen in at most {most}; the image decides how soon bad ones are given up")]
 
 
 def _seconds(spent: float) -> str:

@@ -7,13 +7,19 @@ from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
-from bigdecon.acquisition import UNKNOWN_OBJECTIVE, Channel, Objective
+from bigdecon.acquisition import (
+    LARGEST_INDEX,
+    LEAST_APERTURE,
+    LEAST_INDEX,
+    LIGHT_UM,
+    UNKNOWN_OBJECTIVE,
+    Channel,
+    Objective,
+)
 from bigdecon.untrusted import is_number
 from bigdecon.volume import Volume
 
 __all__ = [
-    "LARGEST_INDEX",
-    "LIGHT_UM",
     "ome_emission_um",
     "ome_objective",
     "optics_attributes",
@@ -25,8 +31,6 @@ ATTRIBUTE = "bigdecon_optics"
 IMMERSION = {"Oil": 1.515, "Water": 1.333, "WaterDipping": 1.333, "Air": 1.0, "Glycerol": 1.47}
 """Refractive indices of OME's immersion media."""
 UM_PER_UNIT = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "m": 1e6, "Å": 1e-4, "pm": 1e-6}
-LIGHT_UM = (0.2, 2.0)
-LARGEST_INDEX, LEAST_APERTURE = 2.0, 0.01
 
 
 def ome_objective(root: ElementTree.Element, image: ElementTree.Element) -> Objective:
@@ -37,7 +41,7 @@ def ome_objective(root: ElementTree.Element, image: ElementTree.Element) -> Obje
     chosen = [one for one in listed if one.get("ID") == wanted] if wanted else listed
     if len(chosen) != 1:
         return UNKNOWN_OBJECTIVE
-    index = _number(None if settings is None else settings.get("RefractiveIndex"), 1.0, LARGEST_INDEX)
+    index = _number(None if settings is None else settings.get("RefractiveIndex"), LEAST_INDEX, LARGEST_INDEX)
     aperture = _number(chosen[0].get("LensNA"), LEAST_APERTURE, LARGEST_INDEX)
     return Objective(aperture, index or IMMERSION.get(chosen[0].get("Immersion", "")))
 
@@ -66,7 +70,7 @@ def zarr_objective(attributes: Mapping[str, Any]) -> Objective:
     entries = _entries(attributes)
     return Objective(
         _number(entries.get("numerical_aperture"), LEAST_APERTURE, LARGEST_INDEX),
-        _number(entries.get("refractive_index"), 1.0, LARGEST_INDEX),
+        _number(entries.get("refractive_index"), LEAST_INDEX, LARGEST_INDEX),
     )
 
 

@@ -17,6 +17,8 @@ Sizes = tuple[float, ...]
 
 BEAD_VARIANCE = 8 * np.log(2) / 20
 """A ball of diameter d has the variance d² / 20 along any axis; a Gaussian's FWHM² is 8 ln 2 times that."""
+COARSE = 8
+"""Voxels of so many widths by theory hold nearly all of the PSF, or are not the image's."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,18 @@ def expect(conditions: ImagingConditions, voxel_size_um: Sequence[float]) -> Exp
         if a number is impossible
     """
     na, wavelength = conditions.numerical_aperture, conditions.wavelength_um
-    # What is impossible is refused by make_psf; until then divisions must not fail.
-    axial = 0.88 * wavelength / max(conditions.axial_term, 1e-9)
-    reach = (2.0 * axial, *[1.5 * wavelength / na if na > 0 else 0.0] * 2)
+    conditions.check()
+    axial = 0.88 * wavelength / conditions.axial_term
+    reach = (2.0 * axial, *[1.5 * wavelength / na] * 2)
+    size = [float(v) for v in voxel_size_um]
+    rough = (axial, 0.51 * wavelength / na, 0.51 * wavelength / na)[-len(size) :]
+    lateral = wavelength / (4 * na)
+    sampling = (wavelength / (2 * conditions.axial_term), lateral, lateral)[-len(size) :]
+    scans = conditions.microscope.kind not in ("widefield", "light-sheet")
+    if any(v > COARSE * r for v, r in zip(size, rough, strict=True)):
+        # A PSF within a voxel is as wide as that; to compute its mean over it would take hours.
+        coarse = tuple(max(v, r) for v, r in zip(size, rough, strict=True))
+        return Expectation(coarse, tuple(r / 2 for r in rough) if scans else sampling)
     shape = [
         2 * int(np.clip(np.ceil(r / v) + 2, 3, 40)) + 1 if v > 0 else 3
         for r, v in zip(reach[-len(voxel_size_um) :], voxel_size_um, strict=True)
@@ -63,13 +74,9 @@ def expect(conditions: ImagingConditions, voxel_size_um: Sequence[float]) -> Exp
         shape=shape,
         microscope=conditions.microscope,
     )
-    size = [float(v) for v in voxel_size_um]
     # Wider than its array is only what is sampled very finely; the formula serves there.
-    rough = (axial, 0.51 * wavelength / na, 0.51 * wavelength / na)[-len(size) :]
     widths = [r if w is None else w * v for w, v, r in zip(fwhm(psf.array), size, rough, strict=True)]
-    lateral = wavelength / (4 * na)
-    sampling = (wavelength / (2 * conditions.axial_term), lateral, lateral)[-len(size) :]
-    if conditions.microscope.kind not in ("widefield", "light-sheet"):
+    if scans:
         sampling = tuple(w / 2 for w in widths)
     return Expectation(tuple(widths), sampling)
 

@@ -20,6 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from bigdecon.acquisition import LARGEST_INDEX, LIGHT_UM, MICROSCOPE_UM
 from bigdecon.errors import PSFError
 from bigdecon.optics.pupil import Optics, intensity, light_of_a_plane
 from bigdecon.optics.rings import Grid, disc_mean, ring_radii
@@ -54,6 +55,16 @@ WORDS = {
 RADIAL_STEP = 1 / 128
 LARGEST_PINHOLE = 100
 """Airy units; beyond it a pinhole is no longer one, and every photon passes."""
+FARTHEST_PINHOLES = 60
+"""Of a spinning disk, in wavelength / NA: 22 µm in the specimen at NA 1.4, where disks have some 2.5."""
+RANGES: dict[str, tuple[float, float]] = {
+    "excitation_um": LIGHT_UM,
+    "pinhole_airy": (1e-4, 1e6),
+    "pinhole_um": MICROSCOPE_UM,
+    "pinhole_spacing_um": MICROSCOPE_UM,
+    "sheet_thickness_um": MICROSCOPE_UM,
+    "sheet_aperture": (1e-3, LARGEST_INDEX),
+}
 
 
 @dataclass(frozen=True)
@@ -117,8 +128,7 @@ def check_microscope(microscope: Microscope, model: str, optics: Optics) -> None
     for name, value in given.items():
         if name not in KNOWS[kind]:
             raise PSFError(f"a {kind} microscope has no use for {WORDS[name]}.")
-        if not value > 0 or (np.isinf(value) and name not in ("pinhole_airy", "sheet_thickness_um")):
-            raise PSFError(f"{WORDS[name]} is {value:g}; it must be positive.")
+        _check_range(name, value)
     if kind == "light-sheet":
         _check_sheet(microscope, optics)
     _check_wavelengths(microscope, optics)
@@ -126,11 +136,35 @@ def check_microscope(microscope: Microscope, model: str, optics: Optics) -> None
         raise PSFError(
             f"pinholes of {microscope.pinhole_um:g} µm cannot lie {microscope.pinhole_spacing_um:g} µm apart."
         )
+    _check_disk(microscope, optics)
     if microscope.pinhole_spacing_um and model == "gaussian":
         raise PSFError(
             "cross-talk between pinholes is light far from the focus, of which the model gaussian has none; "
             "choose another model, or leave --disk-spacing out."
         )
+
+
+def _check_range(name: str, value: float) -> None:
+    """Refuse a length or a number that no microscope has; pinholes and sheets may be open."""
+    low, high = RANGES[name]
+    if low <= value <= high or (np.isposinf(value) and name in ("pinhole_airy", "sheet_thickness_um")):
+        return
+    example = f"; {value:g} nm is {value / 1000:g}" if name == "excitation_um" and value > high else ""
+    raise PSFError(f"{WORDS[name]} is {value:g}; it must be between {low:g} and {high:g}{example}.")
+
+
+def _check_disk(microscope: Microscope, optics: Optics) -> None:
+    """Refuse pinholes so far apart for the resolution that their light would take all memory to compute."""
+    limit = (
+        FARTHEST_PINHOLES * min(optics.wavelength_um, microscope.excitation_um or np.inf) / optics.aperture
+    )
+    for name in ("pinhole_um", "pinhole_spacing_um"):
+        value = getattr(microscope, name)
+        if value is not None and value > limit:
+            raise PSFError(
+                f"{WORDS[name]} is {value:.6g}, and at most {limit:.3g} is computed at this aperture; divide "
+                "what the disk has by the magnification."
+            )
 
 
 def _check_sheet(microscope: Microscope, optics: Optics) -> None:
@@ -154,11 +188,6 @@ def _check_wavelengths(microscope: Microscope, optics: Optics) -> None:
     excitation = microscope.excitation_um
     if excitation is None:
         return
-    if excitation > 20:
-        raise PSFError(
-            f"a wavelength of excitation of {excitation:g} µm is not light; give micrometres, "
-            f"so {excitation:g} nm is {excitation / 1000:g}."
-        )
     if microscope.kind == "two-photon" and excitation <= optics.wavelength_um:
         raise PSFError(
             f"two photons of {excitation:g} µm cannot excite light of {optics.wavelength_um:g} µm; "

@@ -15,7 +15,7 @@ import scipy.special
 from numpy.typing import NDArray
 
 from bigdecon.errors import PSFError
-from bigdecon.optics.conditions import ImagingConditions
+from bigdecon.optics.conditions import ImagingConditions, check_optics
 from bigdecon.optics.microscopes import Microscope, check_microscope, profiles, ring_step
 from bigdecon.optics.psf import PSF, find_centre
 from bigdecon.optics.psf_corrections import LARGEST_VOXEL_UM
@@ -31,6 +31,7 @@ Real = NDArray[np.float64]
 
 MAX_VOXELS = 2**28
 """1 GiB of float32, or 645 voxels a side."""
+DEEPEST_UM = 1000.0
 
 
 def make_psf(
@@ -104,26 +105,11 @@ def make_psf(
 def _check_optics(model: str, optics: Optics) -> None:
     if model not in get_args(Model):
         raise PSFError(f"there is no PSF model {model!r}; choose from {', '.join(get_args(Model))}.")
-    for name, value in (
-        ("numerical aperture", optics.aperture),
-        ("wavelength", optics.wavelength_um),
-        ("refractive index", optics.index),
-        ("sample's refractive index", optics.sample_index),
-    ):
-        if not (np.isfinite(value) and value > 0):
-            raise PSFError(f"the {name} is {value:g}; it must be positive.")
-    if optics.wavelength_um > 20:
+    check_optics(optics)
+    if not 0 <= optics.depth_um <= DEEPEST_UM:
         raise PSFError(
-            f"a wavelength of {optics.wavelength_um:g} µm is not light; give micrometres, "
-            f"so {optics.wavelength_um:g} nm is {optics.wavelength_um / 1000:g}."
+            f"the emitter's depth is {optics.depth_um:g}; it is in micrometres, from 0 to {DEEPEST_UM:g}."
         )
-    if optics.aperture > optics.index:
-        raise PSFError(
-            f"the numerical aperture {optics.aperture:g} exceeds the refractive index {optics.index:g} "
-            "of the immersion medium; no such objective exists (oil has 1.515, water 1.33)."
-        )
-    if not (np.isfinite(optics.depth_um) and optics.depth_um >= 0):
-        raise PSFError(f"the emitter's depth is {optics.depth_um:g} µm; it must be 0 or more.")
     if model != "gibson-lanni" and (optics.depth_um or optics.sample_index != optics.index):
         raise PSFError(f"the model {model} knows no emitter depth or sample index; use gibson-lanni.")
 

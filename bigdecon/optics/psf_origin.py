@@ -6,9 +6,11 @@ import json
 from dataclasses import asdict, dataclass
 
 from bigdecon.described import from_json
+from bigdecon.errors import PSFError
 from bigdecon.optics.conditions import ImagingConditions
 from bigdecon.optics.microscopes import Microscope
-from bigdecon.untrusted import clean_text, is_number, parse_json
+from bigdecon.optics.psf_corrections import LARGEST_VOXEL_UM
+from bigdecon.untrusted import clean_text, is_number, is_whole, parse_json
 
 __all__ = ["PSFOrigin"]
 
@@ -45,7 +47,7 @@ class PSFOrigin:
 
     @classmethod
     def from_text(cls, text: str) -> PSFOrigin | None:
-        """Read what `as_text` gave; None for any other text, or one that was damaged."""
+        """Read what `as_text` gave; None for any other text, or one with numbers that no microscope has."""
         heading, _, rest = text.partition("\n")
         if heading.strip() != HEADING or len(text) > LONGEST:
             return None
@@ -53,17 +55,22 @@ class PSFOrigin:
             entries = parse_json(rest.encode())
             size, shape = entries["voxel_size_um"], entries["shape"]
             model = clean_text(str(entries["model"]))
-            if len(size) != len(shape) or not all(is_number(v) and v > 0 for v in (*size, *shape)):
+            if len(size) != len(shape) or not all(is_number(v) and 0 < v <= LARGEST_VOXEL_UM for v in size):
+                return None
+            if not all(is_whole(n, 1) for n in shape):
                 return None
             conditions = _conditions(entries) if "numerical_aperture" in entries else None
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, PSFError):
             return None
-        return cls(model, tuple(map(float, size)), tuple(map(int, shape)), conditions)
+        return cls(model, tuple(map(float, size)), tuple(shape), conditions)
 
 
 def _conditions(entries: dict[str, object]) -> ImagingConditions:
     numbers = [entries[name] for name in ("numerical_aperture", "wavelength_um", "refractive_index")]
-    if not all(is_number(number) and number > 0 for number in numbers):  # type: ignore[operator]
-        raise ValueError("optics are numbers above 0")
+    if not all(is_number(number) for number in numbers):
+        raise ValueError("optics are numbers")
     na, wavelength, index = (float(number) for number in numbers)  # type: ignore[arg-type]
-    return ImagingConditions(na, wavelength, index, from_json(Microscope, entries.get("microscope", {})))
+    microscope = from_json(Microscope, entries.get("microscope", {}))
+    conditions = ImagingConditions(na, wavelength, index, microscope)
+    conditions.check()
+    return conditions

@@ -213,6 +213,7 @@ def picture_svg(plane: Plane, alt: str, *, light: bool = False) -> Markup:
 
 def _svg(placed: list[_Placed], height: float, scale: float, alt: str, kind: str = "") -> Markup:
     parts = [_image(one, "exact" in kind) for one in placed] + [_label(one) for one in placed if one.label]
+    parts += [] if "exact" in kind else [_cut(one) for one in placed]
     parts.append(_bar(placed[0], scale, "#000" if "light" in kind else "#fff"))
     tall = sum(height / WIDTH > limit for limit in TALL)
     kind = f"{kind} tall{tall}" if tall else kind
@@ -233,6 +234,13 @@ def _image(one: _Placed, exact: bool) -> Markup:
 def _label(one: _Placed) -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}">{}</text>').format(
         one.x + 9, one.y + one.height - 10, one.label
+    )
+
+
+def _cut(one: _Placed) -> Markup:
+    """Draw what the style sheet narrows to a line where the slider cuts this plane; else it is not seen."""
+    return Markup('<rect class="cut" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
+        one.x, one.y, one.width, one.height
     )
 
 

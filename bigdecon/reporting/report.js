@@ -1,5 +1,5 @@
 "use strict";
-// Lays "after" over "before" with a slider between them. Without this, both stand side by side.
+// Lays "after" over "before"; one slider cuts every plane at the same part of its width. Without this, both stand side by side.
 document.documentElement.classList.add("scripted");
 // On a phone the details are folded up below the verdict and the pictures; on paper all of them are seen.
 const parts = [...document.querySelectorAll("details.part")];
@@ -27,7 +27,10 @@ for (const pair of document.querySelectorAll(".pair.both")) {
   };
   const follow = (event) => {
     if (!pair.classList.contains("joined") || (event.pointerType !== "mouse" && !event.buttons)) return;
-    const box = pair.getBoundingClientRect();
+    const boxes = [...pair.querySelectorAll(".after image")].map((image) => image.getBoundingClientRect());
+    const { clientX: x, clientY: y } = event;
+    const box = boxes.find((b) => b.left <= x && x <= b.right && b.top <= y && y <= b.bottom);
+    if (!box) return;
     cut(Math.round(Math.min(100, Math.max(0, (100 * (event.clientX - box.left)) / box.width))));
   };
   range.addEventListener("input", () => cut(range.value));

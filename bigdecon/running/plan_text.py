@@ -154,8 +154,8 @@ def _describe_method(plan: RunPlan) -> list[tuple[str, str]]:
         return [("method", f"{method}, model {plan.config.model}{after}")]
     if training:
         patches = "1 patch" if training.batch == 1 else f"{training.batch} patches"
-        size = f"{training.network.channels} channels"
-        return [("method", f"{method}, {size}, {training.steps} steps of {patches}{after}")]
+        steps = f"at most {training.steps} training steps on {patches} of the image each"
+        return [("method", f"{method}, a network {training.network.channels} features wide, {steps}{after}")]
     lines = []
     for channel, tuned in zip(plan.volume.channels, plan.tuned, strict=True):
         lines.append((f"method {channel.name}".strip(), f"{method}, {_describe_settings(method, tuned)}"))

@@ -10,11 +10,10 @@ from pathlib import Path
 from dask.utils import format_bytes
 from distributed.system import MEMORY_LIMIT
 
-from bigdecon.acquisition import Objective
+from bigdecon.acquisition import LARGEST_INDEX, LEAST_APERTURE, LEAST_INDEX, LIGHT_UM, Objective
 from bigdecon.config import RunConfig
 from bigdecon.errors import ModelError, OptionError, VolumeError
 from bigdecon.io.image_file import decoded_chunk_bytes
-from bigdecon.io.optics_metadata import LARGEST_INDEX, LIGHT_UM
 from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
 from bigdecon.io.reading import ChannelChoice, choose_channels, open_volume, parse_roi
 from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
@@ -49,10 +48,16 @@ def open_input(config: RunConfig) -> Volume:
 def _with_optics(volume: Volume, config: RunConfig) -> Volume:
     """Let the optics that were given go before those of the image's metadata."""
     na, light, index = config.na, config.wavelength, config.refractive_index
-    if na is not None and not 0 < na < LARGEST_INDEX:
-        raise OptionError(f"--na is {na:g}; the numerical aperture of an objective is between 0 and 1.7.")
-    if index is not None and not 1 <= index < LARGEST_INDEX:
-        raise OptionError(f"--refractive-index is {index:g}; oil has 1.515, water 1.33, air 1.")
+    if na is not None and not LEAST_APERTURE <= na <= LARGEST_INDEX:
+        raise OptionError(
+            f"--na is {na:g}; a numerical aperture is between {LEAST_APERTURE:g} and {LARGEST_INDEX:g}, "
+            "and below the refractive index of the immersion."
+        )
+    if index is not None and not LEAST_INDEX <= index <= LARGEST_INDEX:
+        raise OptionError(
+            f"--refractive-index is {index:g}; it is between {LEAST_INDEX:g} and {LARGEST_INDEX:g}: "
+            "oil has 1.515, water 1.33, air 1."
+        )
     if light is not None and not LIGHT_UM[0] <= light <= LIGHT_UM[1]:
         raise OptionError(f"--wavelength is {light:g}; it is in micrometres, so 520 nm is 0.52.")
     if light is not None and volume.n_channels > 1:
@@ -62,10 +67,25 @@ def _with_optics(volume: Volume, config: RunConfig) -> Volume:
         )
     known = volume.objective
     objective = Objective(na or known.numerical_aperture, index or known.refractive_index)
+    if na is not None or index is not None:
+        _check_objective(objective, na, index)
     channels = volume.channels
     if light is not None:
         channels = (replace(channels[0], emission_um=light),)
     return replace(volume, objective=objective, channels=channels)
+
+
+def _check_objective(objective: Objective, na: float | None, index: float | None) -> None:
+    """Refuse an aperture that the immersion does not allow, if one of both was given."""
+    aperture, immersion = objective.numerical_aperture, objective.refractive_index
+    if aperture is None or immersion is None or aperture < immersion:
+        return
+    given, told = "(given)", "(of the image's metadata)"
+    raise OptionError(
+        f"a numerical aperture of {aperture:g} {told if na is None else given} needs an immersion of a "
+        f"larger refractive index than {immersion:g} {told if index is None else given}; give --na and "
+        "--refractive-index as they are: oil has 1.515, water 1.33, air 1."
+    )
 
 
 def _check_chunks(volume: Volume) -> None:

@@ -145,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_file(file, found.file, body=body)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
-        except OSError:
+        except (OSError, ValueError):
             self._answer(HTTPStatus.NOT_FOUND, {"Content-Length": "0"})
 
     def _send_file(self, file: BinaryIO, path: Path, *, body: bool) -> None:

@@ -46,13 +46,17 @@ def without_record(path: Path, parts: Sequence[str]) -> bytes | None:
     ----------
     path : of the file
     parts : its path below the store
+
+    Raises
+    ------
+    OSError
+        if the root's metadata cannot be read
+    ValueError
+        if they are no JSON, too large or ambiguous, so that a record in them could stay unseen
     """
     if len(parts) > 1 or parts[0] not in ("zarr.json", ".zattrs", ".zmetadata"):
         return None
-    try:
-        content = parse_json(read_regular(path, MAX_DOCUMENT_BYTES))
-    except (OSError, ValueError):
-        return None
+    content = parse_json(read_regular(path, MAX_DOCUMENT_BYTES))
     found = [holder for holder in _attribute_holders(content) if BOOKKEEPING in holder]
     for holder in found:
         del holder[BOOKKEEPING]

@@ -91,7 +91,7 @@ def test_jobs_of_slurm_are_planned_without_any(plan, folder):
     code, out, err = plan(*QUICK, *SLURM)
     assert (code, err) == (0, "")
     for part in (
-        "6 in 3 jobs of 30 min, at least 1 of them alive, each with 1 threads",
+        "6 in 3 jobs of 30 min, at least 1 of them alive, each with 1 thread",
         "of 2.00 GiB",
         "3 at a time, no job needs a successor",
         "29 min of 30 min for blocks, the rest to leave in time",

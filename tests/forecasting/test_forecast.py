@@ -89,6 +89,20 @@ def test_times_come_from_the_blocks_of_the_image(config, tmp_path):
     assert found.plan.grid == prepare(replace(config, **PLAIN), "cpu").grid
 
 
+def test_a_long_training_is_told_how_to_be_shorter(config):
+    found = forecast(replace(config, **PLAIN), calibrate_seconds=0.0)
+    for seconds, told in ((60.0, False), (4 * 3600.0, True)):
+        times = replace(found.estimate.times, training=seconds)
+        text = text_of(replace(found, estimate=replace(found.estimate, times=times)))
+        assert ("--train-minutes limits it, and --method richardson-lucy needs none" in text) is told
+        assert "as busy with other work as it was just now" in text
+
+
+def test_features_of_a_network_are_not_called_channels(config):
+    text = text_of(forecast(replace(config, method="siamese"), calibrate_seconds=None))
+    assert "a network 16 features wide, at most 450 training steps on 1 patch of the image each" in text
+
+
 def test_what_is_auto_is_planned_as_costly_as_it_can_become(config):
     found = forecast(replace(config, method="richardson-lucy"), calibrate_seconds=None)
     settings = found.plan.tuned[0].settings

@@ -91,7 +91,15 @@ def test_what_is_given_goes_before_the_metadata(tmp_path):
     [
         ({"wavelength": 520.0}, "520 nm is 0.52"),
         ({"na": 14.0}, "--na is 14"),
+        ({"na": 2.5}, "--na is 2.5; .* between 0.01 and 2"),
+        ({"na": 0.001}, "between 0.01 and 2"),
         ({"refractive_index": 0.5}, "water 1.33"),
+        (
+            {"na": 1.4, "refractive_index": 1.0},
+            r"of 1.4 \(given\) needs .* than 1 \(given\); .* oil has 1.515",
+        ),
+        ({"na": 1.6}, r"1.6 \(given\) needs .* than 1.515 \(of the image's metadata\)"),
+        ({"refractive_index": 1.33}, r"1.4 \(of the image's metadata\) needs .* than 1.33 \(given\)"),
     ],
 )
 def test_impossible_optics_are_refused(tmp_path, given, words):

@@ -20,7 +20,7 @@ OVERFLOW = """return [...document.querySelectorAll('body *')].filter(e => !e.clo
 BARS = """return [...document.querySelectorAll('.bar')].map(b => {
     const svg = b.ownerSVGElement, image = svg.querySelector('image');
     return [+b.dataset.length, b.getBoundingClientRect().width, image.getBoundingClientRect().width]})"""
-CUT = "return getComputedStyle(document.querySelector('.pair.joined .after')).clipPath"
+CUT = "return getComputedStyle(document.querySelector('.pair.joined .after image')).clipPath"
 
 
 def resize(browser, size, media=None):
@@ -73,7 +73,10 @@ def test_a_page_in_a_browser(made, browser):
     before_cut = browser.execute_script(CUT)
     slider = browser.find_element(By.CSS_SELECTOR, ".slide input")
     slider.send_keys(Keys.HOME)
-    assert (browser.execute_script(CUT), before_cut) == ("inset(0px 0px 0px 0%)", "inset(0px 0px 0px 35%)")
+    assert (browser.execute_script(CUT), before_cut) == (
+        "inset(0px 0px 0px 0%) fill-box",
+        "inset(0px 0px 0px 35%) fill-box",
+    )
     first = browser.find_element(By.CSS_SELECTOR, ".pair.joined")
     after = pixels(first)
     slider.send_keys(Keys.END)
@@ -81,6 +84,47 @@ def test_a_page_in_a_browser(made, browser):
     browser.find_element(By.CSS_SELECTOR, ".slide button").click()
     shots = browser.find_elements(By.CSS_SELECTOR, ".pair.both:not(.joined) .shot")
     assert shots[0].rect["x"] + shots[0].rect["width"] <= shots[1].rect["x"]
+
+
+PLANES = """const pair = document.querySelector('.pair.joined'), box = pair.getBoundingClientRect();
+    return [...pair.querySelectorAll('.after image')].map(i => i.getBoundingClientRect()).map(
+        r => [r.left - box.left, r.top - box.top, r.width, r.height])"""
+SLIDE = """const range = document.querySelector('.slide input'); range.value = arguments[0];
+    range.dispatchEvent(new Event('input'))"""
+HOVER = """const pair = document.querySelector('.pair.joined'), box = pair.getBoundingClientRect();
+    const clientX = box.left + arguments[0], clientY = box.top + arguments[1];
+    pair.dispatchEvent(new PointerEvent('pointermove', {pointerType: 'mouse', clientX, clientY}));
+    return document.querySelector('.slide input').value"""
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK])
+def test_every_plane_is_cut_where_the_slider_stands(made, browser, size):
+    from selenium.webdriver.common.by import By
+
+    resize(browser, size)
+    browser.get(made.page.as_uri())
+    browser.execute_script("for (const part of document.querySelectorAll('details.part')) part.open = true")
+    pair = browser.find_element(By.CSS_SELECTOR, ".pair.joined")
+    shown = {}
+    for percent in (0, 50, 100):
+        browser.execute_script(SLIDE, percent)
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", pair)
+        shown[percent] = pixels(pair)
+    planes = browser.execute_script(PLANES)
+    assert len(planes) == 3
+    for left, top, width, height in planes:
+        rows = slice(int(top) + 3, int(top + height) - 3)
+        first = np.s_[rows, int(left) + 3 : int(left + width / 2) - 3]
+        second = np.s_[rows, int(left + width / 2) + 4 : int(left + width) - 3]
+        for half, alike, other in ((first, 100, 0), (second, 0, 100)):
+            assert np.abs(shown[100][half] - shown[0][half]).mean() > 1
+            # The words in the corners have edges that are drawn once or twice.
+            assert np.median(np.abs(shown[50][half] - shown[alike][half])) == 0
+            assert np.abs(shown[50][half] - shown[alike][half]).mean() < 0.5
+            assert np.abs(shown[50][half] - shown[other][half]).mean() > 1
+        line = shown[50][rows, int(left + width / 2 - 2) : int(left + width / 2 + 3)].max(1)
+        assert np.median(line) > 200
+        assert browser.execute_script(HOVER, left + width / 4, top + height / 2) in ("24", "25", "26")
 
 
 @pytest.mark.parametrize("size", [PHONE, DESK])

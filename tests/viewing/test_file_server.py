@@ -107,6 +107,33 @@ def test_a_range_lies_within_the_file(first, last, size):
         assert list(range(*found)) == [i for i in range(size) if i >= first and (last is None or i <= last)]
 
 
+RECORD = '{"attributes": {"bigdecon": {"command": "/home/me"}}'
+
+
+@pytest.mark.parametrize("name", ["zarr.json", ".zattrs", ".zmetadata"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        RECORD + ', "attributes": {}}',
+        RECORD,
+        "x" + RECORD + "}",
+        RECORD + "}" + " " * 32 * 2**20,
+        "[" * 100_000,
+    ],
+    ids=["twice", "cut", "no JSON", "too large", "too deep"],
+)
+def test_metadata_that_cannot_be_read_strictly_are_not_served(store, name, text):
+    """A record of the run in them could not be taken out."""
+    with FileServer({"result": store}, stores=True) as server:
+        (store / name).write_text(text)
+        for method in ("GET", "HEAD"):
+            status, _, body = ask(server, f"result/{name}", method)
+            assert (status, body) == (404, b"")
+        (store / name).write_text(RECORD + "}")
+        status, _, body = ask(server, f"result/{name}")
+    assert (status, json.loads(body)) == (200, {"attributes": {}})
+
+
 @pytest.mark.parametrize(
     "path",
     ["", "result", "result/", "result/0", "result/0/c/", "result/none", "result/../secret",
