@@ -74,4 +74,6 @@ class Crew:
 
 def _work_alone(ready: threading.Barrier) -> None:
     torch.set_num_threads(1)
+    # A thread takes torch's newest number when it first asks for it: that must be now.
+    torch.get_num_threads()
     ready.wait()
