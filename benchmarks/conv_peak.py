@@ -1,4 +1,4 @@
-"""The best that this machine makes of 3D convolutions of given channels: the limit for a network made of them."""
+"""The best that this machine makes of 3D convolutions: the limit for a network made of them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Interleaved:
         self.times: dict[str, list[float]] = defaultdict(list)
 
     def run(self, works: dict[str, Callable[[], object]], rounds: int) -> None:
+        """Do all of it in turn, so many times."""
         for _ in range(rounds):
             for name, work in works.items():
                 started = self._now()
@@ -34,6 +35,7 @@ class Interleaved:
                 self.times[name].append(self._now() - started)
 
     def best(self, name: str) -> float:
+        """Give the shortest time, in seconds."""
         return min(self.times[name])
 
 
@@ -54,6 +56,7 @@ class ConvPeaks:
     batch: int = 2
 
     def works(self, prefix: str) -> dict[str, Callable[[], object]]:
+        """Give every convolution, by a name that begins with the prefix."""
         found: dict[str, Callable[[], object]] = {}
         for channels, side in self.extents:
             for layout in LAYOUTS:

@@ -1,10 +1,10 @@
 """Time the network's inference on a CPU against the machine's best convolutions.
 
-    python benchmarks/inference_peak.py                          two threads
+    python benchmarks/inference_peak.py                            two threads
     python benchmarks/inference_peak.py --threads 1 --clock cpu    on a machine that others use too
 
-A block of 128^3 voxels goes through `NetworkDeconvolver`, from array to array, with the network of the `fast` preset.
-The result must agree with the network as it was trained, run without any of what makes it quick here.
+A block of 128^3 voxels goes through `NetworkDeconvolver`, from array to array, with the network of the `fast`
+preset. The result must agree with the network as it was trained, run without any of what makes it quick here.
 """
 
 from __future__ import annotations

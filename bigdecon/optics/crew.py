@@ -61,7 +61,7 @@ class Crew:
         inference = torch.is_inference_mode_enabled()
 
         def task(part: slice) -> None:
-            with torch.no_grad(), torch.inference_mode(inference):
+            with torch.inference_mode(inference), torch.no_grad():
                 work(part)
 
         if self._pool is None:
