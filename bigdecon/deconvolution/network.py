@@ -122,7 +122,7 @@ class NetworkDeconvolver:
         """Restore a block ([z,] y, x) in data units; the result has its shape and units."""
         scaling = self.checkpoint.scaling(self.stats)
         x = self._padded(scaling.apply(block))
-        with computing(self.threads, self.device):
+        with computing(self.threads, self.device, block.size):
             y = self._restore(self._network(), torch.from_numpy(x), self.tile)
         return scaling.restore(y[tuple(slice(0, n) for n in block.shape)])
 

@@ -119,7 +119,7 @@ class RefinedNetwork:
         background = np.float32(self.lucy.background)
         restored = self.network(block) - background
         blur = cached_blur(np.asarray(self.lucy.psf, np.float32))
-        with computing(self.lucy.threads, self.lucy.device):
+        with computing(self.lucy.threads):
             x = torch.from_numpy(restored)[None, None].to(self.lucy.device)
             again: NDArray[np.float32] = blur.forward(x, "replicate")[0, 0].cpu().numpy()
         return again + background

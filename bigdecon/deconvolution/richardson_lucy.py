@@ -145,7 +145,7 @@ class RichardsonLucy(ClassicalMethod):
         image = torch.from_numpy(block.astype(np.float32))[None, None].to(self.device)
         steps = self._iterate(image, max(counts))
         for k in range(1, max(counts) + 1):
-            with computing(self.threads, self.device):
+            with computing(self.threads):
                 estimate = next(steps)
                 result = self._within(estimate, image) + self.background if k in counts else None
             if result is not None:

@@ -1,4 +1,4 @@
-"""Folding normalisation into convolutions changes the output by rounding, and the network itself not at all."""
+"""Folding normalisation into convolutions changes the output by rounding, the network itself not at all."""
 
 from __future__ import annotations
 
