@@ -11,6 +11,7 @@ beyond the object is taken as zero, or as a repetition of its edge voxels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -68,16 +69,14 @@ class Blur:
         """Blur an object of extent N + 2r into the exact image of extent N."""
         if self._direct:
             return self._convolve_directly(x, self._psf.flip(tuple(range(self.ndim))))
-        result: Tensor = _ByFFT.apply(x.float(), self, False)  # type: ignore[no-untyped-call]
-        return result
+        return self._differentiable(x.float(), conjugate=False)
 
     def valid_adjoint(self, y: Tensor) -> Tensor:
         """Apply the transpose of `valid`: an image of extent N gives an object of extent N + 2r."""
         if self._direct:
             padding = [p for r in reversed(self.radius) for p in (2 * r, 2 * r)]
             return self._convolve_directly(F.pad(y, padding), self._psf)
-        result: Tensor = _ByFFT.apply(y.float(), self, True)  # type: ignore[no-untyped-call]
-        return result
+        return self._differentiable(y.float(), conjugate=True)
 
     @property
     def is_direct(self) -> bool:
@@ -120,6 +119,12 @@ class Blur:
     def _crop(self, x: Tensor) -> Tensor:
         window: list[Any] = [slice(r, n - r) for r, n in zip(self.radius, x.shape[2:], strict=True)]
         return x[(..., *window)]
+
+    def _differentiable(self, x: Tensor, *, conjugate: bool) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self._by_fft(x, conjugate)
+        result: Tensor = _ByFFT.apply(x, self, conjugate)  # type: ignore[no-untyped-call]
+        return result
 
     def _by_fft(self, x: Tensor, conjugate: bool) -> Tensor:
         """Convolve, or correlate, circularly at a fast size no smaller than the object."""
@@ -180,6 +185,7 @@ def _store(place: Tensor, values: Tensor) -> None:
     place.copy_(values)
 
 
+@lru_cache(maxsize=256)
 def fast_size(n: int, *, even: bool = False) -> int:
     """Give the next extent, at least n, that has no prime factor above 7: transforms of these are quick.
 
