@@ -196,7 +196,7 @@ def deconwolf_version() -> str | None:
     if shutil.which("dw") is None:
         return None
     told = subprocess.run(["dw", "--version"], capture_output=True, text=True, check=False).stdout
-    return next((line.strip() for line in told.splitlines() if "deconwolf" in line), "unknown")
+    return next((line.split()[-1].strip("'") for line in told.splitlines() if "deconwolf" in line), "unknown")
 
 
 def redlionfish_version() -> str | None:
