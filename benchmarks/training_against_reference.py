@@ -69,6 +69,7 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     load = os.getloadavg()[0]
+    extents = sorted({(channels, min(side, options.side)) for channels, side in EXTENTS})
     kinds = {"float32": torch.float32}
     if has_fast_bfloat16(torch.device("cpu")):
         kinds["bfloat16"] = torch.bfloat16
@@ -80,7 +81,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     timings = Interleaved(options.clock)
     steps = {name: step.learn for name, step in ours.items()}
     plainly = {"reference": ours["float32"].in_the_other(reference)}
-    peaks = {name: ConvPeaks(kind, True, EXTENTS) for name, kind in kinds.items()}
+    peaks = {name: ConvPeaks(kind, True, extents) for name, kind in kinds.items()}
     convolutions = {k: v for name, peak in peaks.items() for k, v in peak.works(name).items()}
     for number in range(options.rounds + 1):
         with freed_memory_kept():
