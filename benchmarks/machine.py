@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe"]
+__all__ = ["describe", "version"]
 
 PACKAGES = ("bigdecon", "torch", "numpy", "dask", "distributed", "zarr")
 
@@ -31,11 +31,11 @@ def describe() -> dict[str, Any]:
             "gpu": gpu,
         },
         "versions": {"python": platform.python_version(), "cuda": torch.version.cuda}
-        | {name: _version(name) for name in PACKAGES},
+        | {name: version(name) for name in PACKAGES},
     }
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

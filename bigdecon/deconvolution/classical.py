@@ -97,7 +97,7 @@ class ClassicalMethod(ABC):
         if block.ndim != self.psf.ndim:
             raise PSFError(f"the PSF has {self.psf.ndim} dimensions but the image has {block.ndim}.")
         blur = cached_blur(np.asarray(self.psf, dtype=np.float32))
-        with computing(self.threads):
+        with computing(self.threads, self.device, block.size):
             image = torch.from_numpy(block.astype(np.float32))[None, None].to(self.device)
             restored = self._restore(blur, image)
             return np.asarray(restored.add_(self.background)[0, 0].cpu().numpy())

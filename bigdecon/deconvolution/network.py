@@ -17,6 +17,7 @@ from bigdecon.deconvolution.tiling import pyramid_weights, tile_boxes
 from bigdecon.device_errors import device_in_words, is_out_of_memory, release_memory
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.checkpoint import Checkpoint
+from bigdecon.learning.folding import folded
 from bigdecon.learning.networks import Network, alignment, receptive_radius
 from bigdecon.learning.unet import memory_format
 from bigdecon.ssi_config import NetworkShape, SSIConfig, SSINetworkConfig
@@ -121,7 +122,7 @@ class NetworkDeconvolver:
         """Restore a block ([z,] y, x) in data units; the result has its shape and units."""
         scaling = self.checkpoint.scaling(self.stats)
         x = self._padded(scaling.apply(block))
-        with computing(self.threads):
+        with computing(self.threads, self.device, block.size):
             y = self._restore(self._network(), torch.from_numpy(x), self.tile)
         return scaling.restore(y[tuple(slice(0, n) for n in block.shape)])
 
@@ -135,7 +136,7 @@ class NetworkDeconvolver:
         if key not in _loaded:
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.allow_tf32 = False  # float32 means float32
-            network = self.checkpoint.network()
+            network = folded(self.checkpoint.network())
             layout = memory_format(network.config.ndim)
             _loaded[key] = network.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
         return _loaded[key]

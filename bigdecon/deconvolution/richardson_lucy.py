@@ -42,6 +42,7 @@ from torch import Tensor
 
 from bigdecon.deconvolution.classical import ClassicalMethod, cached_blur, inverse_weight, spread
 from bigdecon.deconvolution.compute import computing
+from bigdecon.deconvolution.multiplicative_step import Data, stepping
 from bigdecon.errors import OptionError
 from bigdecon.learning.edges import repeat_edges
 from bigdecon.optics.blur import Blur
@@ -180,19 +181,24 @@ class RichardsonLucy(ClassicalMethod):
         # Below this the model's value is nothing but rounding errors of the transforms.
         least = torch.finfo(image.dtype).eps * image.max().clamp(min=torch.finfo(image.dtype).tiny)
         estimate = blur.valid_adjoint((image - self.background).clamp_(min=0)).mul_(weight).clamp_(min=0)
-        before = estimate
-        for k in range(1, iterations + 1):
-            yield estimate
-            if k == iterations:
-                return
-            start = _ahead(estimate, before, k) if self.accelerate else estimate
-            model = blur.valid(start).add_(self.background).clamp_(min=least)
-            ratio = torch.div(image, model, out=model)
-            after = blur.valid_adjoint(ratio).mul_(start).mul_(weight).clamp_(min=0)
-            if self.total_variation:
-                softness = TV_SOFTNESS * self.psf.ndim * self.total_variation
-                after.div_(1 - self.total_variation * curvature(start, softness, weight))
-            before, estimate = estimate, after
+        data = Data(image, weight, self.background, least)
+        before, start = estimate, estimate
+        with stepping(blur, data) as step:
+            for k in range(1, iterations + 1):
+                yield estimate
+                if k == iterations:
+                    return
+                if self.accelerate:
+                    start = _ahead(estimate, before, k)
+                    before, estimate = estimate, step(start, before if k > 1 else torch.empty_like(start))
+                else:
+                    start = estimate
+                    estimate = step(
+                        estimate, torch.empty_like(estimate) if self.total_variation else estimate
+                    )
+                if self.total_variation:
+                    softness = TV_SOFTNESS * self.psf.ndim * self.total_variation
+                    estimate.div_(1 - self.total_variation * curvature(start, softness, weight))
 
     def _within(self, estimate: Tensor, image: Tensor) -> Tensor:
         """Cut the object to the image's extent."""

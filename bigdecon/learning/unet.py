@@ -26,11 +26,15 @@ __all__ = [
     "alignment",
     "double_extent",
     "memory_format",
+    "pointwise",
     "receptive_radius",
     "smooth",
 ]
 
-CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+EPSILON = 1e-5
+"""Added to variances before their root is taken."""
+
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
@@ -67,12 +71,13 @@ class PassNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (passes * batch, channels, [z,] y, x)."""
         if not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=EPSILON)
         parts = x.chunk(self.passes)
-        done = [F.batch_norm(part, None, None, self.weight, self.bias, True) for part in parts[:-1]]
-        last = F.batch_norm(
-            parts[-1], self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum
-        )
+        done = [
+            F.batch_norm(part, None, None, self.weight, self.bias, True, eps=EPSILON) for part in parts[:-1]
+        ]
+        statistics = self.running_mean, self.running_var
+        last = F.batch_norm(parts[-1], *statistics, self.weight, self.bias, True, self.momentum, EPSILON)
         return torch.cat([*done, last]) if done else last
 
 
@@ -90,9 +95,10 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels_in, [z,] y, x) to (batch, channels, [z,] y, x)."""
-        y = self.first(F.relu(self.first_norm(x)))
-        y = self.second(F.relu(self.second_norm(y)))
-        result: Tensor = y + self.shortcut(x)
+        normed = self.first_norm(x)
+        y = self.first(_rectified(normed, spare=normed is not x))
+        y = self.second(_rectified(self.second_norm(y), spare=True))
+        result: Tensor = y.add_(self.shortcut(x))  # no gradient looks at what a convolution gave
         return result
 
 
@@ -101,11 +107,11 @@ class LinearUp(nn.Module):
 
     def __init__(self, config: NetworkConfig, channels_in: int, channels: int) -> None:
         super().__init__()
-        self.mix = CONVOLUTION[config.ndim](channels_in, channels, 1)
+        self.mix: nn.Conv2d | nn.Conv3d = CONVOLUTION[config.ndim](channels_in, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels_in, [z,] y, x) to (batch, channels, [2z,] 2y, 2x)."""
-        return double_extent(self.mix(x))
+        return double_extent(pointwise(self.mix, x))
 
 
 class UNet(nn.Module):
@@ -156,12 +162,29 @@ class UNet(nn.Module):
             x = unit(down(x))
         for level in reversed(range(len(skips))):
             x = self.up[level](x)
-            joined = (
-                torch.cat([x, skips[level]], 1) if self.config.skip == "concatenate" else x + skips[level]
-            )
+            skip = skips.pop()
+            joined = torch.cat([x, skip], 1) if self.config.skip == "concatenate" else x.add_(skip)
+            del skip  # its memory serves the unit
             x = self.decoder[level](joined)
-        result: Tensor = self.leave(F.relu(self.leave_norm(x)))
+        result = pointwise(self.leave, _rectified(self.leave_norm(x), spare=True))
         return smooth(result) if self.config.smooth else result
+
+
+def _rectified(x: Tensor, *, spare: bool) -> Tensor:
+    """Give x where it is positive, else 0; written over x at inference if nobody else needs that."""
+    return x.relu_() if spare and not torch.is_grad_enabled() else F.relu(x)
+
+
+def pointwise(mix: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """Apply a 1x1 convolution; on a CPU as a product of matrices, voxels by channels.
+
+    Torch's own convolution of this kind leaves the layout of the others on a CPU with one thread, and what
+    follows it pays for that.
+    """
+    if x.device.type != "cpu":
+        result: Tensor = mix(x)
+        return result
+    return F.linear(x.movedim(1, -1), mix.weight.flatten(1), mix.bias).movedim(-1, 1)
 
 
 def _norm(config: NetworkConfig, channels: int) -> nn.Module:

@@ -56,7 +56,11 @@ def test_nothing_is_left_of_a_cluster():
         assert folder.is_dir()
         assert connection.dashboard_link.endswith("/status")
         worker = next(iter(connection.client.run(os.getpid).values()))
-        for name, value in (("OPENBLAS_NUM_THREADS", "1"), ("MALLOC_ARENA_MAX", "1")):
+        for name, value in (
+            ("OPENBLAS_NUM_THREADS", "1"),
+            ("MALLOC_ARENA_MAX", "1"),
+            ("THP_MEM_ALLOC_ENABLE", "1"),
+        ):
             assert os.environ.get(name) == variables.get(name)
             assert list(connection.client.run(environment, name).values()) == [value]
     assert not folder.exists()

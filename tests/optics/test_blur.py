@@ -144,9 +144,10 @@ def test_the_transform_is_computed_once_for_each_shape(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.fft, "rfftn", counted)
     for _ in range(3):
         blur.forward(image((30, 30)))
-    assert calls.count((9, 9)) == 1
+    of_the_psf = [shape for shape in calls if len(shape) == 2]
+    assert len(of_the_psf) == 1
     blur.forward(image((60, 30)))
-    assert calls.count((9, 9)) == 2
+    assert len([shape for shape in calls if len(shape) == 2]) == 2
 
 
 def test_small_psfs_are_convolved_directly_and_large_ones_by_fft() -> None:

@@ -1,0 +1,160 @@
+"""Write docs/performance.md from the results that the benchmarks of speed have kept.
+
+    python benchmarks/performance.py
+
+No figure on the page is typed; what has not been measured is said to be missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "performance.md"
+Result = dict[str, Any]
+
+HEAD = """\
+# Speed
+
+Made by `benchmarks/performance.py` from the results in `benchmarks/results/`; no number here is
+typed. Times differ from machine to machine, and a shared one is slow in its own way: what counts
+are ratios, measured by turns in one process or one run. Each benchmark compares results before it
+compares times.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--output", type=Path, default=PAGE)
+    options = parser.parse_args()
+    options.output.write_text(page(options.results))
+
+
+def page(results: Path) -> str:
+    """Give the whole page."""
+    parts = [
+        HEAD,
+        section(results / "training_against_reference.json", "Training on a CPU", training),
+        section(results / "inference_peak.json", "The network on a CPU", inference),
+        section(results / "richardson_lucy_peers.json", "Richardson–Lucy on a CPU", richardson_lucy),
+    ]
+    return "\n".join(parts)
+
+
+def section(path: Path, title: str, write: Any) -> str:
+    head = f"## {title}\n\n"
+    if not path.exists():
+        return f"{head}Not measured yet: `results/{path.name}` is missing.\n"
+    result: Result = json.loads(path.read_text())
+    return f"{head}{write(result)}\n{provenance(result, path)}"
+
+
+def provenance(result: Result, path: Path) -> str:
+    """Say on what machine, when and with which versions a result was measured."""
+    computer, versions = result["machine"], result["versions"]
+    return (
+        f"`results/{path.name}`: {computer['processor']}, {computer['cores']} cores, "
+        f"torch {versions['torch']}, Python {versions['python']}, {result['date'][:10]}, "
+        f"commit `{result['commit']}`.\n"
+    )
+
+
+def training(result: Result) -> str:
+    kinds = list(result["times_as_fast"])
+    rows = [
+        (
+            kind,
+            f"{1000 * result['seconds_a_step'][kind]:.0f} ms",
+            f"{result['times_as_fast'][kind]:.1f}",
+            f"{result['of_convolution_peak'][kind]:.0%}",
+            f"{result['data_preparation'][kind]:.1%}",
+        )
+        for kind in kinds
+    ]
+    reference = 1000 * result["seconds_a_step"]["reference"]
+    limits = [
+        f"{kind} {result['seconds_a_step']['reference'] / least_seconds(result, kind):.1f}" for kind in kinds
+    ]
+    head = (
+        "precision",
+        "a step",
+        "times as fast as the reference",
+        "of the convolutions' peak",
+        "preparing data",
+    )
+    names = list(result["shares"][kinds[0]])
+    left = [(name, *(f"{result['shares'][kind][name]:.1%}" for kind in kinds)) for name in names]
+    return f"""\
+One step: {result["step"]}; {how(result)}. The reference is the step of the paper's public code,
+written anew in plain PyTorch (`benchmarks/reference_step.py`), in float32: {reference:.0f} ms. Loss
+and gradient agree with it to {max(result["largest_difference"].values()):.0e}. bfloat16 is used
+where the processor computes with it and the preset asks for mixed precision, as `fast` does.
+
+{table(head, rows)}
+
+The peak is the best that this machine made of single 3×3×3 convolutions of the same numbers of
+channels, forward and backward, in any layout. With nothing but convolutions at that speed a step
+would be so many times as fast as the reference: {", ".join(limits)}. What a step consists of:
+
+{table(("part", *kinds), left)}
+"""
+
+
+def least_seconds(result: Result, kind: str) -> float:
+    """Give the seconds that a step would take were it nothing but convolutions at their best."""
+    return float(result["of_convolution_peak"][kind] * result["seconds_a_step"][kind])
+
+
+def inference(result: Result) -> str:
+    block = "×".join(map(str, result["block"]))
+    return f"""\
+A block of {block} voxels through a network of {result["channels"]} channels in float32, from array
+to array; {how(result)}: {result["Mvoxel_per_second"]} million voxels a second,
+{result["of_convolution_peak"]:.0%} of what its convolutions alone would reach at the machine's
+best, and {result["times_as_fast"]:.1f} times as fast as the same network called in torch's default
+layout. The results differ by {result["largest_difference"]:.0e} of the range.
+"""
+
+
+def richardson_lucy(result: Result) -> str:
+    peers = sorted({peer for case in result["cases"] for peer in case["times_as_fast"]})
+    rows = [
+        (
+            "×".join(map(str, case["image"])),
+            "×".join(map(str, case["psf"])),
+            f"{case['seconds']['bigdecon']:.2f} s",
+            *(f"{case['times_as_fast'][p]:.1f}" if p in case["times_as_fast"] else "–" for p in peers),
+        )
+        for case in result["cases"]
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in result["peers"].items() if version)
+    loads = [case["load_at_start"] for case in result["cases"]]
+    return f"""\
+{result["iterations"]} iterations with exact edges on {result["threads"]} threads, and how many
+times as long others took in the same run ({versions or "no peer was at hand"}). RedLionfish takes
+images to be periodic and uses one thread; "edges" is the image grown by the PSF's radius first, the
+same voxels as here. As it is, it works on fewer voxels, and is quicker where the PSF is large
+beside the image. Load of the machine: {min(loads)} to {max(loads)}.
+
+{table(("image", "PSF", "bigdecon", *(f"{peer}, times as long" for peer in peers)), rows)}
+"""
+
+
+def how(result: Result) -> str:
+    threads = result["threads"]
+    clock = "by the processor's time" if result["clock"] == "cpu" else "by the clock on the wall"
+    return f"{threads} thread{'s' * (threads > 1)}, {clock}, at a load of {result['load_at_start']}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
