@@ -126,7 +126,7 @@ def test_choosing_on_a_cluster_gives_signs_of_life(tmp_path, cluster, psf):
     from distributed import Client
 
     events = []
-    with Client(cluster) as client:
+    with Client(cluster):
         config = RunConfig(str(image), (psf,), cluster=cluster, dry_run=True, **(QUICK | {"sieve": "auto"}))
         pipeline.run(config, on_event=events.append)
     told = [event for event in events if isinstance(event, ChoosingProgress)]
