@@ -17,6 +17,7 @@ from bigdecon.evaluation.noise import NoiseModel
 from bigdecon.evaluation.residual import Residual
 
 __all__ = [
+    "NAME_OF_NOISE",
     "check_clipping",
     "check_detail",
     "check_explanation",
