@@ -25,7 +25,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bigdecon.evaluation.bands import BANDS, bands_of, faded_spectrum, fading_window, independent_share
+from bigdecon.evaluation.bands import (
+    BANDS,
+    bands_of,
+    faded_spectrum,
+    fading_lines,
+    fading_window,
+    independent_share,
+)
 from bigdecon.evaluation.noise import NoiseModel
 
 __all__ = ["LEAST_KEPT", "DetailCurve", "DetailSums", "detail_curves", "detail_sums"]
@@ -140,7 +147,7 @@ def detail_sums(
     common = (first[within] * second[within].conj()).real / image.size
     excess = power - level / image.size
     # A window ties neighbouring frequencies together, so that fewer are independent.
-    tied = weights / independent_share(image.shape)
+    tied = weights / independent_share(fading_lines(image.shape))
     parts = (
         weights,
         weights * power,
