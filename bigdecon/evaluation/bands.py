@@ -9,12 +9,22 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-__all__ = ["BANDS", "bands_of", "faded_spectrum", "fading_lines", "fading_window", "independent_share"]
+__all__ = [
+    "BANDS",
+    "LEAST_EXTENT",
+    "bands_of",
+    "faded_spectrum",
+    "fading_lines",
+    "fading_window",
+    "independent_share",
+]
 
 Floats = NDArray[np.float64]
 
 BANDS = 32
 """Up to Nyquist's frequency, along either direction."""
+LEAST_EXTENT = 16
+"""Voxels along y and x: below, a band is hardly wider than what the window leaks."""
 
 
 def fading_window(shape: Sequence[int]) -> Floats:

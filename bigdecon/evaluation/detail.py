@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from bigdecon.evaluation.bands import (
     BANDS,
+    LEAST_EXTENT,
     bands_of,
     faded_spectrum,
     fading_lines,
@@ -39,7 +40,6 @@ __all__ = ["LEAST_KEPT", "DetailCurve", "DetailSums", "detail_curves", "detail_s
 
 Floats = NDArray[np.float64]
 
-LEAST_EXTENT = 16  # voxels along an axis: below, a band is hardly wider than what the window leaks
 LEAST_SIGNAL = 1.0
 """Of the noise's power: from here on the best linear estimate shows half of the signal and more."""
 LEAST_KEPT = 0.5

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from dask.utils import format_bytes
 
 from bigdecon.deconvolution.tiling import grow, overlap
 from bigdecon.diagnosis.findings import Finding
@@ -124,8 +125,9 @@ def measure_stack(
         sample = sample_boxes(shape, limit)
         return StackMeasures(channel, timepoint, sample, lost=_lost(sample, gone))
     budget = budget or ReadingBudget(BUDGET_BYTES)
+    allowed = int(BOXES_PART * budget.left)
     sample = _affordable(pair, shape, limit, budget)
-    notes = _notes_on(sample, shape, limit, pair)
+    notes = _notes_on(sample, shape, limit, pair, allowed)
     lost = _lost(sample, gone)
     # The residual of a box needs the result around it, too.
     whole = [
@@ -203,13 +205,14 @@ def _affordable(pair: _Paired, shape: Sequence[int], limit: int, budget: Reading
     return sample if budget.spend(cost(sample.boxes)) else replace(sample, chosen=())
 
 
-def _notes_on(sample: Sample, shape: Sequence[int], limit: int, pair: _Paired) -> tuple[str, ...]:
-    """Say if there are fewer boxes than there would be, and why."""
+def _notes_on(
+    sample: Sample, shape: Sequence[int], limit: int, pair: _Paired, allowed: int
+) -> tuple[str, ...]:
+    """Say if there are fewer boxes than there would be, and why: the chunks, and what may be read."""
     usual = len(sample_boxes(shape, limit).chosen)
     if len(sample.chosen) >= usual:
         return ()
-    unit, _ = pair.image.locate(tuple(slice(0, 1) for _ in shape))
-    chunk = math.prod(decoded_unit(unit)) * unit.dtype.itemsize / 2**20
+    of_image, of_result = (format_bytes(_chunk_bytes(stack)) for stack in (pair.image, pair.result))
     count = len(sample.chosen)
     judged = (
         f"Judged on {count} {'box' if count == 1 else 'boxes'} instead of {usual}"
@@ -217,9 +220,15 @@ def _notes_on(sample: Sample, shape: Sequence[int], limit: int, pair: _Paired) -
         else "Nothing measured"
     )
     return (
-        f"{judged}: a chunk of the image takes {chunk:.3g} MiB once decoded, and a report reads no more than "
-        f"{BUDGET_BYTES / 2**30:.3g} GiB. With smaller chunks (bigdecon convert) it sees more.",
+        f"{judged}: a chunk of the image takes {of_image} once decoded, one of the result {of_result}, and "
+        f"of the {format_bytes(BUDGET_BYTES)} that a report reads at most, {format_bytes(allowed)} are for "
+        "these boxes. With smaller chunks of the image (bigdecon convert) it may see more.",
     )
+
+
+def _chunk_bytes(stack: Stack) -> int:
+    source, _ = stack.locate(tuple(slice(0, 1) for _ in stack.shape))
+    return math.prod(decoded_unit(source)) * source.dtype.itemsize
 
 
 def _examine(

@@ -68,6 +68,15 @@ def test_a_million_million_voxels_that_are_not_there_yet(config, tmp_path):
     assert "not estimated" in text
 
 
+def test_a_single_file_is_said_in_the_singular(config, tmp_path):
+    image = write_image(tmp_path / "a.ome.zarr", specimen((8, 24, 24)))
+    text = text_of(
+        forecast(replace(config, input=str(image), tiling=TilingConfig(), **PLAIN), calibrate_seconds=None)
+    )
+    assert "in 1 file (shard), all levels" in text
+    assert "in 1 chunk\n" in text
+
+
 def test_a_run_refuses_what_a_plan_assumes(config, tmp_path):
     write_empty(tmp_path / "empty.ome.zarr", 64)
     empty = replace(config, input=str(tmp_path / "empty.ome.zarr"), **PLAIN)

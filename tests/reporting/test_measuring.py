@@ -101,7 +101,9 @@ def test_a_short_budget_means_fewer_boxes_and_is_said(subject, decoded):
     assert sum(size for _, size in decoded) <= 0.9 * image
     if chunk[0] > 1:
         assert (measures.measured, decoded) == ({}, [])
-        assert measures.notes[0].startswith("Nothing measured: a chunk of the image takes 1.1 MiB")
+        assert measures.notes[0].startswith("Nothing measured: a chunk of the image takes 1.10 MiB")
+        assert "one of the result 1.50 MiB," in measures.notes[0]
+        assert "506.25 kiB are for these boxes" in measures.notes[0]
     else:
         assert len(measures.measured) < 9 * 2
         assert "instead of" in measures.notes[0] or measures.measured == {}
