@@ -176,6 +176,20 @@ def _open_output(plan: RunPlan, stack: ExitStack, command: str) -> Lease:
     A folder is made beside its place and renamed, and the lease lies in it. Objects cannot be renamed, and
     there the lease comes first.
     """
+    try:
+        lease = _enter_output(plan, stack, command)
+    except OutputError:
+        # Another run of this command was quicker, and its record holds the answer.
+        if not plan.config.overwrite and is_own_output(plan.output):
+            forget_trials(plan.output)
+        raise
+    if plan.tuned:
+        forget_trials(plan.output)  # what was chosen is in the output's record from here on
+    keep_psfs(plan.bookkeeping / KEPT_PSFS, plan.psfs)
+    return lease
+
+
+def _enter_output(plan: RunPlan, stack: ExitStack, command: str) -> Lease:
     lease = Lease(plan.bookkeeping)
     lease_first = plan.state == "continue" or isinstance(plan.output, ObjectPath)
     if lease_first:
@@ -184,11 +198,8 @@ def _open_output(plan: RunPlan, stack: ExitStack, command: str) -> Lease:
         _take_up(plan)
     else:
         _create_output(plan, lease, command)
-    if any(tuned.trials for tuned in plan.tuned):
-        forget_trials(plan.output)  # what was chosen is in the output's record from here on
     if not lease_first:
         stack.enter_context(lease)
-    keep_psfs(plan.bookkeeping / KEPT_PSFS, plan.psfs)
     return lease
 
 

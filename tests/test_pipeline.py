@@ -21,6 +21,7 @@ from bigdecon.io.provenance import is_unfinished, read_run, write_run
 from bigdecon.io.reading import open_volume
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.running import planning
+from bigdecon.running.choosing import choosing_folder
 from bigdecon.running.plan_text import describe_plan
 from tests.runs import NAMED, SHAPE, SIZE, attributes, kernel, snapshot, specimen, voxels, write_image
 
@@ -414,6 +415,32 @@ def test_of_two_that_begin_at_once_the_later_one_is_told(tmp_path, restore, monk
         restore(image)
     monkeypatch.undo()
     assert restore(image).state == "finished"
+
+
+def test_trials_of_the_later_one_go_and_what_a_user_put_beside_them_stays(tmp_path, restore, monkeypatch):
+    image = write_image(tmp_path / "a.ome.zarr", specimen((12, 32, 32)))
+    prepared, kept = pipeline.prepare, []
+
+    def slower(config, *arguments):
+        """Choose settings; meanwhile the same command is quicker elsewhere."""
+        plan = prepared(config, *arguments)
+        kept.extend(choosing_folder(plan.output).iterdir())
+        monkeypatch.setattr(pipeline, "prepare", prepared)
+        held = {path: path.read_bytes() for path in kept}
+        restore(image, iterations="auto")
+        assert not choosing_folder(plan.output).exists()
+        choosing_folder(plan.output).mkdir()
+        for path, data in held.items():
+            path.write_bytes(data)
+            path.with_name(f".tmp-{path.name}-{'a' * 32}").write_bytes(data)
+        (choosing_folder(plan.output) / "notes.npz").write_text("mine")
+        return plan
+
+    monkeypatch.setattr(pipeline, "prepare", slower)
+    with pytest.raises(OutputError, match="has just been made by another bigdecon"):
+        restore(image, iterations="auto")
+    assert kept
+    assert [path.name for path in kept[0].parent.iterdir()] == ["notes.npz"]
 
 
 # --- the same bytes ------------------------------------------------------------------------------

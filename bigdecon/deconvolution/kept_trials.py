@@ -12,11 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
-from zipfile import BadZipFile
+from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +28,15 @@ from bigdecon.config import ClassicalSettings
 from bigdecon.deconvolution.held_out import Sample
 from bigdecon.deconvolution.trials import Tuning
 from bigdecon.storage import places
-from bigdecon.storage.places import Place
+from bigdecon.storage.places import TEMPORARY, Place
 
-__all__ = ["KeptTrials", "TrialFolder"]
+__all__ = ["KeptTrials", "TrialFolder", "is_trial"]
 
 FORMAT = 1
 """Grows when the files, or the search that their content depends on, change."""
-LARGEST_BYTES = 2**30
+FRAME_BYTES = 2**14
+"""Of a file, beside its numbers, at most."""
+_NAME = re.compile(rf"({re.escape(TEMPORARY)})?[0-9a-f]{{32}}\.npz(?(1)-[0-9a-f]{{32}})")
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +53,11 @@ class TrialFolder:
 
     place: Place
     writes: bool = True
+
+
+def is_trial(name: str) -> bool:
+    """Whether a file of this name is a trial, or one that was not finished."""
+    return _NAME.fullmatch(name) is not None
 
 
 class KeptTrials:
@@ -79,14 +89,16 @@ class KeptTrials:
         """
         if self._folder is None:
             return None
+        most = 8 * len(counts) * (self._hidden + 1)
         try:
-            data = places.read(self._place(self._folder, settings, counts), limit=LARGEST_BYTES)
-            with np.load(BytesIO(data), allow_pickle=False) as content:
-                reached, errors = content["counts"], content["errors"]
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            data = places.read(self._place(self._folder, settings, counts), limit=most + FRAME_BYTES)
+            with ZipFile(BytesIO(data)) as archive:
+                reached = _numbers(archive, "counts", np.int64, (len(counts),))
+                errors = _numbers(archive, "errors", np.float64, (len(reached), self._hidden))
+        except Exception:  # whatever a damaged archive brings about: the trial is done again
             return None
-        fits = list(reached) == list(counts[: len(reached)]) and errors.dtype == np.float64
-        return errors if fits and errors.shape == (len(reached), self._hidden) else None
+        fits = list(reached) == list(counts[: len(reached)]) and errors.shape == (len(reached), self._hidden)
+        return errors if fits else None
 
     def keep(
         self, settings: ClassicalSettings, counts: Sequence[int], errors: Sequence[NDArray[np.float64]]
@@ -111,6 +123,22 @@ class KeptTrials:
     def _place(self, folder: TrialFolder, settings: ClassicalSettings, counts: Sequence[int]) -> Place:
         of_setting = json.dumps([self._search, asdict(settings), list(counts)])
         return folder.place / f"{hashlib.sha256(of_setting.encode()).hexdigest()[:32]}.npz"
+
+
+def _numbers(archive: ZipFile, name: str, dtype: type[Any], most: tuple[int, ...]) -> NDArray[Any]:
+    """Read an array whose type and number of axes are known; before memory is taken for it, its extent."""
+    with archive.open(f"{name}.npy") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("the array is written in another way")
+        shape, by_columns, found = np.lib.format.read_array_header_1_0(file)
+        few = len(shape) == len(most) and all(1 <= n <= m for n, m in zip(shape, most, strict=True))
+        if by_columns or found != dtype or not few:
+            raise ValueError("the array is not one of a trial")
+        n_bytes = math.prod(shape) * found.itemsize
+        data = file.read(n_bytes + 1)  # beyond the end, where the checksum is compared
+    if len(data) != n_bytes:
+        raise EOFError("the array has another length than it says")
+    return np.frombuffer(data, found).reshape(shape)
 
 
 def _digest_of_search(tuning: Tuning, samples: Sequence[Sample], psf: NDArray[np.floating]) -> str:

@@ -63,20 +63,27 @@ def tune_channel(
     if not tuning.wanted:
         return Tuned(tuning.settings, ())
     samples = samples_of(stacks, psf, tuning)
+    return tune(tuning, samples, psf, on_step, keep)
+
+
+def samples_of(stacks: Sequence[Stack], psf: NDArray[np.floating], tuning: Tuning) -> list[Sample]:
+    """Take the parts of a channel that its settings are chosen from.
+
+    Raises
+    ------
+    OptionError
+        if the image is so small that hardly a voxel can be hidden
+    """
+    slow = tuning.method == ChambollePock.name  # a hundred iterations for every trial
+    voxels = SAMPLE_VOXELS // 4 if slow else SAMPLE_VOXELS
+    samples = draw_samples(stacks, psf, tuning.settings.background, seed=tuning.seed, voxels=voxels)
     if sum(int(sample.hidden.sum()) for sample in samples) < LEAST_HIDDEN:
         names = " and ".join(f"--{name}" for name in tuning.wanted)
         raise OptionError(
             f"an image of {' x '.join(map(str, stacks[0].shape))} voxels is too small to choose from; "
             f"give {names} a number."
         )
-    return tune(tuning, samples, psf, on_step, keep)
-
-
-def samples_of(stacks: Sequence[Stack], psf: NDArray[np.floating], tuning: Tuning) -> list[Sample]:
-    """Take the parts of a channel that its settings are chosen from."""
-    slow = tuning.method == ChambollePock.name  # a hundred iterations for every trial
-    voxels = SAMPLE_VOXELS // 4 if slow else SAMPLE_VOXELS
-    return draw_samples(stacks, psf, tuning.settings.background, seed=tuning.seed, voxels=voxels)
+    return samples
 
 
 def costliest(stacks: Sequence[Stack], psf: NDArray[np.floating], tuning: Tuning) -> Tuned:

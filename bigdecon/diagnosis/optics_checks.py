@@ -187,7 +187,9 @@ def check_psf_theory(psf: PSF, image: KnownOptics) -> Finding:
     """Hold the widths of a PSF against theory, for the optics that are known of the image.
 
     The axial one is held against it only as too long where the kind of microscope is not known, since a
-    light sheet shortens it. Widths are those in the PSF's file, before it was resampled.
+    light sheet shortens it. If it is too long and nothing else is odd, that is a note: a focus in a medium of
+    another index than the immersion's becomes as long, some micrometres deep. Widths are those in the PSF's
+    file, before it was resampled.
     """
     name = "psf-width-by-theory"
     conditions = image.conditions
@@ -198,6 +200,7 @@ def check_psf_theory(psf: PSF, image: KnownOptics) -> Finding:
         theory = _theory_um(conditions, len(widths))
     except PSFError:  # metadata that no microscope has
         return Finding(name, "good", "There is no theory for the optics that the image names.")
+    odd = []
     for axis, (width, wanted) in enumerate(zip(widths, theory, strict=True)):
         axial = len(theory) == 3 and axis == 0
         low, high = AXIAL_BY_THEORY if axial else LATERAL_BY_THEORY
@@ -212,9 +215,21 @@ def check_psf_theory(psf: PSF, image: KnownOptics) -> Finding:
             f"{wanted:.2g} um for NA {conditions.numerical_aperture:g} and light of "
             f"{conditions.wavelength_um:g} um, as the image has them; {usual} times that is usual."
         )
-        remedy = "Check the voxel size of the PSF, in micrometres, and which objective was used."
-        return Finding(name, "warning", sentence, remedy)
-    return Finding(name, "good", "The PSF is as wide as theory has it.")
+        odd.append((axial and width > wanted, sentence))
+    if not odd:
+        return Finding(name, "good", "The PSF is as wide as theory has it.")
+    if all(long for long, _ in odd):
+        remedy = (
+            "If the PSF was measured or computed some micrometres deep in a medium of another index than the "
+            "immersion's, spherical aberration makes it that long, and it is right for this depth. If not, "
+            "check its voxel size along z."
+        )
+        return Finding(name, "note", odd[0][1], remedy)
+    remedy = (
+        "Check the voxel size of the PSF, in micrometres, and which objective was used; deep in a medium of "
+        "another index than the immersion's, spherical aberration widens it as well."
+    )
+    return Finding(name, "warning", next(sentence for long, sentence in odd if not long), remedy)
 
 
 def _theory_um(conditions: ImagingConditions, ndim: int) -> Sequence[float]:

@@ -17,6 +17,7 @@ from bigdecon.evaluation.noise import NoiseModel
 from bigdecon.evaluation.residual import Residual
 
 __all__ = [
+    "NAME_OF_NOISE",
     "check_clipping",
     "check_detail",
     "check_explanation",
@@ -172,18 +173,19 @@ def check_noise_amplification(
 
 def _noise_by_halves(half_results: tuple[Image, Image]) -> Finding:
     found = noise_of_halves(*half_results)
+    if math.isnan(found.removable):
+        return Finding(NAME_OF_NOISE, "good", "The result is too small to tell where its noise lies.")
+    told = f"noise makes up {found.share:.1%} of the variation in the result"
     if found.share <= NOISE_SHARE:
+        return Finding(NAME_OF_NOISE, "good", f"Noise is not amplified: {told} (limit {NOISE_SHARE:.0%}).")
+    where = f"{found.removable:.0%} of it lies at detail that holds little else"
+    if found.removable <= REMOVABLE:
         sentence = (
-            f"Noise makes up {found.share:.1%} of the variation in the result (limit {NOISE_SHARE:.0%})."
+            f"Noise is not amplified without need: {told}, more than {NOISE_SHARE:.0%}, but only {where} "
+            f"(limit {REMOVABLE:.0%}); the rest cannot be smoothed away without the structure."
         )
         return Finding(NAME_OF_NOISE, "good", sentence)
-    told = (
-        f"noise makes up {found.share:.0%} of the variation in the result ({NOISE_SHARE:.0%} is in order), "
-        f"and {found.removable:.0%} of it lies at detail that holds little else (limit {REMOVABLE:.0%})"
-    )
-    if found.removable <= REMOVABLE:
-        return Finding(NAME_OF_NOISE, "good", f"Noise is not amplified without need: {told}.")
-    return _amplified(told)
+    return _amplified(f"{told} (limit {NOISE_SHARE:.0%}), and {where} (limit {REMOVABLE:.0%})")
 
 
 def _amplified(told: str) -> Finding:
@@ -315,5 +317,6 @@ def check_trust(findings: Sequence[Finding]) -> Finding:
 
 
 def _strongest(correlation: Sequence[float]) -> float:
+    """Give the correlation that is furthest from 0; estimates of it may lie a little beyond -1 and 1."""
     known = [r for r in correlation if not math.isnan(r)]
-    return max(known, key=abs, default=0.0)
+    return min(1.0, max(-1.0, max(known, key=abs, default=0.0)))

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-__all__ = ["BANDS", "bands_of", "faded_spectrum", "fading_window", "independent_share"]
+__all__ = [
+    "BANDS",
+    "LEAST_EXTENT",
+    "bands_of",
+    "faded_spectrum",
+    "fading_lines",
+    "fading_window",
+    "independent_share",
+]
 
 Floats = NDArray[np.float64]
 
 BANDS = 32
 """Up to Nyquist's frequency, along either direction."""
+LEAST_EXTENT = 16
+"""Voxels along y and x: below, a band is hardly wider than what the window leaks."""
 
 
 def fading_window(shape: Sequence[int]) -> Floats:
     """Give a window that fades out towards all faces of a box (Blackman): little leaks between bands."""
-    return np.asarray(reduce(np.multiply, np.ix_(*(_line(n) for n in shape))), np.float64)
+    return np.asarray(reduce(np.multiply, np.ix_(*fading_lines(shape))), np.float64)
+
+
+def fading_lines(shape: Sequence[int]) -> list[Floats]:
+    """Give the same window along every axis."""
+    return [np.asarray(np.blackman(n + 2)[1:-1], np.float64) for n in shape]
 
 
 def faded_spectrum(image: Floats) -> NDArray[np.complex128]:
@@ -30,11 +45,16 @@ def faded_spectrum(image: Floats) -> NDArray[np.complex128]:
     return spectrum
 
 
-def independent_share(shape: Sequence[int]) -> float:
-    """Part of the frequencies that are independent: a window ties neighbours together."""
+def independent_share(lines: Iterable[Floats]) -> float:
+    """Part of the frequencies that are independent: a window ties neighbours together.
+
+    Parameters
+    ----------
+    lines : the window along every axis; it is their outer product
+    """
     share = 1.0
-    for n in shape:
-        squares = _line(n) ** 2
+    for line in lines:
+        squares = line**2
         share *= float(squares.mean() ** 2 / (squares**2).mean())
     return share
 
@@ -66,8 +86,3 @@ def bands_of(
 
 def _band(frequency: Floats) -> NDArray[np.int64]:
     return np.maximum(np.ceil(frequency * 2 * BANDS - 1e-9).astype(np.int64) - 1, 0)
-
-
-def _line(n: int) -> Floats:
-    line: Floats = np.blackman(n + 2)[1:-1]
-    return line

@@ -25,14 +25,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bigdecon.evaluation.bands import BANDS, bands_of, faded_spectrum, fading_window, independent_share
+from bigdecon.evaluation.bands import (
+    BANDS,
+    LEAST_EXTENT,
+    bands_of,
+    faded_spectrum,
+    fading_lines,
+    fading_window,
+    independent_share,
+)
 from bigdecon.evaluation.noise import NoiseModel
 
 __all__ = ["LEAST_KEPT", "DetailCurve", "DetailSums", "detail_curves", "detail_sums"]
 
 Floats = NDArray[np.float64]
 
-LEAST_EXTENT = 16  # voxels along an axis: below, a band is hardly wider than what the window leaks
 LEAST_SIGNAL = 1.0
 """Of the noise's power: from here on the best linear estimate shows half of the signal and more."""
 LEAST_KEPT = 0.5
@@ -140,7 +147,7 @@ def detail_sums(
     common = (first[within] * second[within].conj()).real / image.size
     excess = power - level / image.size
     # A window ties neighbouring frequencies together, so that fewer are independent.
-    tied = weights / independent_share(image.shape)
+    tied = weights / independent_share(fading_lines(image.shape))
     parts = (
         weights,
         weights * power,

@@ -17,6 +17,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from bigdecon.errors import OptionError
+from bigdecon.evaluation.bands import independent_share
 
 __all__ = ["FourierShellCorrelation", "ShellCurve", "fourier_shell_correlation"]
 
@@ -100,7 +101,8 @@ def fourier_shell_correlation(
     bounds = _bounds(size, cutoff_per_um)
     spectra = [_spectrum(np.asarray(image, np.float64)) for image in (first, second)]
     frequencies = _frequencies(first.shape, size)
-    pairs = _Pairs(spectra[0], spectra[1], _independent_share(first.shape), first.shape[-1])
+    independent = independent_share(_window(n) for n in first.shape)
+    pairs = _Pairs(spectra[0], spectra[1], independent, first.shape[-1])
     radius = np.sqrt(frequencies[-1] ** 2 + frequencies[-2] ** 2)
     bound = min(bounds[-2:])
     step = 1 / max(n * s for n, s in zip(first.shape[-2:], size[-2:], strict=True))
@@ -149,15 +151,6 @@ def _window(n: int) -> Floats:
     place = np.arange(1, n + 1) / (n + 1)
     window: Floats = 0.5 - 0.5 * np.cos(np.pi * np.minimum(1, 2 * np.minimum(place, 1 - place) / TAPER))
     return window
-
-
-def _independent_share(shape: Sequence[int]) -> float:
-    """Part of the frequencies that are independent: a window ties neighbours together."""
-    share = 1.0
-    for n in shape:
-        squares = _window(n) ** 2
-        share *= squares.mean() ** 2 / (squares**2).mean()
-    return float(share)
 
 
 def _frequencies(shape: Sequence[int], size: Sequence[float]) -> list[Floats]:

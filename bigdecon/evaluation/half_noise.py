@@ -8,12 +8,13 @@ there is structure; those that go on fill frequencies that hold little else.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigdecon.evaluation.bands import BANDS, bands_of, faded_spectrum
+from bigdecon.evaluation.bands import BANDS, LEAST_EXTENT, bands_of, faded_spectrum
 
 __all__ = ["HalfNoise", "noise_of_halves"]
 
@@ -25,8 +26,8 @@ class HalfNoise(NamedTuple):
 
     Attributes
     ----------
-    share : part of the result's variance that is noise, 0 to 1
-    removable : part of the noise that the best linear smoothing of the result would take away, 0 to 1
+    share : part of the result's variance that is noise, 0 to 1; NaN where the box is too small
+    removable : part of the noise that the best linear smoothing of the result would take away, 0 to 1 or NaN
     """
 
     share: float
@@ -46,13 +47,19 @@ def noise_of_halves(first: NDArray[Any], second: NDArray[Any]) -> HalfNoise:
     Returns
     -------
     HalfNoise
-        zeros where both are the same
+        zeros where both are the same, ones where they have nothing in common; NaN for fewer than 16 pixels
+        along y or x, as in `detail_sums`: a band then holds so few frequencies that the signal in it cannot
+        be told from chance, which biases `removable` low. That holds a little in small boxes as well.
     """
+    if min(np.shape(first)[-2:]) < LEAST_EXTENT:
+        return HalfNoise(math.nan, math.nan)
     images = [np.asarray(half, np.float64) for half in (first, second)]
     noise = float(((images[0] - images[1]) ** 2).mean()) / 4
     whole = sum(float(image.var()) for image in images) / 2 - noise
-    if noise == 0 or whole <= 0:
-        return HalfNoise(0.0 if noise == 0 else 1.0, 0.0)
+    if noise == 0:
+        return HalfNoise(0.0, 0.0)
+    if whole <= 0:
+        return HalfNoise(1.0, 1.0)
     return HalfNoise(min(1.0, noise / whole), _removable(*images))
 
 

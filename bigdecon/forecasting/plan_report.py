@@ -62,10 +62,13 @@ def _describe_traffic(estimate: Estimate) -> Lines:
     traffic = estimate.traffic
     repeated = traffic.decoded_bytes / max(1, traffic.read_bytes)
     asked, written = format_bytes(traffic.read_bytes), format_bytes(traffic.written_bytes)
+    shards, n_chunks = traffic.shards_written, traffic.chunks_read
+    files = "1 file (shard)" if shards == 1 else f"{shards} files (shards)"
+    chunks = "1 chunk" if n_chunks == 1 else f"{n_chunks} chunks"
     return [
-        ("reads", f"{asked} of voxels, margins included, in {traffic.chunks_read} chunks"),
+        ("reads", f"{asked} of voxels, margins included, in {chunks}"),
         ("", f"of {format_bytes(traffic.decoded_bytes)}: {repeated:.1f} decoded for one that is used"),
-        ("writes", f"{written} of voxels in {traffic.shards_written} files (shards), all levels"),
+        ("writes", f"{written} of voxels in {files}, all levels"),
     ]  # fmt: skip
 
 

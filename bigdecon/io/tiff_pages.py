@@ -65,7 +65,8 @@ def open_binary(location: str) -> Any:
 class PackedPages:
     """The pages of a compressed or scattered file; the handle is closed between reads.
 
-    Bytes are read under a lock (a file handle has one position), decoded outside it.
+    Bytes are read under a lock (a file handle has one position), decoded outside it. Pages may lie in several
+    files (OME-TIFF); `outdated` tells that one of them was replaced, and all are to be looked through again.
 
     Raises
     ------
@@ -77,11 +78,12 @@ class PackedPages:
 
     def __init__(self, wanted: TiffSeries, version: _Version) -> None:
         self.lock = threading.Lock()
-        self.version = version
+        self.outdated = False
         self.stays_open = is_url(wanted.location)  # a connection cannot be opened again, a file can
         tiff = parse_tiff(wanted.location)
         try:
             self.series = _expected(tiff, wanted)
+            self.versions = {} if self.stays_open else _versions(tiff, self.series, version)
         finally:
             if not self.stays_open:
                 tiff.close()
@@ -122,7 +124,8 @@ class PackedPages:
 
     def _check_version(self, handle: Any) -> None:
         """Refuse a file that was replaced since its pages were looked up: they lie elsewhere now."""
-        if _Version.of(os.fstat(handle._fh.fileno())) != self.version:
+        if _Version.of(os.fstat(handle._fh.fileno())) != self.versions[handle.path]:
+            self.outdated = True
             raise ValueError("it was changed while it was being read")
 
     def _segments_in(self, rows: range, columns: range) -> list[int]:
@@ -163,6 +166,15 @@ def _expected(tiff: Any, wanted: TiffSeries) -> Any:
     return found
 
 
+def _versions(tiff: Any, series: Any, version: _Version) -> dict[str, _Version]:
+    """Give the version of every file that an image lies in, by its path; that of the first is known."""
+    known = {tiff.filehandle.path: version}
+    if series.is_multifile:
+        paths = {page.parent.filehandle.path for page in series if page is not None}
+        known |= {path: _Version.of(os.stat(path)) for path in paths - known.keys()}
+    return known
+
+
 def packed_pages(wanted: TiffSeries) -> PackedPages:
     """Look through a file, once in a process as long as the file stays as it is.
 
@@ -175,7 +187,11 @@ def packed_pages(wanted: TiffSeries) -> PackedPages:
     try:
         if not is_url(wanted.location):
             version = _Version.of(os.stat(wanted.location))
-        return _looked_through(wanted, version, os.getpid())
+        found = _looked_through(wanted, version, os.getpid())
+        if found.outdated:  # a further file of the image was replaced, and the first one is as it was
+            _looked_through.cache_clear()
+            found = _looked_through(wanted, version, os.getpid())
+        return found
     except OSError as error:
         raise ReadError(f"{wanted.location} cannot be opened any more ({reason(error)}).") from error
     except VolumeError as error:

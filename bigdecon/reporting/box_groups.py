@@ -1,13 +1,13 @@
 """Boxes that share chunks, measured together in one worker process: each chunk is decoded once.
 
-read image and result around all boxes ──> look at each ──> noise of each ──> residual of each
-                                                                      └─────> checks of the best one
+read image and result around all boxes ──> look at each ──> residual of each, of which planes are kept
+                                                      └─────> checks of the best one
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 from bigdecon.diagnosis.findings import Finding
 from bigdecon.diagnosis.shared_reads import decoded_bytes, groups_by_chunk, read_boxes
 from bigdecon.errors import ReadError
-from bigdecon.evaluation.noise import NoiseModel
 from bigdecon.reporting.box_checks import check_box
 from bigdecon.reporting.box_tasks import Look, Measured, Pairing, ResidualPlanes, examine_box, look_at_box
 from bigdecon.volume import Box, Stack
 
-__all__ = ["Examined", "GroupTask", "cost_of", "examine_group", "group_boxes", "typical_noise"]
+__all__ = ["Examined", "GroupTask", "cost_of", "examine_group", "group_boxes"]
 
-MOST_VOXELS = 2**24
-"""Of the boxes of one group; a worker holds some twenty bytes for each."""
+MOST_VOXELS = 2**22
+"""Of the boxes of one group: a worker holds image and result of all of them, six to twelve bytes a voxel.
+
+What is computed of a box, some hundred bytes a voxel, is held for one box at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,6 @@ class GroupTask:
     image, result : stacks of one shape
     pair : the same with PSF and background; its own stacks are not read
     boxes : to be measured
-    noise : for boxes that do not tell theirs; None takes that of others in the group
     voxel_size_um : along the spatial axes; None where unknown
     inputs : whether image and PSF are checked as well; a run has done that when it began
     partial : whether boxes with empty places, as outside a mask, are left out
@@ -47,7 +47,6 @@ class GroupTask:
     result: Stack
     pair: Pairing
     boxes: tuple[Box, ...]
-    noise: NoiseModel | None
     voxel_size_um: tuple[float, ...] | None
     inputs: bool
     partial: bool
@@ -56,12 +55,11 @@ class GroupTask:
 class Examined(NamedTuple):
     """What was found out about a box.
 
-    `noise` and `measured` are None where the box does not tell its noise, `planes` where neither contrast
-    nor misfit is the largest of its group; `findings` are those of the box with most contrast.
+    `measured` is None where the box cannot be compared, `planes` where neither contrast nor misfit is the
+    largest of its group; `findings` are those of the box with most contrast.
     """
 
     look: Look
-    noise: NoiseModel | None
     measured: Measured | None
     planes: ResidualPlanes | None
     findings: tuple[Finding, ...]
@@ -97,20 +95,6 @@ def cost_of(pair: Pairing, image: Stack, result: Stack, boxes: Sequence[Box]) ->
     )
 
 
-def typical_noise(looks: Sequence[Look], background: float) -> NoiseModel | None:
-    """Give the noise that stands in where a box does not tell its own: it is dark; None if all are."""
-    known = [look.noise for look in looks if is_known(look.noise)]
-    if not known:
-        return None
-    gain, variance = (float(np.median([getattr(m, name) for m in known])) for name in ("gain", "variance"))
-    return NoiseModel(gain, variance, background)
-
-
-def is_known(noise: NoiseModel) -> bool:
-    """Whether a box told its noise."""
-    return math.isfinite(noise.gain + noise.variance)
-
-
 def examine_group(task: GroupTask) -> list[Examined | None]:
     """Measure boxes, in a worker process; None for each that cannot be read or holds nothing."""
     pairs = _read(task)
@@ -119,16 +103,15 @@ def examine_group(task: GroupTask) -> list[Examined | None]:
         look = look_at_box(pair, box)
         if look is not None and not (task.partial and look.empty):
             looks[i] = look
-    typical = task.noise or typical_noise(list(looks.values()), task.pair.background)
-    noises = {i: look.noise if is_known(look.noise) else typical for i, look in looks.items()}
-    found = {
-        i: (noise, examine_box(pairs[i], task.boxes[i], noise, task.voxel_size_um))
-        for i, noise in noises.items()
-        if noise is not None
-    }
-    return [
-        _examined(task, pairs[i], i, looks, found) if i in looks else None for i in range(len(task.boxes))
-    ]
+    found = {i: _measure(task, pairs[i], task.boxes[i], look) for i, look in looks.items()}
+    best = max(looks, key=lambda i: looks[i].contrast, default=None)
+    worst = max(found, key=lambda i: _misfit(found[i]), default=None)
+    answers: list[Examined | None] = [None] * len(task.boxes)
+    for i, look in looks.items():
+        measured, planes = found[i] or (None, None)
+        findings = _checks(task, pairs[i], task.boxes[i], look) if i == best else ()
+        answers[i] = Examined(look, measured, planes if i in (best, worst) else None, findings)
+    return answers
 
 
 def _read(task: GroupTask) -> list[Pairing]:
@@ -140,30 +123,24 @@ def _read(task: GroupTask) -> list[Pairing]:
     return [replace(task.pair, image=image, result=result) for image, result in zip(*held, strict=True)]
 
 
-def _examined(
-    task: GroupTask,
-    pair: Pairing,
-    i: int,
-    looks: Mapping[int, Look],
-    found: Mapping[int, tuple[NoiseModel, tuple[Measured, ResidualPlanes] | None]],
-) -> Examined:
-    look, (noise, both) = looks[i], found.get(i, (None, None))
-    best = max(looks, key=lambda j: looks[j].contrast)
-    worst = max(found, key=lambda j: _misfit(found[j][1]), default=None)
-    planes: ResidualPlanes | None = None
-    findings: tuple[Finding, ...] = ()
-    if both is not None and i in (best, worst):
-        # The whole residual would be too much to send, and is not shown.
-        whole = replace(both[1].whole, normalised=np.zeros((0,) * both[1].whole.normalised.ndim))
-        before, after, xy, xz = (_own(plane) for plane in both[1][:4])
-        planes = ResidualPlanes(before, after, xy, xz, whole)
-    if noise is not None and i == best:
-        checks = check_box(pair, task.boxes[i], noise, look.correlation, task.inputs)
-        findings = tuple(checks)
-    return Examined(look, noise, both and both[0], planes, findings)
+def _measure(task: GroupTask, pair: Pairing, box: Box, look: Look) -> tuple[Measured, ResidualPlanes] | None:
+    """Measure a box, and keep but the planes: whole residuals would fill memory, and messages."""
+    both = examine_box(pair, box, look.noise, task.voxel_size_um)
+    if both is None:
+        return None
+    measured, planes = both
+    nothing = np.zeros((0,) * len(box))
+    whole = replace(planes.whole, normalised=nothing, expected=nothing)
+    before, after, xy, xz = (_own(plane) for plane in planes[:4])
+    return measured, ResidualPlanes(before, after, xy, xz, whole)
+
+
+def _checks(task: GroupTask, pair: Pairing, box: Box, look: Look) -> tuple[Finding, ...]:
+    return tuple(check_box(pair, box, look.noise, look.correlation, task.inputs))
 
 
 def _own(plane: Any) -> Any:
+    """Copy a view, which would keep all that it is a view of."""
     return None if plane is None else np.array(plane)
 
 

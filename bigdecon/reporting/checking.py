@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bigdecon.diagnosis.findings import Finding
 from bigdecon.diagnosis.input_checks import check_psf_alone
 from bigdecon.diagnosis.optics_checks import KnownOptics
 from bigdecon.diagnosis.result_checks import (
+    NAME_OF_NOISE,
     check_clipping,
     check_detail,
     check_explanation,
@@ -19,7 +21,7 @@ from bigdecon.diagnosis.result_checks import (
 from bigdecon.reporting.measures import StackMeasures
 from bigdecon.reporting.subject import Subject
 
-__all__ = ["Named", "findings_of_psfs", "findings_of_run", "findings_of_stack"]
+__all__ = ["Named", "findings_of_psfs", "findings_of_run", "findings_of_stack", "findings_of_stacks"]
 
 Named = tuple[str, Finding]
 """The channel that a finding is about, "" for all of them, and the finding."""
@@ -44,6 +46,23 @@ def findings_of_stack(measures: StackMeasures, *, in_um: bool = True) -> list[Fi
     if measures.kept is not None:
         found.append(check_intensity(measures.kept))
     return found
+
+
+def findings_of_stacks(stacks: Sequence[StackMeasures], *, in_um: bool = True) -> list[list[Finding]]:
+    """Judge channels at time points; the noise of a channel only where two halves told it, if any did.
+
+    Halves are compared at one time point of a channel. At the others only dark places could be looked at,
+    which are a weaker witness and may contradict.
+    """
+    told = {measures.channel for measures in stacks if measures.agreements}
+    return [
+        [
+            finding
+            for finding in findings_of_stack(measures, in_um=in_um)
+            if finding.name != NAME_OF_NOISE or measures.agreements or measures.channel not in told
+        ]
+        for measures in stacks
+    ]
 
 
 def findings_of_run(subject: Subject) -> list[Named]:

@@ -15,7 +15,7 @@ from bigdecon.diagnosis.shared_reads import ReadingBudget, decoded_bytes
 from bigdecon.errors import NonFiniteError, ReadError
 from bigdecon.optics.psf import PSF, check_psf
 from bigdecon.reporting.charts import Chart
-from bigdecon.reporting.checking import findings_of_run, findings_of_stack
+from bigdecon.reporting.checking import findings_of_run, findings_of_stacks
 from bigdecon.reporting.curves import (
     agreement_chart,
     detail_charts,
@@ -136,18 +136,23 @@ def gather(subject: Subject, run: Runner, *, seconds: float | None = None, machi
     places = _places(subject)
     budget = ReadingBudget(BUDGET_BYTES, BUDGET_SECONDS)
     side = int(min(LARGEST_SIDE, max(LEAST_SIDE, LARGEST_SIDE / math.sqrt(len(places)))))
-    sections, found, seen = [], findings_of_run(subject), set()
+    sections: list[Section] = []
+    halved: set[int] = set()  # channels whose noise two halves have told
     in_um = subject.result.voxel_size_um is not None
     for done, (channel, timepoint) in enumerate(places):
         limit = max(8, BOXES // len(places))
         share = budget.part(1 / (len(places) - done))
-        repeat = channel not in seen
-        seen.add(channel)
+        repeat = channel not in halved
         measures = measure_stack(subject, channel, timepoint, run, limit=limit, repeat=repeat, budget=share)
         section = _section(subject, measures, side, share)
         budget.give_back(share)
         sections.append(section)
-        found += [(section.heading, finding) for finding in findings_of_stack(measures, in_um=in_um)]
+        if measures.agreements:
+            halved.add(channel)
+    of_stacks = findings_of_stacks([section.measures for section in sections], in_um=in_um)
+    found = findings_of_run(subject)
+    for section, findings in zip(sections, of_stacks, strict=True):
+        found += [(section.heading, finding) for finding in findings]
     status = subject.status
     measured = any(section.measures.measured for section in sections)
     verdict = verdict_of(

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from dask.utils import format_bytes
 
 from bigdecon.deconvolution.tiling import grow, overlap
 from bigdecon.diagnosis.findings import Finding
@@ -31,7 +32,6 @@ from bigdecon.reporting.box_groups import (
     cost_of,
     examine_group,
     group_boxes,
-    typical_noise,
 )
 from bigdecon.reporting.box_tasks import (
     Halves,
@@ -125,8 +125,9 @@ def measure_stack(
         sample = sample_boxes(shape, limit)
         return StackMeasures(channel, timepoint, sample, lost=_lost(sample, gone))
     budget = budget or ReadingBudget(BUDGET_BYTES)
+    allowed = int(BOXES_PART * budget.left)
     sample = _affordable(pair, shape, limit, budget)
-    notes = _notes_on(sample, shape, limit, pair)
+    notes = _notes_on(sample, shape, limit, pair, allowed)
     lost = _lost(sample, gone)
     # The residual of a box needs the result around it, too.
     whole = [
@@ -145,8 +146,8 @@ def measure_stack(
         i: e.measured for i, e in examined.items() if e.measured is not None and _is_positive(e.measured)
     }
     best, worst = ranked[0], max(measured, key=lambda i: abs(math.log(measured[i].chi_square)), default=None)
-    bright = [(sample.box(i), e.noise) for i in ranked if (e := examined[i]).noise is not None]
-    halves = _halves(subject, pair, bright, run, budget) if repeat and bright else []
+    bright = [(sample.box(i), examined[i].look.noise) for i in ranked]
+    halves = _halves(subject, pair, bright, run, budget) if repeat else []
     return StackMeasures(
         channel=channel,
         timepoint=timepoint,
@@ -154,7 +155,7 @@ def measure_stack(
         looks={i: e.look for i, e in examined.items()},
         measured=measured,
         lost=lost,
-        noise=examined[best].noise,
+        noise=examined[best].look.noise,
         interesting=best,
         worst=worst,
         interesting_planes=examined[best].planes,
@@ -204,13 +205,14 @@ def _affordable(pair: _Paired, shape: Sequence[int], limit: int, budget: Reading
     return sample if budget.spend(cost(sample.boxes)) else replace(sample, chosen=())
 
 
-def _notes_on(sample: Sample, shape: Sequence[int], limit: int, pair: _Paired) -> tuple[str, ...]:
-    """Say if there are fewer boxes than there would be, and why."""
+def _notes_on(
+    sample: Sample, shape: Sequence[int], limit: int, pair: _Paired, allowed: int
+) -> tuple[str, ...]:
+    """Say if there are fewer boxes than there would be, and why: the chunks, and what may be read."""
     usual = len(sample_boxes(shape, limit).chosen)
     if len(sample.chosen) >= usual:
         return ()
-    unit, _ = pair.image.locate(tuple(slice(0, 1) for _ in shape))
-    chunk = math.prod(decoded_unit(unit)) * unit.dtype.itemsize / 2**20
+    of_image, of_result = (format_bytes(_chunk_bytes(stack)) for stack in (pair.image, pair.result))
     count = len(sample.chosen)
     judged = (
         f"Judged on {count} {'box' if count == 1 else 'boxes'} instead of {usual}"
@@ -218,9 +220,15 @@ def _notes_on(sample: Sample, shape: Sequence[int], limit: int, pair: _Paired) -
         else "Nothing measured"
     )
     return (
-        f"{judged}: a chunk of the image takes {chunk:.3g} MiB once decoded, and a report reads no more than "
-        f"{BUDGET_BYTES / 2**30:.3g} GiB. With smaller chunks (bigdecon convert) it sees more.",
+        f"{judged}: a chunk of the image takes {of_image} once decoded, one of the result {of_result}, and "
+        f"of the {format_bytes(BUDGET_BYTES)} that a report reads at most, {format_bytes(allowed)} are for "
+        "these boxes. With smaller chunks of the image (bigdecon convert) it may see more.",
     )
+
+
+def _chunk_bytes(stack: Stack) -> int:
+    source, _ = stack.locate(tuple(slice(0, 1) for _ in stack.shape))
+    return math.prod(decoded_unit(source)) * source.dtype.itemsize
 
 
 def _examine(
@@ -233,37 +241,25 @@ def _examine(
 ) -> tuple[dict[tuple[int, ...], Examined], bool]:
     """Measure boxes round by round, evenly over the volume; those left when the time is up are left out."""
 
-    def task(group: Sequence[tuple[int, ...]], noise: NoiseModel | None) -> Call:
+    def task(group: Sequence[tuple[int, ...]]) -> Call:
         boxes = tuple(sample.box(i) for i in group)
         size, partial = subject.result.voxel_size_um, subject.config.mask is not None
-        work = GroupTask(
-            pair.image, pair.result, pair.pair, boxes, noise, size, not subject.findings, partial
-        )
+        work = GroupTask(pair.image, pair.result, pair.pair, boxes, size, not subject.findings, partial)
         return Call(examine_group, (work,))
-
-    found: dict[tuple[int, ...], Examined] = {}
-
-    def examine(groups: Sequence[Sequence[tuple[int, ...]]], noise: NoiseModel | None = None) -> bool:
-        for start in range(0, len(groups), ROUND):
-            if start and budget.late:
-                return False
-            some = groups[start : start + ROUND]
-            answers = run([task(group, noise) for group in some], "report-examine")
-            for group, answer in zip(some, answers, strict=True):
-                found.update({i: e for i, e in zip(group, answer, strict=True) if e is not None})
-        return True
 
     positions = group_boxes(pair.pair, pair.image, [sample.box(i) for i in wanted])
     groups = [[wanted[p] for p in group] for group in positions]
-    rounds = -(-len(groups) // ROUND) if groups else 1
-    in_time = examine([group for first in range(rounds) for group in groups[first::rounds]])
-    # A box without light tells nothing of the gain, and dark boxes are the majority in many images.
-    dark = [i for i, e in found.items() if e.noise is None]
-    typical = typical_noise([e.look for e in found.values()], pair.pair.background)
-    boxes = [sample.box(i) for i in dark]
-    if dark and in_time and budget.spend(cost_of(pair.pair, pair.image, pair.result, boxes)):
-        examine([[i] for i in dark], typical or NoiseModel(0.0, 0.0, pair.pair.background))
-    return found, in_time
+    rounds = -(-len(groups) // ROUND)
+    ordered = [group for first in range(rounds) for group in groups[first::rounds]]
+    found: dict[tuple[int, ...], Examined] = {}
+    for start in range(0, len(ordered), ROUND):
+        if start and budget.late:
+            return found, False
+        some = ordered[start : start + ROUND]
+        answers = run([task(group) for group in some], "report-examine")
+        for group, answer in zip(some, answers, strict=True):
+            found.update({i: e for i, e in zip(group, answer, strict=True) if e is not None})
+    return found, True
 
 
 # --- two halves ----------------------------------------------------------------------------------

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from numpy.typing import NDArray
 
-from bigdecon.deconvolution.kept_trials import TrialFolder
+from bigdecon.deconvolution.kept_trials import TrialFolder, is_trial
 from bigdecon.deconvolution.trials import ChoosingStep, Tuned, Tuning
 from bigdecon.deconvolution.tuning import tune_channel
 from bigdecon.distributed.cluster import Connection
@@ -46,9 +47,13 @@ def choosing_folder(output: Place) -> Place:
 
 
 def forget_trials(output: Place) -> None:
-    """Remove what was kept; the output's own record holds the answer now."""
+    """Remove the trials that were kept, and nothing else; the output's own record holds the answer now."""
+    folder = choosing_folder(output)
     with suppress(OSError):
-        places.remove_all(choosing_folder(output))
+        for name in filter(is_trial, places.names(folder)):
+            places.delete(folder / name)
+        if isinstance(folder, Path):
+            folder.rmdir()  # unless something else lies in it
 
 
 def make_tuner(choosers: Callable[[], Connection] | None, device: str, listener: Listener) -> Tuner:

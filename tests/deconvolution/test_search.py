@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +225,53 @@ def test_trials_of_other_methods_are_kept_too(method: str, tmp_path: Path) -> No
     steps: list[ChoosingStep] = []
     assert tune_channel(stacks, psf, tuning, steps.append, keep) == undisturbed
     assert steps[-1].kept == 2
+
+
+def damaged(kind: str, path: Path) -> bytes:
+    """Give what a file of a trial may have become; all but the last are archives of two arrays."""
+    with np.load(path) as content:
+        counts, errors = content["counts"], content["errors"]
+    data = BytesIO()
+    if kind == "empty":
+        np.savez(data, counts=counts[:0], errors=errors[:0])
+    elif kind == "no axes":
+        np.savez(data, counts=counts[0], errors=errors)
+    elif kind == "flat":
+        np.savez(data, counts=counts, errors=errors[0])
+    elif kind == "another type":
+        np.savez(data, counts=counts, errors=errors.astype("float32"))
+    elif kind == "huge":
+        header = np.lib.format.header_data_from_array_1_0(errors) | {"shape": (2**22, 2**22)}
+        with zipfile.ZipFile(data, "w") as archive:
+            for name in ("counts", "errors"):
+                with archive.open(f"{name}.npy", "w") as file:
+                    np.lib.format.write_array_header_1_0(file, header)
+    elif kind == "bits":
+        whole = bytearray(path.read_bytes())
+        whole[len(whole) // 2] ^= 1
+        return bytes(whole)
+    else:
+        np.savez_compressed(data, counts=counts, errors=errors)
+        broken = bytearray(data.getvalue())
+        for place in range(len(broken) // 2, len(broken) // 2 + 200):
+            broken[place] ^= 0x5A
+        return bytes(broken)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    "kind", ["empty", "no axes", "flat", "another type", "huge", "bits", "broken deflate stream"]
+)
+def test_a_damaged_trial_counts_as_none(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stacks, psf = stacks_of(48), gaussian(1.8)
+    guess = ClassicalSettings(background=50.0, unit=20.0)
+    tuning, keep = Tuning("wiener", guess, ("regularization",)), TrialFolder(tmp_path)
+    tuned = tune_channel(stacks, psf, tuning, None, keep)
+    paths = list(tmp_path.iterdir())
+    for path in paths:
+        path.write_bytes(damaged(kind, path))
+    steps: list[ChoosingStep] = []
+    assert tune_channel(stacks, psf, tuning, steps.append, keep) == tuned
+    assert steps[-1].kept == 0
+    assert tune_channel(stacks, psf, tuning, steps.append, keep) == tuned
+    assert steps[-1].kept == len(paths)

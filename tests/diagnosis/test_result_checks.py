@@ -129,6 +129,28 @@ def test_noise_that_smoothing_would_take_away_is_named(ndim):
     assert same.severity == "good"
 
 
+def test_noise_within_the_structure_is_good_and_the_sentence_says_why():
+    random = np.random.default_rng(0)
+    signal, *noise = (gaussian_filter(random.standard_normal((96, 96)), 2, mode="wrap") for _ in range(3))
+    halves = tuple(signal + 0.5 * n for n in noise)
+    finding = check_noise_amplification(signal, signal, NOISE, halves)
+    assert finding.severity == "good"
+    assert "more than 3%, but only" in finding.sentence
+    assert "in order" not in finding.sentence
+
+
+def test_a_box_too_small_for_halves_is_not_judged_by_them():
+    finding = check_noise_amplification(*(np.ones((12, 12)),) * 2, NOISE, (np.ones((12, 12)),) * 2)
+    assert (finding.severity, "too small" in finding.sentence) == ("good", True)
+
+
+def test_no_correlation_is_beyond_one():
+    got = simulate("nuclei", 2, 0, CAMERA)
+    residual = residual_of(got.image, got.image, got.psf, NOISE)
+    told = check_explanation(replace(residual, chi_square=3.0, correlation=(0.4, 1.01)))
+    assert "correlated by 1.00" in told.sentence
+
+
 def judged(specimen, electrons, counts, sieve=0.0):
     """True error (after the best scale), and severity, after numbers of iterations."""
     got = simulate(specimen, 2, 0, Camera(electrons=electrons))

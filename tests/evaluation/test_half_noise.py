@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -50,3 +52,10 @@ def test_the_ends():
     alone = noise_of_halves(*noise)
     assert alone.share == pytest.approx(1, abs=0.1)
     assert alone.removable > 0.85
+    assert noise_of_halves(noise[0], -noise[0]) == (1, 1)
+
+
+def test_a_box_that_is_too_small_tells_nothing():
+    _, *noise = images((64, 16, 15), 1.0)
+    assert all(math.isnan(value) for value in noise_of_halves(*noise))
+    assert not math.isnan(noise_of_halves(*(n[:, :, :1].repeat(16, 2) for n in noise)).share)

@@ -10,7 +10,7 @@ import pytest
 from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution.search import COUNTS, REGULARIZATIONS, SIEVES
 from bigdecon.distributed.cluster import connect
-from bigdecon.errors import ConstantImageError, PSFError
+from bigdecon.errors import ConstantImageError, OptionError, PSFError
 from bigdecon.forecasting.estimating import Room
 from bigdecon.forecasting.forecast import _room_at, forecast
 from bigdecon.forecasting.job_times import duration
@@ -66,6 +66,15 @@ def test_a_million_million_voxels_that_are_not_there_yet(config, tmp_path):
     text = text_of(found)
     assert "(assumed)" in text
     assert "not estimated" in text
+
+
+def test_a_single_file_is_said_in_the_singular(config, tmp_path):
+    image = write_image(tmp_path / "a.ome.zarr", specimen((8, 24, 24)))
+    text = text_of(
+        forecast(replace(config, input=str(image), tiling=TilingConfig(), **PLAIN), calibrate_seconds=None)
+    )
+    assert "in 1 file (shard), all levels" in text
+    assert "in 1 chunk\n" in text
 
 
 def test_a_run_refuses_what_a_plan_assumes(config, tmp_path):
@@ -182,3 +191,18 @@ def test_durations_are_told_as_a_person_would(seconds, text):
 
 def test_an_object_store_does_not_tell_what_is_free():
     assert _room_at(ObjectPath("s3://bucket/out.ome.zarr")) == Room(None, None)
+
+
+@pytest.mark.parametrize("side", [4, 8])
+def test_an_image_too_small_to_choose_from_is_told_as_by_the_run(config, tmp_path, side):
+    write_image(tmp_path / "a.ome.zarr", specimen((side, side)), "yx")
+    psf = psf_from_array(kernel((7, 7)), voxel_size_um=SIZE[1:], psf_voxel_size_um=SIZE[1:])
+    save_psf(psf, tmp_path / "psf.tif")
+    own = {"input": str(tmp_path / "a.ome.zarr"), "psf": (str(tmp_path / "psf.tif"),)}
+    small = replace(config, **own, method="richardson-lucy", tiling=TilingConfig())
+    told = []
+    for look in (lambda: prepare(small, "cpu"), lambda: forecast(small, calibrate_seconds=0.1)):
+        with pytest.raises(OptionError, match="voxels is too small to choose from; give --") as error:
+            look()
+        told.append(str(error.value))
+    assert told[0] == told[1]

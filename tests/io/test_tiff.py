@@ -13,6 +13,8 @@ from bigdecon.io.reading import inspect_volume, open_volume
 from bigdecon.io.tiff_pages import TiffSeries, packed_pages
 from bigdecon.volume import Channel
 
+OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+
 
 def image(shape, dtype="uint16"):
     return np.random.default_rng(7).integers(0, 120, shape).astype(dtype)
@@ -257,3 +259,50 @@ def test_a_file_that_is_replaced_between_looking_and_reading_is_refused(tmp_path
     with pytest.raises(ValueError, match="changed while it was being read"):
         pages.read_plane(0, range(24), range(32), np.zeros((24, 32), "uint16"))
     assert packed_pages(wanted) is not pages
+
+
+def write_channel_files(folder, data, **options):
+    """Write an OME-TIFF of one file a channel; data is (c, z, y, x)."""
+    names = [f"c{c}.ome.tif" for c in range(len(data))]
+    n_c, n_z, n_y, n_x = data.shape
+    parts = "".join(
+        f'<TiffData FirstC="{c}" FirstZ="{z}" FirstT="0" IFD="{z}" PlaneCount="1">'
+        f'<UUID FileName="{names[c]}">urn:uuid:{c}</UUID></TiffData>'
+        for c in range(n_c)
+        for z in range(n_z)
+    )
+    channels = "".join(f'<Channel ID="Channel:0:{c}" SamplesPerPixel="1"/>' for c in range(n_c))
+    for c, name in enumerate(names):
+        xml = (
+            f'<?xml version="1.0" encoding="UTF-8"?><OME xmlns="{OME}" UUID="urn:uuid:{c}">'
+            '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" '
+            f'SizeX="{n_x}" SizeY="{n_y}" SizeZ="{n_z}" SizeC="{n_c}" SizeT="1">{channels}{parts}'
+            "</Pixels></Image></OME>"
+        )
+        tifffile.imwrite(
+            folder / name, data[c], description=xml, metadata=None, photometric="minisblack", **options
+        )
+    return [folder / name for name in names]
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}])
+def test_an_image_in_several_files_is_read(tmp_path, options):
+    data = image((2, 5, 24, 32))
+    first, _ = write_channel_files(tmp_path, data, **options)
+    np.testing.assert_array_equal(np.asarray(open_volume(first)), data)
+
+
+def test_a_further_file_that_is_replaced_is_refused_once_and_looked_through_again(tmp_path):
+    data = image((2, 5, 24, 32))
+    first, second = write_channel_files(tmp_path, data, compression="zlib")
+    volume = open_volume(first)
+    np.asarray(volume)
+    kept = first.read_bytes()
+    times = (first.stat().st_atime_ns, first.stat().st_mtime_ns)
+    write_channel_files(tmp_path, data // 3, compression="zlib")
+    first.write_bytes(kept)
+    os.utime(first, ns=times)
+    with pytest.raises(ReadError, match="changed while it was being read"):
+        np.asarray(volume)
+    np.testing.assert_array_equal(np.asarray(volume), [data[0], data[1] // 3])
+    assert str(second) not in open_files()

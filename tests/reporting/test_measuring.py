@@ -34,6 +34,17 @@ def test_boxes_without_light_do_not_count_for_the_light_that_is_kept():
     assert StackMeasures(channel=0, timepoint=0, sample=SAMPLE, measured=dark).kept is None
 
 
+def test_the_noise_of_a_time_series_is_judged_by_halves_alone(tmp_path, restore):
+    """One time point of a channel is done in two halves; dark places of others may not contradict it."""
+    series = np.stack([specimen((16, 48, 48))] * 3)
+    result = restore(write_image(tmp_path / "a.ome.zarr", series, "tzyx"), iterations=40, report=False)
+    content = gather(find_subject(result.output), run_here)
+    assert len(content.sections) == 3
+    told = [(where, f) for where, f in content.verdict.findings if f.name == "amplified-noise"]
+    assert [where for where, _ in told] == ["time point 0"]
+    assert "dark places" not in told[0][1].sentence
+
+
 # --- the budget ----------------------------------------------------------------------------------
 
 SHAPE = (24, 150, 160)
@@ -90,7 +101,9 @@ def test_a_short_budget_means_fewer_boxes_and_is_said(subject, decoded):
     assert sum(size for _, size in decoded) <= 0.9 * image
     if chunk[0] > 1:
         assert (measures.measured, decoded) == ({}, [])
-        assert measures.notes[0].startswith("Nothing measured: a chunk of the image takes 1.1 MiB")
+        assert measures.notes[0].startswith("Nothing measured: a chunk of the image takes 1.10 MiB")
+        assert "one of the result 1.50 MiB," in measures.notes[0]
+        assert "506.25 kiB are for these boxes" in measures.notes[0]
     else:
         assert len(measures.measured) < 9 * 2
         assert "instead of" in measures.notes[0] or measures.measured == {}

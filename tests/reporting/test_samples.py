@@ -97,7 +97,7 @@ def test_boxes_of_whole_planes_share_them():
     pair = Pairing(image, image, np.zeros((17,) * 3), 0.0)
     sample = affordable_sample(image.shape, 48, lambda boxes: cost_of(pair, image, image, boxes), 2**32)
     assert len({index[0] for index in sample.chosen}) == 1
-    assert len(sample.chosen) >= 9
+    assert len(sample.chosen) >= 8
 
 
 def test_where_nothing_is_affordable_nothing_is_chosen():
