@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import scipy.ndimage
@@ -18,6 +18,7 @@ from bigdecon.evaluation.residual import Residual
 
 __all__ = [
     "NAME_OF_NOISE",
+    "Origin",
     "check_clipping",
     "check_detail",
     "check_explanation",
@@ -211,8 +212,25 @@ def _growth_in_the_dark(image: Image, result: Image, noise: NoiseModel) -> float
     return float(values.std()) / deviation
 
 
+Origin = Literal["network", "chosen", "given"]
+"""Where a method's strength came from: a training, hidden voxels of the image, or the user."""
+SHARPER: Mapping[Origin, str] = {
+    "network": "Train longer (--steps), or let Richardson-Lucy follow the network (--refine 20); if that "
+    "does not help, the PSF is wider than that of the microscope.",
+    "chosen": "These settings predicted hidden voxels best, so sharper ones cost noise: try more --iterations "
+    "or a narrower --sieve by hand, and compare. If the detail does not come, look to the PSF and the "
+    "background.",
+    "given": "Take more iterations, a narrower --sieve or a weaker regularization; if that does not help, "
+    "the PSF is wider than that of the microscope.",
+}
+
+
 def check_detail(
-    curves: Sequence[DetailCurve], noise_correlation: Sequence[float] = (), *, in_um: bool = True
+    curves: Sequence[DetailCurve],
+    noise_correlation: Sequence[float] = (),
+    *,
+    in_um: bool = True,
+    origin: Origin = "given",
 ) -> Finding:
     """Say down to which detail the result carries what the image holds, and whether it is smoother.
 
@@ -221,6 +239,7 @@ def check_detail(
     curves : of the result, see `detail_curves`
     noise_correlation : of the image, along every axis: noise that voxels share looks like detail
     in_um : whether frequencies are per micrometre, or per voxel
+    origin : of the settings, for the remedy
     """
     name = "detail-lost"
     told = [curve for curve in curves if curve.image_reach]
@@ -238,11 +257,7 @@ def check_detail(
         f"The result is smoother than the data: it carries the image's detail {parts}; finer "
         "structure, of which it carries less than half, is missing or too faint."
     )
-    remedy = (
-        "Take more iterations, a longer training, a narrower --sieve or a weaker regularization; if that "
-        "does not help, the PSF is wider than that of the microscope."
-    )
-    return Finding(name, "warning", sentence, remedy)
+    return Finding(name, "warning", sentence, SHARPER[origin])
 
 
 def _carried(curve: DetailCurve, unit: str) -> str:

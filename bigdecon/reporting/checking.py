@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from bigdecon.config import CLASSICAL, RunConfig
 from bigdecon.diagnosis.findings import Finding
 from bigdecon.diagnosis.input_checks import check_psf_alone
 from bigdecon.diagnosis.optics_checks import KnownOptics
 from bigdecon.diagnosis.result_checks import (
     NAME_OF_NOISE,
+    Origin,
     check_clipping,
     check_detail,
     check_explanation,
@@ -20,14 +22,24 @@ from bigdecon.diagnosis.result_checks import (
 )
 from bigdecon.reporting.measures import StackMeasures
 from bigdecon.reporting.subject import Subject
+from bigdecon.running.classical_settings import what_to_tune
 
-__all__ = ["Named", "findings_of_psfs", "findings_of_run", "findings_of_stack", "findings_of_stacks"]
+__all__ = [
+    "Named",
+    "findings_of_psfs",
+    "findings_of_run",
+    "findings_of_stack",
+    "findings_of_stacks",
+    "origin_of_settings",
+]
 
 Named = tuple[str, Finding]
 """The channel that a finding is about, "" for all of them, and the finding."""
 
 
-def findings_of_stack(measures: StackMeasures, *, in_um: bool = True) -> list[Finding]:
+def findings_of_stack(
+    measures: StackMeasures, *, in_um: bool = True, origin: Origin = "given"
+) -> list[Finding]:
     """Judge residual, detail and intensity of one channel, over all boxes; sizes in µm or voxels."""
     planes, spectrum = measures.interesting_planes, measures.spectrum
     if planes is None or spectrum is None or measures.chi_square is None:
@@ -41,14 +53,23 @@ def findings_of_stack(measures: StackMeasures, *, in_um: bool = True) -> list[Fi
         unexplained=measures.unexplained,
     )
     known = measures.looks[measures.interesting].correlation if measures.interesting else ()
-    detail = check_detail(measures.detail, known, in_um=in_um)
+    detail = check_detail(measures.detail, known, in_um=in_um, origin=origin)
     found = [check_explanation(pooled), check_psf_by_residual(pooled), detail, *measures.findings]
     if measures.kept is not None:
         found.append(check_intensity(measures.kept))
     return found
 
 
-def findings_of_stacks(stacks: Sequence[StackMeasures], *, in_um: bool = True) -> list[list[Finding]]:
+def origin_of_settings(config: RunConfig) -> Origin:
+    """Tell whether a network was trained, settings were chosen from the image, or given."""
+    if config.method not in CLASSICAL:
+        return "network"
+    return "chosen" if what_to_tune(config) else "given"
+
+
+def findings_of_stacks(
+    stacks: Sequence[StackMeasures], *, in_um: bool = True, origin: Origin = "given"
+) -> list[list[Finding]]:
     """Judge channels at time points; the noise of a channel only where two halves told it, if any did.
 
     Halves are compared at one time point of a channel. At the others only dark places could be looked at,
@@ -58,7 +79,7 @@ def findings_of_stacks(stacks: Sequence[StackMeasures], *, in_um: bool = True) -
     return [
         [
             finding
-            for finding in findings_of_stack(measures, in_um=in_um)
+            for finding in findings_of_stack(measures, in_um=in_um, origin=origin)
             if finding.name != NAME_OF_NOISE or measures.agreements or measures.channel not in told
         ]
         for measures in stacks

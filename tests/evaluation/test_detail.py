@@ -97,6 +97,11 @@ def test_boxes_that_are_too_small_or_of_noise_that_voxels_share_claim_nothing():
     curves = curves_of(got, gaussian_filter(got.truth, 3))
     assert check_detail(curves, (0.02, 0.01)).severity == "warning"
     assert check_detail(curves, (0.4, 0.1)).severity == "note"
+    remedies = [check_detail(curves, origin=origin).remedy for origin in ("network", "chosen", "given")]
+    for remedy, word in zip(
+        remedies, ("--steps", "predicted hidden voxels best", "more iterations"), strict=True
+    ):
+        assert word in remedy
 
 
 # --- results --------------------------------------------------------------------------------------

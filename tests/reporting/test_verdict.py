@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from bigdecon.config import RunConfig
 from bigdecon.diagnosis.findings import Finding
+from bigdecon.reporting.checking import origin_of_settings
 from bigdecon.reporting.verdict import verdict_of
 
 GOOD = Finding("explains-data", "good", "The model explains the data to the noise: yes; 1.02 is left.")
@@ -63,3 +65,16 @@ def test_what_is_missing_is_said(options, tone, answer):
 def test_the_channel_is_named():
     verdict = verdict_of([("actin", AWFUL), ("", GOOD)], measured=True)
     assert verdict.statements[0].because.startswith("actin: ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "origin"),
+    [
+        ({"method": "siamese"}, "network"),
+        ({"method": "richardson-lucy"}, "chosen"),
+        ({"method": "richardson-lucy", "iterations": 5, "sieve": 0.5, "background": 0.0}, "given"),
+        ({"method": "wiener", "regularization": 0.1}, "given"),
+    ],
+)
+def test_a_report_knows_where_settings_came_from(settings, origin):
+    assert origin_of_settings(RunConfig("a.tif", ("psf.tif",), **settings)) == origin
