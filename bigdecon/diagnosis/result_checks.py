@@ -217,7 +217,7 @@ Origin = Literal["network", "chosen", "given"]
 SHARPER: Mapping[Origin, str] = {
     "network": "Train longer (--steps), or let Richardson-Lucy follow the network (--refine 20); if that "
     "does not help, the PSF is wider than that of the microscope.",
-    "chosen": "These settings predicted hidden voxels best, so sharper ones cost noise: try more --iterations "
+    "chosen": "These settings predict hidden voxels best, so sharper ones cost noise: try more --iterations "
     "or a narrower --sieve by hand, and compare. If the detail does not come, look to the PSF and the "
     "background.",
     "given": "Take more iterations, a narrower --sieve or a weaker regularization; if that does not help, "

@@ -99,7 +99,7 @@ def test_boxes_that_are_too_small_or_of_noise_that_voxels_share_claim_nothing():
     assert check_detail(curves, (0.4, 0.1)).severity == "note"
     remedies = [check_detail(curves, origin=origin).remedy for origin in ("network", "chosen", "given")]
     for remedy, word in zip(
-        remedies, ("--steps", "predicted hidden voxels best", "more iterations"), strict=True
+        remedies, ("--steps", "predict hidden voxels best", "more iterations"), strict=True
     ):
         assert word in remedy
 
