@@ -133,7 +133,7 @@ class RichProgress(Display):
         """Move the bar of the stage, or print above it."""
         with self._lock:
             if isinstance(event, StageStarted):
-                self._stage = self._progress.add_task(event.name, total=event.total, detail="")
+                self._stage = self._progress.add_task(event.name, total=event.total or None, detail="")
             elif isinstance(event, Message):
                 style = "yellow" if event.level == "warning" else None
                 self._progress.console.print(describe(event), style=style, markup=False, highlight=False)

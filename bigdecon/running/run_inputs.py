@@ -124,6 +124,11 @@ def load_psfs(config: RunConfig, volume: Volume) -> tuple[PSF, ...]:
             f"{len(config.psf)} PSFs were given for {volume.n_channels} channels; give one for all, "
             "or one --psf for every channel in their order."
         )
+    if config.input in config.psf:
+        raise OptionError(
+            f"{config.input} was given as the image and as its PSF; "
+            "give the image first, and the PSF with --psf."
+        )
     loaded = [
         load_psf(
             path,

@@ -121,6 +121,7 @@ BEADS = ("psf", "from-beads", "no-beads.tif", "-o", "new.tif")
 BAD = {
     # images
     "image missing": (run("gone.tif"), "there is no file or folder "),
+    "the PSF as the image": (run("psf.tif"), "was given as the image and as its PSF"),
     "image in a missing folder": (run("gone/image.tif"), "there is no file or folder "),
     "folder without an image": (run("folder"), "give the folder of an OME-Zarr image, or a TIFF file"),
     "Zarr group without an image": (run("group.zarr"), "give the folder of an OME-Zarr image"),
