@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask.config
 from dask.utils import parse_bytes
 
 from bigdecon.distributed.devices import choose_gpus
@@ -150,5 +151,6 @@ def worker_options(layout: Layout, index: int, folder: Path) -> dict[str, Any]:
             "CUDA_VISIBLE_DEVICES": layout.gpus[index],
             LONGEST_TASK: str(folder / f"longest-task-{index}"),
         },
-        "preload": ["bigdecon.distributed.worker_setup"],
+        # What is given here would otherwise replace the preloads of the site's own configuration.
+        "preload": [*dask.config.get("distributed.worker.preload", []), "bigdecon.distributed.worker_setup"],
     }

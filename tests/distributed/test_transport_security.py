@@ -102,3 +102,9 @@ def test_in_a_job_the_local_cluster_accepts_its_own_only(monkeypatch):
                 ConnectedClient(client.scheduler.address, security=security, timeout=1)
         last = client.cluster.scheduler.plugins["bigdecon-last-one-out"]
     assert not last.noticed, "closing the cluster then waits for a scheduler that has ended itself"
+
+
+def test_preloads_of_the_site_stay(tmp_path):
+    with dask.config.set({"distributed.worker.preload": ["site.py"]}):
+        options = worker_options(Layout(("",), 1, 2**30), 0, tmp_path)
+    assert options["preload"] == ["site.py", "bigdecon.distributed.worker_setup"]
