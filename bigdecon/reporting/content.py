@@ -20,6 +20,7 @@ from bigdecon.reporting.curves import (
     agreement_chart,
     detail_charts,
     quality_map,
+    quality_marks,
     spectrum_chart,
     training_charts,
     tuning_charts,
@@ -78,6 +79,7 @@ class Section:
     worst : the box with the largest misfit, before and after, and its residual
     charts : each with a heading
     quality : map of the boxes; None where nothing was measured
+    quality_marks : numbers of the scale beside it
     numbers : name and value, for a table
     notes : what the budget did not allow
     """
@@ -91,6 +93,7 @@ class Section:
     worst: tuple[Views, Plane] | None
     charts: tuple[tuple[str, Chart], ...]
     quality: Markup | None
+    quality_marks: tuple[str, ...]
     numbers: tuple[Row, ...]
     notes: tuple[str, ...] = ()
 
@@ -240,6 +243,7 @@ def _section(subject: Subject, measures: StackMeasures, side: int, budget: Readi
             *(() if measures.spectrum is None else (("residual", spectrum_chart(measures)),)),
         ),
         quality=quality_map(measures, size),
+        quality_marks=quality_marks(measures),
         numbers=_numbers(subject, measures),
         notes=(*measures.notes, *told),
     )

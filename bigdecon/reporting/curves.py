@@ -17,6 +17,7 @@ __all__ = [
     "agreement_chart",
     "detail_charts",
     "quality_map",
+    "quality_marks",
     "spectrum_chart",
     "training_charts",
     "tuning_charts",
@@ -27,8 +28,10 @@ STEEP = 10.0
 """Power over noise from which the chart of the residual is logarithmic."""
 MOST_KEPT = 1.6
 """Top of the chart of detail: noise that went into a result raises what seems kept."""
-QUALITY_SPREAD = (0.0, math.log2(4.0))
-"""A misfit of 1 gets the darkest colour of the map, one of 4 (or a quarter) the lightest."""
+LEAST_SPREAD = math.log2(4.0)
+"""A misfit of 1 gets the darkest colour of the map, one of 4 (or a quarter) the lightest, or the worst."""
+MARKS = 5
+"""Of the scale beside the map."""
 
 
 def training_charts(subject: Subject) -> Iterator[tuple[str, Chart]]:
@@ -151,7 +154,20 @@ def quality_map(measures: StackMeasures, size: tuple[float, ...] | None) -> Mark
     if lost:
         alt += f"; {len(lost)} places lack blocks"
     aspect = size[-2] / size[-1] if size else 1.0
-    return draw_map(measures.sample.cuts[-2:], values, lost, worst, QUALITY_SPREAD, alt, aspect, labels)
+    spread = (0.0, quality_spread(measures))
+    return draw_map(measures.sample.cuts[-2:], values, lost, worst, spread, alt, aspect, labels)
+
+
+def quality_spread(measures: StackMeasures) -> float:
+    """Give the misfit of the lightest colour of the map, as the power of two of its ratio to noise."""
+    found = [abs(math.log2(measured.chi_square)) for measured in measures.measured.values()]
+    return max([LEAST_SPREAD, *found])
+
+
+def quality_marks(measures: StackMeasures) -> tuple[str, ...]:
+    """Give the numbers of the scale beside the map, from 1 upwards."""
+    top = quality_spread(measures)
+    return tuple(f"{2 ** (top * mark / (MARKS - 1)):.2g}" for mark in range(MARKS))
 
 
 def _short(misfit: float) -> str:

@@ -133,6 +133,7 @@ def _view(section: Section) -> dict[str, Any]:
         "agreement_charts": agreements,
         "numbers": section.numbers,
         "quality": section.quality,
+        "quality_marks": section.quality_marks,
         "worst": section.worst and _worst(section, section.worst),
     }
 

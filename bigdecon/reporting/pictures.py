@@ -41,6 +41,8 @@ Image = NDArray[Any]
 
 WINDOW_PERCENTILES = (0.5, 99.8)
 JPEG_QUALITY = 92
+FAINT = 0.002
+"""Of the PSF's peak: what is below is black in its picture."""
 COLOURS = {"residual": "PiYG", "psf": "viridis"}
 """Magenta to green about white for what has a sign; viridis for what has none."""
 
@@ -233,6 +235,7 @@ def _plane(pixels: NDArray[np.uint8], size: Sequence[float], in_um: bool) -> Pla
 def psf_planes(psf: Image, voxel_size_um: tuple[float, ...] | None) -> dict[str, Plane]:
     """Cut a PSF through its centre: xy, and xz where it has depth; square roots, to show the skirts."""
     step, planes = voxel_size_um or (1.0,) * psf.ndim, {}
+    psf = _bright_part(psf)
     for view in VIEWS[psf.ndim][:2]:
         cut = psf if view.fixed < 0 else psf.take(psf.shape[view.fixed] // 2, axis=view.fixed)
         root = np.sqrt(np.maximum(cut, 0))
@@ -240,6 +243,17 @@ def psf_planes(psf: Image, voxel_size_um: tuple[float, ...] | None) -> dict[str,
         window = Window(0.0, float(root.max()) or 1.0)
         planes[view.name] = colour_plane(root, window, size, "psf", in_um=voxel_size_um is not None)
     return planes
+
+
+def _bright_part(psf: Image) -> Image:
+    """Leave out what is too faint to be seen all around, the same number of voxels at both ends."""
+    kept = []
+    for axis, n in enumerate(psf.shape):
+        profile = psf.max(axis=tuple(a for a in range(psf.ndim) if a != axis))
+        seen = np.flatnonzero(profile > FAINT * profile.max())
+        margin = min(seen[0], n - 1 - seen[-1]) if len(seen) else 0
+        kept.append(slice(margin, n - margin))
+    return psf[tuple(kept)]
 
 
 def scale_bar(plane: Plane) -> float:

@@ -516,7 +516,7 @@ def test_ssi_from_end_to_end(here, run, cluster):
     arguments = (*GOOD, *ON_CPU, "--method", "ssi", "--steps", 2, "--cluster", cluster)
     code, out, err = run(*arguments)
     assert (code, err) == (0, "")
-    assert "2 steps" in out
+    assert "2 training steps" in out
     record = json.loads((here / "good.deconvolved.ome.zarr" / "bigdecon" / "run.json").read_text())
     assert record["finished"]
     assert record["provenance"]["configuration"]["chosen"]["training"]["steps"] == 2

@@ -170,7 +170,16 @@ def test_a_coarse_image_decodes_every_chunk_once(monkeypatch, chunks, crop, piec
 def test_a_psf_is_shown_through_its_centre():
     psf = np.zeros((5, 7, 9), "float32")
     psf[2, 3, 4] = 1
+    psf[0, 0, 0] = 0.01  # keeps the picture as large as the PSF
     planes = psf_planes(psf, (0.3, 0.1, 0.1))
     assert list(planes) == ["xy", "xz"]
     for plane, centre in zip(planes.values(), ((3, 4), (2, 4)), strict=True):
         assert np.argwhere((plane.pixels != plane.pixels[0, 0]).any(-1)).tolist() == [list(centre)]
+
+
+def test_what_is_too_faint_to_be_seen_is_left_out():
+    psf = np.full((5, 7, 9), 1e-4, "float32")
+    psf[1:4, 3, 3:6] = 1
+    planes = psf_planes(psf, (0.3, 0.1, 0.1))
+    assert planes["xy"].pixels.shape[:2] == (1, 3)
+    assert planes["xz"].pixels.shape[:2] == (3, 3)

@@ -198,7 +198,7 @@ def test_the_plan_says_what_matters(config):
         "zyx 40 x 150 x 300, uint16",
         "0.3 x 0.2 x 0.2 um",
         "7 x 7 x 7",
-        "450 steps",
+        "450 training steps",
         "cpu",
         "(new)",
     ):
