@@ -1,17 +1,25 @@
-"""The best that this machine makes of 3D convolutions: the limit for a network made of them."""
+"""The best that this machine makes of 3D convolutions: the limit for a network made of them.
+
+With it, what the benchmarks that compare a network with this limit have in common.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import machine
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ConvPeaks", "Interleaved", "convolution_flops"]
+__all__ = ["ConvPeaks", "Interleaved", "convolution_flops", "run_benchmark"]
 
 LAYOUTS = (torch.channels_last_3d, torch.contiguous_format)
 
@@ -114,3 +122,36 @@ def convolution_flops(network: nn.Module, x: Tensor, *, backward: bool) -> dict[
     for hook in hooks:
         hook.remove()
     return dict(flops)
+
+
+def run_benchmark(
+    description: str,
+    measure: Callable[[argparse.Namespace], dict[str, Any]],
+    result: Path,
+    *,
+    side: int,
+    rounds: int,
+) -> None:
+    """Read the options, measure, and write down what was found with the machine it was found on.
+
+    Parameters
+    ----------
+    description : of the script; its first line is shown by --help
+    measure : gets the options side, rounds, threads and clock
+    result : file to write, unless --output names another
+    side, rounds : defaults
+    """
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--side", type=int, default=side, help="of what is computed, in voxels")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: with --threads 1 only")
+    parser.add_argument("--output", type=Path, default=result)
+    options = parser.parse_args()
+    if options.clock == "cpu" and options.threads != 1:
+        parser.error("--clock cpu needs --threads 1: waiting threads spend CPU time too")
+    torch.set_num_threads(options.threads)
+    found = {**machine.describe(), **measure(options)}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps({key: found[key] for key in ("times_as_fast", "of_convolution_peak")}, indent=2))

@@ -11,17 +11,15 @@ same weights, patches and masks, must agree before anything is timed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import machine
 import numpy as np
 import torch
-from conv_peak import ConvPeaks, Interleaved, convolution_flops
+from conv_peak import ConvPeaks, Interleaved, convolution_flops, run_benchmark
 from reference_step import ReferenceStep
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -51,20 +49,7 @@ PARTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--side", type=int, default=SIDE, help="of the patch, in voxels")
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: with --threads 1 only")
-    parser.add_argument("--output", type=Path, default=RESULT)
-    options = parser.parse_args()
-    if options.clock == "cpu" and options.threads != 1:
-        parser.error("--clock cpu needs --threads 1: waiting threads spend CPU time too")
-    torch.set_num_threads(options.threads)
-    result = {**machine.describe(), **measure(options)}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({key: result[key] for key in ("times_as_fast", "of_convolution_peak")}, indent=2))
+    run_benchmark(__doc__, measure, RESULT, side=SIDE, rounds=8)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -59,5 +59,10 @@ def attributes(path):
     return zarr.open_group(path, mode="r").attrs.asdict()
 
 
+def listing(folder):
+    """Names and times of all that lies in a folder."""
+    return sorted((str(p), p.stat().st_mtime_ns) for p in Path(folder).rglob("*"))
+
+
 def snapshot(path):
     return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in Path(path).rglob("*") if p.is_file()}

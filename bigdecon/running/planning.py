@@ -46,6 +46,7 @@ from bigdecon.running.resuming import (
     measured_before,
 )
 from bigdecon.running.run_inputs import load_models, load_psfs, open_input, psf_of
+from bigdecon.running.size_warnings import size_warnings
 from bigdecon.running.sizing import REGION_VOXELS, block_side, choose_tile, cut_volume, memory_of_block
 from bigdecon.running.training_settings import training_settings
 from bigdecon.ssi_config import Training
@@ -153,7 +154,7 @@ class RunPlan:
                 "the voxel sizes of volume and PSF are unknown and were assumed equal; "
                 "give --voxel-size and --psf-voxel-size if they differ."
             )
-        found += _warnings_of_sizes(self.config, self.volume, self.psfs)
+        found += size_warnings(self.config, self.volume, self.psfs)
         if self.state == "continue":
             found += changed_surroundings(self.earlier, installed_versions(), self.device)
         when = " when the run began" if self.state == "continue" else ""
@@ -171,35 +172,6 @@ class RunPlan:
             found.append("the preset paper trains for days on a CPU; the preset fast is made for one.")
         found += [f"{f.sentence} {f.remedy}" for f in self.findings if f.needs_attention]
         return tuple(found)
-
-
-def _warnings_of_sizes(config: RunConfig, volume: Volume, psfs: Sequence[PSF]) -> list[str]:
-    """Name what looks like a mistaken voxel size, or too small a part of the image."""
-    found = []
-    size = volume.voxel_size_um
-    if size and len(size) == 3 and size[0] < 0.9 * min(size[1:]):
-        found.append(
-            f"the voxel is smaller along z ({size[0]:g} um) than in the plane, which is rare; "
-            "voxel sizes are given in the order Z Y X."
-        )
-    if size and max(size[-2:]) > 1.5 * min(size[-2:]):
-        found.append(
-            f"the voxel is {size[-2]:g} um along y and {size[-1]:g} um along x, which is rare; "
-            "voxel sizes are given in the order Z Y X."
-        )
-    least = min(psfs, key=lambda psf: max(psf.array.shape))
-    if size and max(least.array.shape) <= 3:
-        found.append(
-            f"the PSF is only {' x '.join(map(str, least.array.shape))} voxels at the volume's voxel size; "
-            "check the voxel sizes of both, in micrometres and in the order Z Y X."
-        )
-    extents = zip(volume.spatial_shape, *(psf.array.shape for psf in psfs), strict=True)
-    if config.roi and any(max(widths) > n for n, *widths in extents):
-        found.append(
-            "the region is smaller than the PSF, so its result, and all that is chosen from it, will differ "
-            "from the whole's; a --dry-run of the whole tells its settings."
-        )
-    return found
 
 
 def prepare(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import socket
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 import zarr
-from bigdecon_cli import main as entry
 
-from tests.runs import SIZE, kernel, specimen, write_image
+from tests.runs import SIZE, kernel, listing, specimen, write_image
 
 QUICK = ("--method", "richardson-lucy", "--iterations", 2, "--sieve", 0, "--background", 90,
          "--device", "cpu", "--no-report", "--workers", 1, "--threads", 1,
@@ -85,23 +83,6 @@ def data(tmp_path_factory):
     write_tiff(folder / "no-beads.tif", np.random.default_rng(0).poisson(100, (24, 40, 40)).astype("uint16"))
     (folder / "script.py").write_text("print(1)\n")
     return folder
-
-
-@pytest.fixture
-def bigdecon(monkeypatch, capsys):
-    """Run a command in this process; gives the exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bigdecon", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            entry.main()
-        return ended.value.code, *capsys.readouterr()
-
-    return call
-
-
-def listing(folder):
-    return sorted((str(p), p.stat().st_mtime_ns) for p in Path(folder).rglob("*"))
 
 
 def run(image, *arguments, psf="psf.tif", how=QUICK):

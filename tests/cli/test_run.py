@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from bigdecon_cli import main as entry
 
 from bigdecon.config import NetworkConfig, TrainingConfig
 from bigdecon.distributed.cluster import connect
@@ -25,6 +24,7 @@ from bigdecon.learning.checkpoint import Checkpoint, save_checkpoint
 from bigdecon.learning.unet import UNet
 from bigdecon.optics.psf import load_psf
 from bigdecon.volume import Channel, Volume
+from tests.runs import listing
 
 SHAPE = (16, 28, 32)
 SIZE = (0.3, 0.2, 0.2)
@@ -113,20 +113,9 @@ def cluster():
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command in this process; gives the exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bigdecon", "run", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            entry.main()
-        return ended.value.code, *capsys.readouterr()
-
-    return call
-
-
-def listing(folder):
-    return sorted((str(p), p.stat().st_mtime_ns) for p in Path(folder).rglob("*"))
+def run(bigdecon):
+    """Give `bigdecon run`."""
+    return lambda *arguments: bigdecon("run", *arguments)
 
 
 GOOD = ("good.ome.zarr", "--psf", "psf.tif")

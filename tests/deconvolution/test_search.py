@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -25,17 +24,10 @@ from bigdecon.deconvolution.tuning import tune_channel
 from bigdecon.optics.blur import Blur
 from bigdecon.volume import Stack, Volume
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GUESS = ClassicalSettings(background=45.0, iterations=20, sieve=1.0, accelerate=True)
 ALL = ("background", "sieve", "iterations")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small transforms lose more to threads than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def gaussian(sigma: float) -> NDArray[np.float32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Any
@@ -25,16 +24,9 @@ from bigdecon.errors import OptionError
 from bigdecon.optics.blur import Blur
 from bigdecon.volume import Stack, Volume
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BACKGROUND = 50.0
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small transforms lose more to threads than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def gaussian(size: int, sigma: float) -> NDArray[np.float32]:

@@ -24,7 +24,9 @@ from bigdecon.running.classical_settings import what_to_tune
 from bigdecon.running.plan_text import describe_plan
 from bigdecon.running.planning import prepare
 from bigdecon.running.run_inputs import parse_roi
+from bigdecon.running.size_warnings import size_warnings
 from bigdecon.volume import Volume
+from tests.runs import kernel, specimen
 
 SIZE = (0.3, 0.2, 0.2)
 PLAIN = {"method": "richardson-lucy", "iterations": 2, "sieve": 0.0, "background": 0.0}
@@ -168,6 +170,21 @@ def test_what_other_methods_choose(config, method, wanted):
 def test_a_paper_sized_training_on_a_cpu_is_warned_of(config):
     assert "days on a CPU" in " ".join(prepare(replace(config, preset="paper"), "cpu").warnings)
     assert not prepare(config, "cpu").warnings
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        ((0.3, 0.1, 0.1), None),
+        ((0.1, 0.3, 0.3), "smaller along z (0.1 um)"),
+        ((0.13, 0.13, 0.3), "0.13 um along y and 0.3 um along x"),
+        ((0.3, 0.1, 0.12), None),
+    ],
+)
+def test_voxel_sizes_in_another_order_are_warned_of(config, size, told):
+    psf = psf_from_array(kernel(), voxel_size_um=size, psf_voxel_size_um=size)
+    found = size_warnings(config, Volume.from_array(specimen(), voxel_size_um=size), [psf])
+    assert any(told in sentence for sentence in found) if told else not found
 
 
 @pytest.mark.parametrize("limit", ["100MiB", "400MiB", "2GiB", "64GiB"])
