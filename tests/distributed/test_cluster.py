@@ -29,14 +29,16 @@ def test_one_worker_with_the_threads_asked_for(connection):
 
 
 def test_everything_listens_on_loopback_only(connection):
-    here = psutil.Process()
-    own = int(connection.client.scheduler.address.rpartition(":")[2])
-    # This process may hold servers of other tests: of its own sockets, the scheduler's alone is meant.
+    # Only the cluster's sockets count: other tests may have servers in this process, or a SLURM beside it.
+    client = connection.client
+    nannies = [worker["nanny"] for worker in client.scheduler_info()["workers"].values()]
+    ours = {int(address.rpartition(":")[2]) for address in (client.scheduler.address, *nannies)}
+    workers = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
     listening = [
         link.laddr.ip
-        for process in [here, *here.children(recursive=True)]
+        for process in (psutil.Process(), *workers)
         for link in process.net_connections("tcp")
-        if link.status == psutil.CONN_LISTEN and (process != here or link.laddr.port == own)
+        if link.status == psutil.CONN_LISTEN and (process in workers or link.laddr.port in ours)
     ]
     assert len(listening) >= 3
     assert set(listening) == {"127.0.0.1"}
