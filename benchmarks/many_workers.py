@@ -3,7 +3,7 @@
     python benchmarks/many_workers.py            64 workers, blocks of 0.3 s; 64 to 60 thousand quick blocks
     python benchmarks/many_workers.py --quick    8 workers, some hundred blocks
 
-Workers are simulated: all of them live in one process beside this one, and a block is 0.3 s of sleep, as if a
+Workers are simulated: they live in eight processes beside this one, and a block is 0.3 s of sleep, as if a
 GPU worked. The rest is real: a scheduler, connections, regions, shards and the ledger, as in `bigdecon run`
 (see `engine_overhead.py`, whose plans these are). Scheduler and client share this process. Efficiency is the
 time that the blocks alone would take on all workers, over the time it took.
@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import dask
 import engine_overhead
 import machine
 import numpy as np
@@ -38,6 +39,8 @@ RESULT = HERE / "results" / "many_workers.json"
 PLOT = HERE.parent / "docs" / "blocks_and_time.png"
 BLOCK_SECONDS = 0.3
 WORKERS, QUICK_WORKERS = 64, 8
+PROCESSES = 8
+"""That the workers live in: threads of one process wait for one another."""
 BLOCKS_PER_WORKER, QUICK_BLOCKS_PER_WORKER = 80, 20
 COUNTS, QUICK_COUNTS = (64, 256, 1024, 4096, 16_384, 60_000), (64, 256)
 
@@ -147,27 +150,34 @@ def simulated_workers(count: int) -> Iterator[Connection]:
         Client(cluster) as client,
     ):
         # TCP, as on a cluster: LocalCluster would take the short way within the process.
-        arguments = (cluster.scheduler_address, count)
-        process = multiprocessing.get_context("spawn").Process(target=_work, args=arguments, daemon=True)
-        process.start()
+        share = -(-count // PROCESSES)
+        starts = range(0, count, share)
+        arguments = [(cluster.scheduler_address, range(a, min(a + share, count))) for a in starts]
+        spawn = multiprocessing.get_context("spawn")
+        processes = [spawn.Process(target=_work, args=one, daemon=True) for one in arguments]
+        for process in processes:
+            process.start()
         client.wait_for_workers(count)
         try:
             with connect(client) as connection:
                 yield connection
         finally:
             client.retire_workers()
-            process.join(10)
-            process.kill()
+            for process in processes:
+                process.join(10)
+                process.kill()
 
 
-def _work(address: str, count: int) -> None:
+def _work(address: str, numbers: range) -> None:
     """Be many workers of one thread each, until the scheduler retires them."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # Each would sample the stacks of all threads a hundred times a second, those of the others as well.
+    dask.config.set({"distributed.worker.profile.enabled": False})
 
     async def live() -> None:
         workers = [
             await Worker(address, nthreads=1, name=f"w{i}", memory_limit=None, dashboard=False)
-            for i in range(count)
+            for i in numbers
         ]
         await asyncio.gather(*(worker.finished() for worker in workers))
 
