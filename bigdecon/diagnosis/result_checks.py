@@ -50,6 +50,15 @@ KEPT = (0.9, 1.1)
 CLIPPED_SHARE = 1e-4
 
 
+Origin = Literal["network", "chosen", "given"]
+"""Where a method's strength came from: a training, hidden voxels of the image, or the user."""
+NETWORK_OR_PSF = (
+    "Run --method richardson-lucy, which learns nothing, and read its report: if it explains the image, the "
+    "PSF is good enough, and the network needs more steps or a larger part of the image; if not, check the "
+    "PSF's voxel size, its orientation, the NA and the wavelength."
+)
+
+
 def check_training(curve: Sequence[tuple[int, float | None]], stopped_by: str) -> Finding:
     """Look whether a network had stopped learning when its training ended.
 
@@ -122,15 +131,28 @@ def check_explanation(residual: Residual) -> Finding:
     return Finding("explains-data", "distrust" if grave else "warning", sentence, remedy)
 
 
-def check_psf_by_residual(residual: Residual) -> Finding:
+def check_psf_by_residual(residual: Residual, origin: Origin = "given") -> Finding:
     """Judge by what is left of the image whether this PSF can have made it.
 
     A result can be made to explain nearly any image if the PSF is too narrow; what stays unexplained is
-    structure finer than the PSF, or elsewhere than it puts it.
+    structure finer than the PSF, or elsewhere than it puts it. A network leaves structure also where it has
+    not learned enough, with a PSF that is right.
+
+    Parameters
+    ----------
+    residual : over all boxes
+    origin : of the result
     """
     correlation, share = _strongest(residual.correlation), residual.unexplained
     if residual.chi_square <= EXPLAINED[1] or share < UNEXPLAINED or correlation < STRUCTURED:
         return Finding("psf-seems-wrong", "good", "Nothing in the residual speaks against the PSF.")
+    if origin == "network":
+        sentence = (
+            f"Either the network has not learned enough, or the PSF is wrong: {share:.0%} of the "
+            f"structure in the image is left over by the result ({UNEXPLAINED:.0%} is the limit), and it has a "
+            f"shape of its own (neighbours correlated by {correlation:.2f}, limit {STRUCTURED:g})."
+        )
+        return Finding("psf-seems-wrong", "warning", sentence, NETWORK_OR_PSF)
     sentence = (
         f"The PSF seems wrong: {share:.0%} of the structure in the image is left over by the result "
         f"({UNEXPLAINED:.0%} is the limit), and what is left has a shape of its own (neighbours correlated "
@@ -212,8 +234,6 @@ def _growth_in_the_dark(image: Image, result: Image, noise: NoiseModel) -> float
     return float(values.std()) / deviation
 
 
-Origin = Literal["network", "chosen", "given"]
-"""Where a method's strength came from: a training, hidden voxels of the image, or the user."""
 SHARPER: Mapping[Origin, str] = {
     "network": "Train longer (--steps), or let Richardson-Lucy follow the network (--refine 20); if that "
     "does not help, the PSF is wider than that of the microscope.",

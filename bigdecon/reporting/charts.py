@@ -20,6 +20,8 @@ __all__ = ["Chart", "Line", "Mark", "draw_chart", "draw_map", "ticks", "viridis"
 WIDTH, HEIGHT = 360.0, 220.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 38.0
 MOST_POINTS = 200
+LETTER = 6.2
+"""Width of a letter of the style sheet's font in charts, on average."""
 DASHES = {"magenta": "", "green": "6 3", "grey": "2 3"}
 NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
 
@@ -130,7 +132,7 @@ def _axes(chart: Chart, x: _Scale, y: _Scale) -> Iterator[Markup]:
     for level in levels:
         at = y(level)
         yield Markup('<path class="grid" d="M{0} {1}H{2}"/>').format(LEFT, f"{at:.1f}", WIDTH - RIGHT)
-        yield _text(LEFT - 5, at + 3.5, f"{level:.10g}" if level >= 1 else f"{level:.4g}", "end")
+        yield _text(LEFT - 5, at + 3.5, _level_in_words(level), "end")
     for value in ticks(x.low, x.high):
         yield Markup('<path class="axis" d="M{0} {1}v4"/>').format(f"{x(value):.1f}", bottom)
         yield _text(x(value), bottom + 15, f"{value:.4g}", "middle")
@@ -140,6 +142,13 @@ def _axes(chart: Chart, x: _Scale, y: _Scale) -> Iterator[Markup]:
     yield Markup(
         '<text x="11" y="{0}" transform="rotate(-90 11 {0})" text-anchor="middle">{1}</text>'
     ).format(f"{middle:g}", chart.y_label)
+
+
+def _level_in_words(level: float) -> str:
+    """Write a level so short that it fits beside the axis."""
+    if level >= 1e4 and math.log10(level).is_integer():
+        return "10" + str(round(math.log10(level))).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{level:.10g}" if level >= 1 else f"{level:.4g}"
 
 
 def _marks(chart: Chart, x: _Scale, y: _Scale) -> Iterator[Markup]:
@@ -152,7 +161,39 @@ def _marks(chart: Chart, x: _Scale, y: _Scale) -> Iterator[Markup]:
         else:
             at = y(mark.at)
             yield Markup('<path class="mark" d="M{0} {1}H{2}"/>').format(LEFT, f"{at:.1f}", WIDTH - RIGHT)
-            yield _text(WIDTH - RIGHT - 3, at - 4, mark.text, "end")
+            left, baseline = _free_place(chart, mark, x, y)
+            yield _text(left, baseline, mark.text, "start")
+
+
+def _free_place(chart: Chart, mark: Mark, x: _Scale, y: _Scale) -> tuple[float, float]:
+    """Choose where the words of a level stand: as far to the right as no line crosses them."""
+    width, level = LETTER * len(mark.text), y(mark.at)
+    points = np.concatenate([_on_paper(line, x, y) for line in chart.lines])
+    upright = [x(other.at) for other in chart.marks if other.axis == "x"]
+    places = [
+        (left, baseline)
+        for left in np.arange(WIDTH - RIGHT - 3 - width, LEFT + 3, -LETTER)
+        for baseline in (level - 4, level + 12)
+        if TOP + 9 < baseline < HEIGHT - BOTTOM - 2
+    ]
+
+    def crossed(place: tuple[float, float]) -> int:
+        left, baseline = place
+        within = (points[:, 0] > left - 4) & (points[:, 0] < left + width + 4)
+        within &= (points[:, 1] > baseline - 12) & (points[:, 1] < baseline + 4)
+        return int(within.sum()) + sum(left - 2 < at < left + width + 2 for at in upright)
+
+    return min(places, key=crossed, default=(WIDTH - RIGHT - 3 - width, level - 4))
+
+
+def _on_paper(line: Line, x: _Scale, y: _Scale) -> NDArray[Any]:
+    """Give points of a line, close enough to one another that none of its crossings is missed."""
+    known = np.isfinite(line.y)
+    at = np.array([(x(float(a)), y(float(b))) for a, b in zip(line.x[known], line.y[known], strict=True)])
+    if len(at) < 2:
+        return at.reshape(-1, 2)
+    fine = np.linspace(0, len(at) - 1, MOST_POINTS * 4)
+    return np.stack([np.interp(fine, np.arange(len(at)), at[:, k]) for k in (0, 1)], axis=1)
 
 
 def _line(line: Line, x: _Scale, y: _Scale) -> Markup:

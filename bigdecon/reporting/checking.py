@@ -54,7 +54,7 @@ def findings_of_stack(
     )
     known = measures.looks[measures.interesting].correlation if measures.interesting else ()
     detail = check_detail(measures.detail, known, in_um=in_um, origin=origin)
-    found = [check_explanation(pooled), check_psf_by_residual(pooled), detail, *measures.findings]
+    found = [check_explanation(pooled), check_psf_by_residual(pooled, origin), detail, *measures.findings]
     if measures.kept is not None:
         found.append(check_intensity(measures.kept))
     return found

@@ -28,6 +28,7 @@ from bigdecon.reporting.curves import (
 from bigdecon.reporting.facts import Row, facts_of
 from bigdecon.reporting.measures import StackMeasures
 from bigdecon.reporting.measuring import BUDGET_BYTES, BUDGET_SECONDS, Runner, measure_stack
+from bigdecon.reporting.numbers import Reach, numbers_of, reaches_of
 from bigdecon.reporting.overview import overview
 from bigdecon.reporting.pictures import (
     Plane,
@@ -81,6 +82,7 @@ class Section:
     quality : map of the boxes; None where nothing was measured
     quality_marks : numbers of the scale beside it
     numbers : name and value, for a table
+    reaches : lateral and axial, how fine the detail is
     notes : what the budget did not allow
     """
 
@@ -95,6 +97,7 @@ class Section:
     quality: Markup | None
     quality_marks: tuple[str, ...]
     numbers: tuple[Row, ...]
+    reaches: tuple[Reach, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -244,7 +247,8 @@ def _section(subject: Subject, measures: StackMeasures, side: int, budget: Readi
         ),
         quality=quality_map(measures, size),
         quality_marks=quality_marks(measures),
-        numbers=_numbers(subject, measures),
+        numbers=numbers_of(subject, measures),
+        reaches=reaches_of(measures, in_um=size is not None),
         notes=(*measures.notes, *told),
     )
 
@@ -305,48 +309,6 @@ def _worst(measures: StackMeasures, size: tuple[float, ...] | None) -> tuple[Vie
     step = size or (1.0,) * 3
     views = projection_views(planes.before, planes.after, step[-2:] if size else None)
     return views, colour_plane(planes.xy, RESIDUAL_RANGE, step[-2:], "residual", in_um=size is not None)
-
-
-def _numbers(subject: Subject, measures: StackMeasures) -> tuple[Row, ...]:
-    rows = []
-    if measures.chi_square is not None:
-        rows.append(
-            Row("Misfit over noise", f"{measures.chi_square:.2f}", "1 where noise is all that is left")
-        )
-        axes = subject.result.spatial_axes
-        steps = zip(axes, measures.correlation, strict=True)
-        correlation = ", ".join(f"{axis} {value:+.2f}" for axis, value in steps)
-        rows.append(Row("Neighbouring residuals", correlation, "0 for white noise"))
-    if measures.kept is not None:
-        rows.append(
-            Row(
-                "Intensity kept",
-                f"{measures.kept:.1%}",
-                "the result blurred again, above the background, in the boxes",
-            )
-        )
-    if measures.noise is not None:
-        read_out = math.sqrt(max(0.0, measures.noise.variance))
-        gain = f"gain {measures.noise.gain:.3g}, read-out noise {read_out:.3g}"
-        rows.append(
-            Row("Noise of the image", gain, f"data units; background {measures.noise.background:.4g}")
-        )
-    unit = "µm" if subject.result.voxel_size_um else "voxels"
-    for one in measures.agreements:
-        before, after = (f"{v:.3g} {unit}" if v else "none" for v in (one.before_um, one.after_um))
-
-        what = f"{one.direction}, before → after; limit {1 / one.bound:.3g} {unit}"
-        rows.append(Row("Reproducible", f"{before} → {after}", what))
-    for curve in measures.detail:
-        if curve.image_reach:
-            end = f"{1 / curve.result_reach:.3g} {unit}" if curve.result_reach else "none"
-            what = f"{curve.direction}; the image's data reach to {1 / curve.image_reach:.3g} {unit}"
-            rows.append(Row("Detail carried", end, what))
-    seen = len(measures.looks)
-    total = math.prod(measures.sample.counts)
-    if seen:
-        rows.append(Row("Boxes looked at", f"{seen} of {total}", "evenly spread over the volume"))
-    return tuple(rows)
 
 
 # --- PSFs ----------------------------------------------------------------------------------------

@@ -171,4 +171,4 @@ def quality_marks(measures: StackMeasures) -> tuple[str, ...]:
 
 
 def _short(misfit: float) -> str:
-    return f"{misfit:.2f}" if misfit < 10 else f"{misfit:.0f}"
+    return f"{misfit:.2f}" if misfit < 3 else f"{misfit:.1f}" if misfit < 10 else f"{misfit:.0f}"

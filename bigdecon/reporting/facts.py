@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from bigdecon.addresses import shown_url
 from bigdecon.config import RunConfig
 from bigdecon.distributed.allocation import allocated_cores
 from bigdecon.reporting.subject import Subject
+from bigdecon.running.classical_settings import how_chosen, settings_in_words
 
 __all__ = ["Row", "describe_machine", "facts_of"]
 
@@ -59,9 +60,7 @@ def _method(subject: Subject) -> Iterator[Row]:
     for channel, tuned in enumerate(subject.tuned):
         several = len(subject.tuned) > 1
         name = f"Settings, {subject.result.channels[channel].name}" if several else "Settings"
-        chosen = ", ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in asdict(tuned.settings).items())
-        remark = f"chosen by hidden voxels, from {len(tuned.trials)} settings" if tuned.trials else ""
-        yield Row(name, chosen, remark)
+        yield Row(name, settings_in_words(config.method, tuned.settings), how_chosen(tuned))
     for model in subject.models[:1]:
         network, steps = model.config.network, model.config.steps
         taken = model.curve[-1].step if model.curve else steps

@@ -1,7 +1,8 @@
 """Pictures of a place before and after: planes of voxels as grey values, with their sizes in micrometres.
 
 A plane keeps its voxels; whoever shows it stretches them to their true proportions. Before and after share
-one window of grey values, so that what looks brighter is brighter.
+one window of grey values, so that what looks brighter is brighter. Deconvolution gathers light, so the image
+before is often dark in that window; it then has a second picture, in a window of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ __all__ = [
     "detail_boxes",
     "detail_views",
     "grey_plane",
+    "grey_value",
     "projection_views",
     "psf_planes",
     "scale_bar",
@@ -43,6 +45,8 @@ WINDOW_PERCENTILES = (0.5, 99.8)
 JPEG_QUALITY = 92
 FAINT = 0.002
 """Of the PSF's peak: what is below is black in its picture."""
+DIM = 1.5
+"""An image whose own window is narrower than the common one by this factor has a picture in it as well."""
 COLOURS = {"residual": "PiYG", "psf": "viridis"}
 """Magenta to green about white for what has a sign; viridis for what has none."""
 
@@ -72,11 +76,19 @@ class Plane:
 
 
 class Pair(NamedTuple):
-    """One view, before and after; `before` is None where the input cannot be had."""
+    """One view, before and after.
+
+    Attributes
+    ----------
+    name : "xy", "xz" or "yz"
+    before, after : in the common window; `before` is None where the input cannot be had
+    brighter : `before` in its own window; None where the common one shows it well
+    """
 
     name: str
     before: Plane | None
     after: Plane
+    brighter: Plane | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +100,13 @@ class Views:
     pairs : the views
     window : of their grey values
     unit : of lengths, "µm" or "voxels"
+    own_window : of the pictures `brighter`; None where there are none
     """
 
     pairs: tuple[Pair, ...]
     window: Window
     unit: str
+    own_window: Window | None = None
 
 
 class _View(NamedTuple):
@@ -192,13 +206,16 @@ def _paired(
 ) -> Views:
     read = [[*planes[:-1], planes[-1] + np.float32(offset)] for planes in read]
     window = window_of([plane for planes in read for plane in planes])
-    step = voxel_size_um or (1.0,) * 3
+    own = window_of([planes[0] for planes in read])
+    dim = has_before and DIM * (own.high - own.low) < window.high - window.low
+    step, in_um = voxel_size_um or (1.0,) * 3, voxel_size_um is not None
     pairs = []
     for view, planes in zip(views, read, strict=True):
         size = step[view.rows], step[view.columns]
-        drawn = [grey_plane(plane, window, size, in_um=voxel_size_um is not None) for plane in planes]
-        pairs.append(Pair(view.name, drawn[0] if has_before else None, drawn[-1]))
-    return Views(tuple(pairs), window, "µm" if voxel_size_um else "voxels")
+        drawn = [grey_plane(plane, window, size, in_um=in_um) for plane in planes]
+        brighter = grey_plane(planes[0], own, size, in_um=in_um) if dim else None
+        pairs.append(Pair(view.name, drawn[0] if has_before else None, drawn[-1], brighter))
+    return Views(tuple(pairs), window, "µm" if in_um else "voxels", own if dim else None)
 
 
 def window_of(images: Sequence[Image]) -> Window:
@@ -261,6 +278,11 @@ def scale_bar(plane: Plane) -> float:
     return round_length(plane.width / 4)
 
 
+def grey_value(value: float) -> str:
+    """Put a value of the image into a few digits."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def data_uri(plane: Plane, *, exact: bool = False) -> str:
     """Put a picture into an address that holds it: JPEG, or PNG where every pixel counts."""
     from PIL import Image as Pictures
@@ -278,10 +300,15 @@ def data_uri(plane: Plane, *, exact: bool = False) -> str:
 def shrunk(views: Views, side: int) -> Views:
     """Average neighbouring pixels until no picture is longer than `side`; lengths stay as they are."""
     pairs = tuple(
-        Pair(pair.name, pair.before and _smaller(pair.before, side), _smaller(pair.after, side))
+        Pair(
+            pair.name,
+            pair.before and _smaller(pair.before, side),
+            _smaller(pair.after, side),
+            pair.brighter and _smaller(pair.brighter, side),
+        )
         for pair in views.pairs
     )
-    return Views(pairs, views.window, views.unit)
+    return replace(views, pairs=pairs)
 
 
 def _smaller(plane: Plane, side: int) -> Plane:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bigdecon.reporting.charts import Chart
 from bigdecon.reporting.content import Content, Section
-from bigdecon.reporting.pictures import Plane, Views, scale_bar
+from bigdecon.reporting.pictures import Plane, Views, Window, grey_value, scale_bar
 from bigdecon.reporting.report_names import picture_mark
+from bigdecon.reporting.verdict import Statement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,9 +30,20 @@ TONES = {
     "unknown": "#5b666c",
 }
 DASHES = {"magenta": "-", "green": "--", "grey": ":"}
+HEAD_INCHES, LINE_INCHES = 1.3, 0.15
+"""Height of the verdict: above its reasons, and of each of their lines."""
+MOST_LETTERS = 420
 ORDER = ("residual", "detail", "lateral", "axial")
 MOST_SECTIONS = 4
 """Channels and times that one picture holds."""
+
+
+class _Panel(NamedTuple):
+    """Planes that are shown together, and their window."""
+
+    word: str
+    window: Window
+    planes: dict[str, Plane | None]
 
 
 def render_png(content: Content) -> bytes:
@@ -41,7 +54,7 @@ def render_png(content: Content) -> bytes:
 
     shown = content.sections[:MOST_SECTIONS]
     heights = [
-        1.9,
+        _height_of_verdict(content),
         *(height for section in shown for height in _heights(section)),
         _height_of_last(content),
     ]
@@ -63,11 +76,27 @@ def render_png(content: Content) -> bytes:
     return buffer.getvalue()
 
 
+def _because(statement: Statement) -> list[str]:
+    """Give the reason of an answer as lines, cut only behind a sentence."""
+    sentences = re.split(r"(?<=[.!?]) (?=[A-Z])", statement.because)
+    kept = sentences[:1]
+    for sentence in sentences[1:]:
+        if len(" ".join([*kept, sentence])) > MOST_LETTERS:
+            kept.append("More on the page.")
+            break
+        kept.append(sentence)
+    return textwrap.wrap(" ".join(kept), 58)
+
+
+def _height_of_verdict(content: Content) -> float:
+    lines = max(len(_because(one)) for one in content.verdict.statements)
+    return HEAD_INCHES + LINE_INCHES * lines
+
+
 def _heights(section: Section) -> list[float]:
     """Heights of a section's rows, in inches."""
-    rows = [_height_of_views(section.detail)]
-    if section.overview:
-        rows.append(_height_of_views(section.overview))
+    shown = [section.detail, *([section.overview] if section.overview else [])]
+    rows = [_height_of_views(views) for views in shown]
     return [*rows, 2.6] if section.charts else rows
 
 
@@ -86,32 +115,45 @@ def _extent(views: Views) -> tuple[float, float]:
 
 def _height_of_views(views: Views) -> float:
     width, height = _extent(views)
-    return float(min(6.5, 0.48 * WIDTH_INCHES * height / width) + 0.35)
+    across = 0.96 * WIDTH_INCHES / max(2, len(_panels(views)))
+    return float(min(6.5, across * height / width) + 0.35)
 
 
 def _draw_verdict(part: SubFigure, content: Content) -> None:
     axes = part.subplots()
     axes.axis("off")
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.text(0, 1, content.title, fontsize=15, fontweight="bold", va="top")
-    axes.text(0, 0.83, textwrap.shorten(content.state, 150), color="0.35", va="top")
+    inches = _height_of_verdict(content)
+    axes.set(xlim=(0, 1), ylim=(inches, 0))  # downwards, in inches
+    axes.text(0, 0, content.title, fontsize=15, fontweight="bold", va="top")
+    axes.text(0, 0.32, textwrap.shorten(content.state, 150), color="0.35", va="top")
     for i, one in enumerate(content.verdict.statements):
         x = i / 3
-        axes.text(x, 0.66, one.question, color="0.35", va="top", fontsize=8)
-        axes.text(x, 0.55, one.answer, color=TONES[one.tone], fontsize=13, fontweight="bold", va="top")
-        because = "\n".join(textwrap.wrap(textwrap.shorten(one.because, 260), 58))
-        axes.text(x, 0.37, because, va="top", fontsize=8, linespacing=1.3)
+        axes.text(x, 0.65, one.question, color="0.35", va="top", fontsize=8)
+        axes.text(x, 0.86, one.answer, color=TONES[one.tone], fontsize=13, fontweight="bold", va="top")
+        axes.text(x, 1.2, "\n".join(_because(one)), va="top", fontsize=8, linespacing=1.3)
 
 
 def _draw_views(part: SubFigure, views: Views, heading: str, what: str) -> None:
-    has_before = all(pair.before is not None for pair in views.pairs)
-    words = ("before", "after") if has_before else ("after",)
-    panels = part.subplots(1, len(words), squeeze=False)[0]
-    for axes, word in zip(panels, words, strict=True):
-        title = f"{heading}: {word}, {what}" if heading else f"{word}, {what}"
-        axes.set_title(title, fontsize=9, loc="left")
-        planes = {p.name: (p.before if word == "before" else p.after) for p in views.pairs}
+    part.suptitle(f"{heading}: {what}" if heading else what.capitalize(), fontsize=9, x=0.01, ha="left")
+    shown = _panels(views)
+    panels = part.subplots(1, max(2, len(shown)), squeeze=False)[0]
+    for axes in panels[len(shown) :]:
+        axes.axis("off")
+    for axes, (word, window, planes) in zip(panels, shown, strict=False):
+        greys = f"{grey_value(window.low)} to {grey_value(window.high)}"
+        axes.set_title(f"{word} (grey values {greys})", fontsize=9, loc="left")
         _draw_together(axes, planes.get("xy"), planes.get("xz"), planes.get("yz"))
+
+
+def _panels(views: Views) -> list[_Panel]:
+    """Tell what is shown side by side: before, before in its own contrast where it is dim, and after."""
+    panels = []
+    if all(pair.before is not None for pair in views.pairs):
+        panels.append(_Panel("before", views.window, {p.name: p.before for p in views.pairs}))
+    if views.own_window:
+        planes = {p.name: p.brighter for p in views.pairs}
+        panels.append(_Panel("before, brighter", views.own_window, planes))
+    return [*panels, _Panel("after", views.window, {p.name: p.after for p in views.pairs})]
 
 
 def _draw_together(axes: Axes, xy: Plane | None, xz: Plane | None, yz: Plane | None) -> None:

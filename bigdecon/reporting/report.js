@@ -15,7 +15,8 @@ addEventListener("afterprint", () => {
 for (const pair of document.querySelectorAll(".pair.both")) {
   const figure = pair.parentElement;
   const range = figure.querySelector("input");
-  const button = figure.querySelector("button");
+  const button = figure.querySelector("button.lay");
+  const light = figure.querySelector("button.light");
   const cut = (percent) => {
     range.value = percent;
     pair.style.setProperty("--cut", percent + "%");
@@ -34,6 +35,14 @@ for (const pair of document.querySelectorAll(".pair.both")) {
     cut(Math.round(Math.min(100, Math.max(0, (100 * (event.clientX - box.left)) / box.width))));
   };
   range.addEventListener("input", () => cut(range.value));
+  if (light) {
+    const badge = pair.querySelector(".before b");
+    light.addEventListener("click", () => {
+      const own = pair.classList.toggle("brighter");
+      badge.textContent = own ? "before, brighter" : "before";
+      light.textContent = own ? "Same contrast" : "Brighten before";
+    });
+  }
   button.addEventListener("click", () => join(!pair.classList.contains("joined")));
   pair.addEventListener("pointermove", follow);
   pair.addEventListener("pointerdown", follow);

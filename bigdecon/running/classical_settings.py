@@ -15,7 +15,16 @@ from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.optics.psf import PSF
 from bigdecon.volume import Volume
 
-__all__ = ["Tuner", "first_guess", "tuned_from_record", "tuned_method", "tuning_of", "what_to_tune"]
+__all__ = [
+    "Tuner",
+    "first_guess",
+    "how_chosen",
+    "settings_in_words",
+    "tuned_from_record",
+    "tuned_method",
+    "tuning_of",
+    "what_to_tune",
+]
 
 Tuner = Callable[..., Tuned]
 """Chooses settings as `tune_channel` does, here or on a worker."""
@@ -109,6 +118,29 @@ def tuned_from_record(chosen: Sequence[Any]) -> tuple[Tuned, ...]:
         )
         for entry in chosen
     )
+
+
+def settings_in_words(method: str, settings: ClassicalSettings) -> str:
+    """Name the numbers that a classical method goes by, and no others."""
+    if method in ("wiener", "conjugate-gradient"):
+        return f"regularization {settings.regularization:.3g}"
+    background = f"background {settings.background:.4g}"
+    if method == "chambolle-pock":
+        return f"{settings.iterations} iterations, regularization {settings.regularization:.3g}, {background}"
+    if method not in CLASSICAL:  # of a network that is refined
+        return background
+    kind = "accelerated " if settings.accelerate else ""
+    parts = [f"{settings.iterations} {kind}iterations", background]
+    parts.append(f"sieve of {settings.sieve:g} voxels" if settings.sieve else "no sieve")
+    if settings.total_variation:
+        parts.append(f"total variation {settings.total_variation:g}")
+    return ", ".join(parts)
+
+
+def how_chosen(tuned: Tuned) -> str:
+    """Say that settings were chosen, and from how many; "" where all were given."""
+    several = f", from {len(tuned.trials)} settings" if len(tuned.trials) > 1 else ""
+    return f"chosen by hidden voxels{several}" if tuned.trials else ""
 
 
 def tuning_of(config: RunConfig, stats: IntensityStats, device: str) -> Tuning:

@@ -10,6 +10,7 @@ from bigdecon.addresses import shown_url
 from bigdecon.deconvolution.tuning import Tuned
 from bigdecon.io.output_folder import is_taken
 from bigdecon.notebook_html import card
+from bigdecon.running.classical_settings import how_chosen, settings_in_words
 from bigdecon.running.planning import RunPlan
 from bigdecon.volume_display import thumbnail
 
@@ -158,30 +159,16 @@ def _describe_method(plan: RunPlan) -> list[tuple[str, str]]:
         return [("method", f"{method}, a network {training.network.channels} features wide, {steps}{after}")]
     lines = []
     for channel, tuned in zip(plan.volume.channels, plan.tuned, strict=True):
-        lines.append((f"method {channel.name}".strip(), f"{method}, {_describe_settings(method, tuned)}"))
+        lines.append(
+            (f"method {channel.name}".strip(), f"{method}, {settings_in_words(method, tuned.settings)}")
+        )
         if tuned.trials:
-            lines.append(("", f"chosen by hidden voxels, from {len(tuned.trials)} settings"))
+            lines.append(("", how_chosen(tuned)))
             lines.append(("", f"the same by hand: {_flags(method, tuned)}"))
         curve = tuned.curve()
         if len(curve) > 1:
             lines.append(("", f"error there by iterations (* least): {_describe_curve(curve)}"))
     return lines
-
-
-def _describe_settings(method: str, tuned: Tuned) -> str:
-    """Name the numbers that a classical method goes by."""
-    settings = tuned.settings
-    if method in ("wiener", "conjugate-gradient"):
-        return f"regularization {settings.regularization:.3g}"
-    background = f"background {settings.background:.4g}"
-    if method == "chambolle-pock":
-        return f"{settings.iterations} iterations, regularization {settings.regularization:.3g}, {background}"
-    kind = "accelerated " if settings.accelerate else ""
-    parts = [f"{settings.iterations} {kind}iterations", background]
-    parts.append(f"sieve of {settings.sieve:g} voxels" if settings.sieve else "no sieve")
-    if settings.total_variation:
-        parts.append(f"total variation {settings.total_variation:g}")
-    return ", ".join(parts)
 
 
 def chosen_settings(plan: RunPlan) -> tuple[tuple[str, dict[str, float | bool]], ...]:

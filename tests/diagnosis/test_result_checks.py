@@ -50,7 +50,7 @@ def test_the_truth_explains_the_image_to_its_noise(specimen, ndim, seed):
     finding = check_explanation(residual)
     assert finding.severity == "good"
     assert "to the noise: yes" in finding.sentence
-    assert check_psf_by_residual(residual).severity == "good"
+    assert all(check_psf_by_residual(residual, made).severity == "good" for made in ("given", "network"))
     assert check_intensity(residual.kept).severity == "good"
 
 
@@ -68,6 +68,10 @@ def test_a_result_of_a_wrong_psf_does_not(ndim, seed):
     assert "to the noise: no" in explained.sentence
     assert psf.needs_attention
     assert "The PSF seems wrong" in psf.sentence
+    of_network = check_psf_by_residual(residual, "network")  # which may leave as much itself
+    assert of_network.severity == "warning"
+    assert of_network.sentence.startswith("Either the network has not learned enough, or the PSF is wrong")
+    assert "richardson-lucy" in of_network.remedy
     assert check_trust([explained, psf]).severity == max(
         explained.severity, psf.severity, key=SEVERITIES.index
     )

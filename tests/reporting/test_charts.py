@@ -53,6 +53,28 @@ def test_one_point_is_a_dot_and_equal_values_are_a_line():
     assert "nan" not in draw_chart(level)
 
 
+@pytest.mark.parametrize("height", [0.2, 0.5, 0.8])
+def test_words_of_a_level_stand_where_no_line_crosses_them(height):
+    """The line runs along the level at its right half, where the words would stand otherwise."""
+    y = np.where(X < 5, 1 - height, height + 0.01)
+    chart = Chart("alt", "x", "y", (Line("a", X, y, "magenta"),), (Mark("y", height, "level"),), (0.0, 1.0))
+    drawn = str(draw_chart(chart))
+    left, baseline = map(float, re.search(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>level', drawn).groups())
+    path = re.search(r'class="line magenta"[^>]*d="M([^"]+)"', drawn)[1]
+    points = np.array([point.split() for point in path.split("L")], float)
+    along = np.linspace(left, left + 25, 50)
+    line = np.interp(along, points[:, 0], points[:, 1])
+    assert not ((line > baseline - 9) & (line < baseline + 2)).any()
+
+
+def test_large_levels_are_short():
+    chart = Chart("alt", "x", "y", (Line("a", X, 10 ** (X / 2), "magenta"),), log_y=True)
+    drawn = str(draw_chart(chart))
+    assert ">10⁵<" in drawn
+    assert ">100<" in drawn
+    assert "00000" not in re.sub(r"[ML][^\"]*", "", drawn)
+
+
 def test_texts_are_escaped():
     evil = '"><script>alert(1)</script>'
     drawn = draw_chart(Chart(evil, evil, evil, (Line(evil, X, X, "magenta"),), (Mark("x", 3.0, evil),)))

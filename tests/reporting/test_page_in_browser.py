@@ -44,7 +44,7 @@ def made(tmp_path, restore):
     size = (0.6, 0.2, 0.2)
     psf = write_psf(tmp_path / "<b>psf & co.tif", size=size)
     image = write_image(tmp_path / "a<script>alert(1)<_script>.ome.zarr", data, "czyx", size)
-    return restore(image, psf=(str(psf),)).report
+    return restore(image, psf=(str(psf),), iterations=15, accelerate=True).report
 
 
 def test_a_page_in_a_browser(made, browser):
@@ -81,7 +81,18 @@ def test_a_page_in_a_browser(made, browser):
     after = pixels(first)
     slider.send_keys(Keys.END)
     assert np.abs(pixels(first) - after).mean() > 1
-    browser.find_element(By.CSS_SELECTOR, ".slide button").click()
+    brighten = browser.find_element(By.CSS_SELECTOR, ".slide .light")
+    figure = brighten.find_element(By.XPATH, "ancestor::figure")
+    figure.find_element(By.CSS_SELECTOR, "input").send_keys(Keys.END)
+    pair, badge = (figure.find_element(By.CSS_SELECTOR, part) for part in (".pair", ".before b"))
+    dim = pixels(pair)
+    brighten.click()
+    assert pixels(pair).mean() > 1.2 * dim.mean()
+    assert badge.text == "before, brighter"
+    brighten.click()
+    assert np.abs(pixels(pair) - dim).mean() < 0.5
+    assert badge.text == "before"
+    browser.find_element(By.CSS_SELECTOR, ".slide .lay").click()
     shots = browser.find_elements(By.CSS_SELECTOR, ".pair.both:not(.joined) .shot")
     assert shots[0].rect["x"] + shots[0].rect["width"] <= shots[1].rect["x"]
 

@@ -18,6 +18,7 @@ from bigdecon.reporting.pictures import (
     data_uri,
     detail_views,
     grey_plane,
+    grey_value,
     projection_views,
     psf_planes,
     scale_bar,
@@ -44,7 +45,7 @@ def lengths(svg):
 def test_scale_bars_are_as_long_as_they_say(size):
     views = detail_views(stack((12, 30, 50)), stack((12, 30, 50), 1), (6, 15, 25), size, 64)
     step = size or (1.0, 1.0, 1.0)
-    svg = str(ortho_svg(views.pairs, "before", before=True))
+    svg = str(ortho_svg(views, "before", before=True))
     drawn, said = lengths(svg)
     xy_and_yz = 50 * step[2] + 12 * step[0]
     assert drawn / (WIDTH - 6) == pytest.approx(said / xy_and_yz, rel=1e-3)
@@ -58,7 +59,7 @@ def test_planes_are_drawn_in_their_true_proportions():
     assert extents == [pytest.approx(e) for e in ((5.0, 6.0), (5.0, 3.6), (3.6, 6.0))]
     boxes = re.findall(
         r'<image x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"',
-        ortho_svg(views.pairs, "after", before=False),
+        ortho_svg(views, "after", before=False),
     )
     for (_, _, width, height), (wide, high) in zip(boxes, [extents[0], extents[2], extents[1]], strict=True):
         assert float(width) / float(height) == pytest.approx(wide / high, rel=2e-3)
@@ -83,6 +84,45 @@ def test_before_and_after_share_one_window():
     assert high > 2.5
     greys = views.pairs[0].before.pixels.max(), views.pairs[0].after.pixels.max()
     assert greys[0] < 110 < greys[1]
+
+
+def test_an_image_that_is_dim_beside_its_result_has_a_brighter_picture_as_well():
+    before, after = (stack((8, 16, 16), seed).source.array for seed in (0, 1))
+    views = projection_views(before, 5 * after, None)
+    low, high = views.own_window
+    assert (low, high) == window_of([projected(before, axis) for axis in range(3)])
+    for pair, axis in zip(views.pairs, range(3), strict=True):
+        scaled = (projected(before, axis) - low) / (high - low)
+        expected = np.round(scaled.clip(0, 1) * 255)
+        np.testing.assert_array_equal(pair.brighter.pixels, expected.T if axis == 2 else expected)
+        assert pair.brighter.pixels.max() > 2 * pair.before.pixels.max()
+    assert shrunk(views, 8).own_window == views.own_window
+    assert shrunk(views, 8).pairs[0].brighter.pixels.shape == (8, 8)
+
+
+def test_an_image_as_bright_as_its_result_has_one_picture():
+    before, after = (stack((8, 16, 16), seed).source.array for seed in (0, 1))
+    assert projection_views(before, 1.2 * after, None).own_window is None
+    assert projection_views(None, 5 * after, None).own_window is None
+
+
+def test_the_free_corner_says_which_values_are_black_and_white():
+    before, after = (1000 * stack((30, 40, 40), seed).source.array for seed in (0, 1))
+    views = projection_views(before, 5 * after, None)
+    high, own = f">white {grey_value(views.window.high)}<", f">white {grey_value(views.own_window.high)}<"
+    assert high != own
+    svg = ortho_svg(views, "before", before=True)
+    assert high in svg
+    assert own in svg
+    svg = ortho_svg(views, "after", before=False)
+    assert high in svg
+    assert own not in svg
+    flat = projection_views(before[:4], 5 * after[:4], None)
+    assert ">white" not in ortho_svg(flat, "a corner too small for words", before=True)
+
+
+def projected(image, axis):
+    return image.max(axis=axis)
 
 
 def test_what_was_taken_off_is_put_back():

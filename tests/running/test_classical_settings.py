@@ -14,7 +14,14 @@ from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.tuning import Trial, Tuned
 from bigdecon.errors import OptionError
 from bigdecon.intensity import IntensityStats
-from bigdecon.running.classical_settings import first_guess, tuned_from_record, tuning_of, what_to_tune
+from bigdecon.running.classical_settings import (
+    first_guess,
+    how_chosen,
+    settings_in_words,
+    tuned_from_record,
+    tuning_of,
+    what_to_tune,
+)
 
 STATS = IntensityStats(mean=120.0, std=30.0, minimum=90.0, maximum=900.0, background=98.5)
 PSF = np.full((3, 3), 1 / 9, np.float32)
@@ -104,3 +111,25 @@ def test_seed_device_and_threads_go_along() -> None:
     assert (on_gpu.device, on_gpu.threads) == ("cuda:1", None)
     assert on_cpu.settings == first_guess(asked, STATS)
     assert on_cpu.wanted == ALL
+
+
+def test_words_name_what_a_method_goes_by_and_nothing_else():
+    settings = ClassicalSettings(background=98.5, iterations=7, sieve=0.5, regularization=0.1, unit=30.0)
+    words = {method: settings_in_words(method, settings) for method in (*CLASSICAL, "siamese")}
+    assert words["richardson-lucy"] == "7 iterations, background 98.5, sieve of 0.5 voxels"
+    assert words["wiener"] == words["conjugate-gradient"] == "regularization 0.1"
+    assert words["chambolle-pock"] == "7 iterations, regularization 0.1, background 98.5"
+    assert words["siamese"] == "background 98.5"
+
+
+@pytest.mark.parametrize(
+    ("trials", "words"),
+    [
+        (0, ""),
+        (1, "chosen by hidden voxels"),
+        (5, "chosen by hidden voxels, from 5 settings"),
+    ],
+)
+def test_words_say_from_how_many_settings_was_chosen(trials, words):
+    settings = ClassicalSettings()
+    assert how_chosen(Tuned(settings, (Trial(settings, 1.0, 0.0),) * trials)) == words
