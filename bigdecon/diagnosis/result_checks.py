@@ -148,9 +148,9 @@ def check_psf_by_residual(residual: Residual, origin: Origin = "given") -> Findi
         return Finding("psf-seems-wrong", "good", "Nothing in the residual speaks against the PSF.")
     if origin == "network":
         sentence = (
-            f"Either the network has not learned enough, or the PSF is wrong: {share:.0%} of the "
-            f"structure in the image is left over by the result ({UNEXPLAINED:.0%} is the limit), and it has a "
-            f"shape of its own (neighbours correlated by {correlation:.2f}, limit {STRUCTURED:g})."
+            f"Either the network has not learned enough, or the PSF is wrong: {share:.0%} of the structure "
+            f"in the image is left over by the result ({UNEXPLAINED:.0%} is the limit), and what is left "
+            f"has a shape of its own (neighbours correlated by {correlation:.2f}, limit {STRUCTURED:g})."
         )
         return Finding("psf-seems-wrong", "warning", sentence, NETWORK_OR_PSF)
     sentence = (
