@@ -1,5 +1,6 @@
 # make demo   set up, then a short trial from a simulated volume to a scored result
 # make test   set up, then every check that CI runs
+# make napari set up napari's reader in an environment of its own (.napari), for the tests to try it
 # make docs   set up, then write the documentation to build/site: open index.html there
 # make clean  remove what they made
 #
@@ -7,9 +8,10 @@
 
 PYTHON ?= python3
 VENV := .venv
+NAPARI := .napari
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test docs clean
+.PHONY: help demo test napari docs clean
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
@@ -19,6 +21,8 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	scripts/check
+
+napari: $(NAPARI)/installed
 
 docs: $(VENV)/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
@@ -43,8 +47,15 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $(VENV)/installed $@
 
+# napari brings a hundred packages, and other versions of ours: they stay apart.
+$(NAPARI)/installed:
+	@echo 'Making the environment $(NAPARI)'
+	@$(PYTHON) -m venv $(NAPARI)
+	@$(NAPARI)/bin/python -m pip install --quiet --disable-pip-version-check napari==0.9.2 napari-ome-zarr==0.10.0
+	@touch $@
+
 # An environment that somebody made by hand stays.
 clean:
 	@if [ -e $(VENV)/made-by-make ]; then rm -rf $(VENV); else rm -f $(VENV)/installed $(VENV)/installed-dev; fi
-	rm -rf demo build bigdecon.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(NAPARI) demo build bigdecon.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find bigdecon cli tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
