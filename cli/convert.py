@@ -62,7 +62,7 @@ def command(input_path: str, output_path: str, *, quiet: bool, as_json: bool, **
     """  # noqa: D301
     from bigdecon_cli.display import choose_display, endings_told
 
-    from bigdecon.running.converting import Conversion, convert_image
+    from bigdecon.running.conversion_checks import Conversion, check_conversion
 
     settings["channel"] = tuple(settings["channel"])
     config = Conversion(input_path, output_path, **settings)
@@ -73,6 +73,9 @@ def command(input_path: str, output_path: str, *, quiet: bool, as_json: bool, **
 
     stopped = "Stopped. The same command continues, or begins anew with a TIFF."
     with choose_display(quiet=quiet, as_json=as_json) as display, endings_told(stopped, as_json=as_json):
+        check_conversion(config)
+        from bigdecon.running.converting import convert_image
+
         result = convert_image(config, on_plan=show_plan, on_event=display)
     _conclude(result, quiet=quiet, as_json=as_json)
 

@@ -74,8 +74,12 @@ def command(
       bigdecon evaluate demo/noisy.deconvolved.ome.zarr demo/truth.ome.zarr
       bigdecon evaluate result.tif truth.tif --data-range 1 --crop-border 8 --json
     """  # noqa: D301 (click needs the control character)
+    from bigdecon.io.image_paths import check_image_path
+
     if picture is not None:
         _check_picture(picture)
+    for image in (result, truth):
+        check_image_path(image)
     from bigdecon.evaluation.boxwise import evaluate_stacks
     from bigdecon.io.provenance import is_unfinished
     from bigdecon.io.reading import open_volume

@@ -29,6 +29,9 @@ def command(volume: str, follow_links: bool, as_json: bool) -> None:
       bigdecon info volume.ome.zarr
       bigdecon info --json s3://bucket/volume.ome.zarr
     """  # noqa: D301
+    from bigdecon.io.image_paths import check_image_path
+
+    check_image_path(volume)
     from bigdecon.io.provenance import is_unfinished
     from bigdecon.io.reading import inspect_volume
 

@@ -49,13 +49,16 @@ def command(
     """  # noqa: D301
     from bigdecon_cli.display import choose_display
 
-    from bigdecon.forecasting.forecast import forecast
+    from bigdecon.running.early_checks import check_early
 
     config = run_config(input_path, settings)
     if save_config:
         check_place(save_config)
     silent = quiet or as_json
     with choose_display(quiet=silent, log_file=log_file, title=command_line(context)) as display:
+        check_early(config)
+        from bigdecon.forecasting.forecast import forecast
+
         found = forecast(config, calibrate_seconds=8.0 if calibrate else None, on_event=display)
     if save_config:
         save_settings(context, save_config, quiet=silent)

@@ -93,12 +93,12 @@ def make(
     overwrite: bool,
 ) -> None:
     """Compute a PSF from the optics."""
+    check_output(Path(output), overwrite)
     from bigdecon.optics.conditions import ImagingConditions
     from bigdecon.optics.expectation import expect
     from bigdecon.optics.models import make_psf
     from bigdecon.optics.widths import fwhm
 
-    check_output(Path(output), overwrite)
     ndim = 2 if shape[0] == 1 else 3
     psf = make_psf(
         model,  # type: ignore[arg-type]
@@ -153,6 +153,9 @@ def check(
 
     A PSF that bigdecon made knows its optics; --na and the like go before what the file says.
     """
+    from bigdecon.optics.psf_path import check_psf_path
+
+    check_psf_path(psf)
     from bigdecon.diagnosis.bead_findings import width_findings
     from bigdecon.diagnosis.input_checks import check_psf_alone
     from bigdecon.diagnosis.optics_checks import KnownOptics

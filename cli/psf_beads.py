@@ -70,10 +70,13 @@ def command(
     IMAGE is an OME-Zarr, TIFF or OME-TIFF image of fluorescent beads, smaller than what the microscope
     resolves, far from each other.
     """
+    from bigdecon.io.image_paths import check_image_path
+
+    check_output(Path(output), overwrite)
+    check_image_path(image)
     from bigdecon.diagnosis.bead_findings import bead_findings
     from bigdecon.optics.beads import psf_from_beads
 
-    check_output(Path(output), overwrite)
     volume, index = _open(image, channel, voxel_size)
     ndim = len(volume.spatial_axes)
     measured = psf_from_beads(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from bigdecon.optics.microscopes import Microscope
 
 __all__ = ["MICROSCOPES", "microscope_options", "objective_options"]
 
@@ -68,15 +71,19 @@ def microscope_options(command: Any) -> Any:
 
     @functools.wraps(command)
     def with_microscope(*args: Any, **chosen: Any) -> Any:
-        from bigdecon.optics.microscopes import Microscope
-
         kind = chosen.pop("microscope")
         settings = {field: chosen.pop(flag.replace("-", "_")) for flag, (field, _) in OPTIONS.items()}
         given = {field: value for field, value in settings.items() if value is not None}
-        microscope = Microscope(kind or "widefield", **given) if kind or given else None
+        microscope = _microscope(kind or "widefield", given) if kind or given else None
         return command(*args, microscope=microscope, **chosen)
 
     for flag, (_, help_text) in reversed(OPTIONS.items()):
         with_microscope = click.option(f"--{flag}", type=float, help=help_text)(with_microscope)
     kinds = click.Choice(list(MICROSCOPES))
     return click.option("--microscope", type=kinds, help="Its kind [default: widefield].")(with_microscope)
+
+
+def _microscope(kind: str, settings: dict[str, float]) -> Microscope:
+    from bigdecon.optics.microscopes import Microscope
+
+    return Microscope(kind, **settings)  # type: ignore[arg-type]

@@ -29,12 +29,15 @@ def command(
     Where the file has voxel sizes they are moved with the axes; check what is printed, and give --voxel-size
     where they stood in the right order before.
     """
-    import numpy as np
-
     from bigdecon.errors import OutputError, PSFError
-    from bigdecon.optics.psf_file import read_psf_file, write_psf_file
+    from bigdecon.optics.psf_path import check_psf_path
 
     check_output(Path(output), overwrite)
+    check_psf_path(psf)
+    import numpy as np
+
+    from bigdecon.optics.psf_file import read_psf_file, write_psf_file
+
     array, size = read_psf_file(psf)
     if array.ndim != 3:
         raise PSFError(f"{psf} has {array.ndim} dimensions; only three can be in another order than z, y, x.")

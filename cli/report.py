@@ -41,6 +41,12 @@ def command(output: str, page: str | None, image: str | None, threads: int, as_j
         raise OptionError(f"--threads is {threads}; it must be at least 1.")
     if page is not None and not page.lower().endswith((".html", ".htm")):
         raise OptionError(f"-o {page} is no HTML file by name; give a name that ends in .html.")
+    from bigdecon.io.image_paths import check_image_path
+    from bigdecon.io.output_folder import result_place
+
+    result_place(output)
+    if image is not None:
+        check_image_path(image)
     from bigdecon.reporting.making import make_report
 
     made = make_report(output, place=page, image=image, threads=threads)

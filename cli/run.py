@@ -89,13 +89,13 @@ def _run(
 ) -> None:
     from bigdecon_cli.display import choose_display, endings_told
 
-    from bigdecon.pipeline import run
-    from bigdecon.running.plan_text import chosen_settings, describe_plan
-    from bigdecon.running.workforce import job_script
+    from bigdecon.running.early_checks import check_early
 
     command_typed = command_line(context)
 
     def show_plan(plan: RunPlan) -> None:
+        from bigdecon.running.plan_text import chosen_settings, describe_plan
+
         if as_json:
             job = {"job_script": script} if script else {}
             findings = [finding.as_json() for finding in plan.findings]
@@ -116,6 +116,10 @@ def _run(
         choose_display(quiet=quiet, as_json=as_json, log_file=log_file, title=command_typed) as display,
         endings_told(stopped, as_json=as_json),
     ):
+        check_early(config)
+        from bigdecon.pipeline import run
+        from bigdecon.running.workforce import job_script
+
         script = job_script(config) if config.dry_run else ""
         result = run(config, on_plan=show_plan, on_event=display, command=command_typed)
         display.log(f"{result.state}: {result.output}")

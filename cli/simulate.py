@@ -155,7 +155,8 @@ class Scene(NamedTuple):
 
 def _refuse_missing(path: str) -> None:
     """Refuse what is neither a kind nor an image that could be there."""
-    from bigdecon.io.stores import is_url, resolve
+    from bigdecon.storage.places import resolve
+    from bigdecon.storage.servers import is_url
 
     if not is_url(resolve(path)) and not os.path.exists(resolve(path)):
         raise VolumeError(f"{path} is neither an image that exists nor a kind: give {_listed(KINDS)}.")

@@ -32,6 +32,9 @@ def command(output: str, as_json: bool) -> None:
     Example:
       bigdecon status volume.deconvolved.ome.zarr
     """  # noqa: D301
+    from bigdecon.io.output_folder import result_place
+
+    result_place(output)
     from bigdecon.running.run_status import run_status
 
     status = run_status(output)

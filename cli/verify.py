@@ -33,10 +33,13 @@ def command(output: str, repair: bool, threads: int, as_json: bool) -> None:
       bigdecon verify volume.deconvolved.ome.zarr
       bigdecon verify --repair volume.deconvolved.ome.zarr && bigdecon run ...
     """  # noqa: D301
-    from bigdecon.running.verification import repair_output, verify_output
+    from bigdecon.io.output_folder import result_place
 
     if threads < 1:
         raise OptionError(f"--threads is {threads}; it must be at least 1.")
+    result_place(output)
+    from bigdecon.running.verification import repair_output, verify_output
+
     found = verify_output(output, threads=threads)
     if repair and found.damaged:
         repair_output(output, found.damaged)

@@ -50,6 +50,11 @@ def command(output_path: str, input_path: str | None, port: int, host: str, brow
       bigdecon view volume.deconvolved.ome.zarr --input volume.ome.zarr
       bigdecon view volume.deconvolved.ome.zarr --no-browser --port 8765
     """  # noqa: D301
+    from bigdecon.io.image_paths import check_image_path
+
+    for path in (input_path, output_path):
+        if path:
+            check_image_path(path)
     from bigdecon.viewing.file_server import FileServer
     from bigdecon.viewing.neuroglancer import common_contrast, is_installed, look_at, viewer, viewer_state
 

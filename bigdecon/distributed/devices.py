@@ -12,7 +12,7 @@ from bigdecon.errors import OptionError
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["choose_device", "choose_gpus", "computes_here", "gpu_workers"]
+__all__ = ["choose_device", "choose_gpus", "computes_here", "gpu_workers", "parse_device"]
 
 
 def choose_device(device: str, client: Client | None = None) -> str:
@@ -33,7 +33,7 @@ def choose_device(device: str, client: Client | None = None) -> str:
     OptionError
         if the device is unknown, or not there
     """
-    kind = _parse(device)[0]
+    kind = parse_device(device)[0]
     if client is None:
         if not choose_gpus(device):
             return "cpu" if device == "auto" else device
@@ -71,7 +71,7 @@ def choose_gpus(device: str, gpus: Sequence[str] | None = None, count: int | Non
     OptionError
         if the device is unknown, or not there, or there are fewer than `count`
     """
-    kind, number = _parse(device)
+    kind, number = parse_device(device)
     if kind in ("cpu", "mps"):
         if count:
             raise OptionError(f"--gpus is {count}, but the device {device!r} is none; leave out one of them.")
@@ -91,8 +91,14 @@ def choose_gpus(device: str, gpus: Sequence[str] | None = None, count: int | Non
     return chosen[:count]
 
 
-def _parse(device: str) -> tuple[str, int | None]:
-    """Split "cuda:1" into kind and number."""
+def parse_device(device: str) -> tuple[str, int | None]:
+    """Split "cuda:1" into kind and number.
+
+    Raises
+    ------
+    OptionError
+        if it is no device of PyTorch
+    """
     match = re.fullmatch(r"(auto|cpu|mps|cuda)|cuda:(\d+)", device)
     if match is None:
         raise OptionError(

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from bigdecon.errors import WriteError
 from bigdecon.io.layout import LevelLayout, OutputLayout
-from bigdecon.io.stores import open_store, output_place, writable_store
+from bigdecon.io.output_folder import output_place
+from bigdecon.io.stores import open_store, writable_store
 from bigdecon.storage.object_path import ObjectPath
 from bigdecon.storage.places import Place, PlaceLike
 from bigdecon.storage.write_errors import write_error

@@ -22,7 +22,15 @@ import numpy as np
 from bigdecon.errors import OptionError
 from bigdecon.volume import Box, Volume
 
-__all__ = ["OUTPUT_DTYPES", "LevelLayout", "OutputLayout", "layout_from_json", "plan_output", "write_boxes"]
+__all__ = [
+    "OUTPUT_DTYPES",
+    "LevelLayout",
+    "OutputLayout",
+    "check_dtype",
+    "layout_from_json",
+    "plan_output",
+    "write_boxes",
+]
 
 OUTPUT_DTYPES = ("float32", "float64", "uint8", "uint16", "uint32", "int8", "int16", "int32")
 COARSEST = 256
@@ -127,6 +135,18 @@ def layout_from_json(content: Mapping[str, Any]) -> OutputLayout:
     return OutputLayout(str(content["axes"]), levels, str(content["dtype"]), str(content["ome_version"]))
 
 
+def check_dtype(dtype: str) -> None:
+    """Refuse a type of values that results do not have.
+
+    Raises
+    ------
+    OptionError
+        if it is none of `OUTPUT_DTYPES`
+    """
+    if dtype not in OUTPUT_DTYPES:
+        raise OptionError(f"the output type {dtype!r} is not one of {', '.join(OUTPUT_DTYPES)}.")
+
+
 def plan_output(
     volume: Volume,
     *,
@@ -152,8 +172,7 @@ def plan_output(
     OptionError
         if a setting is not one of those possible
     """
-    if dtype not in OUTPUT_DTYPES:
-        raise OptionError(f"the output type {dtype!r} is not one of {', '.join(OUTPUT_DTYPES)}.")
+    check_dtype(dtype)
     if ome_version not in ("0.4", "0.5"):
         raise OptionError(f"the OME-Zarr version {ome_version!r} cannot be written; choose 0.5 or 0.4.")
     flat = len(volume.spatial_axes) == 2

@@ -12,11 +12,10 @@ from uuid import uuid4
 
 from bigdecon.addresses import shown_url
 from bigdecon.errors import OutputError
-from bigdecon.io.stores import output_place
 from bigdecon.storage import places
 from bigdecon.storage.object_path import ObjectPath
 from bigdecon.storage.places import TEMPORARY, Place, PlaceLike, as_place
-from bigdecon.storage.servers import QUICK, ServerFailure
+from bigdecon.storage.servers import OBJECT_STORES, QUICK, ServerFailure
 from bigdecon.untrusted import MAX_DOCUMENT_BYTES, parse_json
 
 __all__ = [
@@ -29,7 +28,9 @@ __all__ = [
     "is_incomplete",
     "is_own_output",
     "is_taken",
+    "output_place",
     "remove_output",
+    "result_place",
 ]
 
 BOOKKEEPING = "bigdecon"
@@ -46,6 +47,28 @@ UNFINISHED = re.compile(
     rf"(zarr|\.zgroup|\.zattrs|\.zmetadata)\.[0-9a-f]+\.partial|{re.escape(TEMPORARY)}(zarr\.json|\.zattrs)-[0-9a-f]+"
 )
 """What zarr, or we, leave in the root when a process is killed while it writes metadata."""
+
+
+def output_place(path: PlaceLike) -> Place:
+    """Give the place of an output.
+
+    Raises
+    ------
+    OutputError
+        if `path` is the address of a server that takes no files, or names no bucket
+    """
+    scheme, colon, rest = str(path).partition(":")
+    if colon and scheme in OBJECT_STORES and not rest.removeprefix("//").strip("/"):
+        raise OutputError(f"the output {path} names no bucket; give {scheme}://bucket/name.ome.zarr.")
+    if colon and scheme in OBJECT_STORES and not rest.startswith("//"):
+        raise OutputError(f"the output {path} lacks a slash; give {scheme}://{rest.lstrip('/')}.")
+    place = as_place(path)
+    if isinstance(place, ObjectPath) and scheme not in OBJECT_STORES:
+        raise OutputError(
+            f"the output {place} is on a server that takes no files; results are written to local folders or "
+            "object stores, such as s3://bucket/name.ome.zarr."
+        )
+    return place
 
 
 def _attributes(root: Place) -> dict[str, Any]:
@@ -85,6 +108,21 @@ def is_own_output(path: PlaceLike) -> bool:
         if a server does not tell
     """
     return _mark(as_place(path)) is not None
+
+
+def result_place(path: PlaceLike) -> Place:
+    """Give the place of an output of bigdecon that is there.
+
+    Raises
+    ------
+    OutputError
+        if there is none
+    """
+    root = output_place(path)
+    if not is_own_output(root):
+        why = "is not a result of bigdecon" if places.exists(root) else "does not exist"
+        raise OutputError(f"{root} {why}; give the folder that bigdecon run wrote.")
+    return root
 
 
 def is_incomplete(path: PlaceLike) -> bool:

@@ -15,9 +15,10 @@ from bigdecon.acquisition import UNKNOWN_OBJECTIVE, Channel, Objective
 from bigdecon.addresses import shown_url
 from bigdecon.errors import OptionError, VolumeError
 from bigdecon.io.image_file import ImageFile, ImageInfo
+from bigdecon.io.image_paths import TIFF_ENDINGS, check_image_path, is_pattern, is_tiff_folder
 from bigdecon.io.stores import is_url, resolve
 from bigdecon.io.tiff_source import open_tiff_image
-from bigdecon.io.tiff_stack import TIFF_ENDINGS, is_pattern, is_tiff_folder, open_tiff_stack
+from bigdecon.io.tiff_stack import open_tiff_stack
 from bigdecon.io.zarr_image import open_zarr_image
 from bigdecon.io.zarr_source import ZarrSource
 from bigdecon.volume import Box, Source, Volume
@@ -115,8 +116,7 @@ def open_image(
         return open_tiff_image(location) if is_tiff else open_zarr_image(location)
     if is_pattern(location):
         return open_tiff_stack(location, stack)
-    if not os.path.exists(location):
-        raise VolumeError(f"there is no file or folder {location}.")
+    check_image_path(location)
     if os.path.isdir(location):
         if os.access(location, os.R_OK) and is_tiff_folder(location):
             return open_tiff_stack(location, stack)

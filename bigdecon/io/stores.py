@@ -13,11 +13,11 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Sto
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-from bigdecon.errors import OutputError, VolumeError
+from bigdecon.errors import VolumeError
 from bigdecon.storage import places, servers
 from bigdecon.storage.object_path import ObjectPath
-from bigdecon.storage.places import Place, PlaceLike, as_place, resolve
-from bigdecon.storage.servers import OBJECT_STORES, QUICK, ask_async, is_url
+from bigdecon.storage.places import Place, resolve
+from bigdecon.storage.servers import QUICK, ask_async, is_url
 from bigdecon.untrusted import read_regular
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "filesystem",
     "is_url",
     "open_store",
-    "output_place",
     "read_key",
     "resolve",
     "writable_store",
@@ -37,28 +36,6 @@ __all__ = [
 METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 NOTHING: tuple[str, ...] = ()
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
-
-
-def output_place(path: PlaceLike) -> Place:
-    """Give the place of an output.
-
-    Raises
-    ------
-    OutputError
-        if `path` is the address of a server that takes no files, or names no bucket
-    """
-    scheme, colon, rest = str(path).partition(":")
-    if colon and scheme in OBJECT_STORES and not rest.removeprefix("//").strip("/"):
-        raise OutputError(f"the output {path} names no bucket; give {scheme}://bucket/name.ome.zarr.")
-    if colon and scheme in OBJECT_STORES and not rest.startswith("//"):
-        raise OutputError(f"the output {path} lacks a slash; give {scheme}://{rest.lstrip('/')}.")
-    place = as_place(path)
-    if isinstance(place, ObjectPath) and scheme not in OBJECT_STORES:
-        raise OutputError(
-            f"the output {place} is on a server that takes no files; results are written to local folders or "
-            "object stores, such as s3://bucket/name.ome.zarr."
-        )
-    return place
 
 
 def filesystem(url: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import itertools
 import math
@@ -17,23 +16,14 @@ from numpy.typing import NDArray
 
 from bigdecon.errors import ReadError, VolumeError
 from bigdecon.io.image_file import ImageInfo, LevelInfo, check_planes
-from bigdecon.io.stack_names import StackNames, arrange_names, natural_key
+from bigdecon.io.image_paths import stack_files
+from bigdecon.io.stack_names import StackNames, arrange_names
 from bigdecon.io.tiff_source import TiffImage, TiffSource, open_tiff_image
 from bigdecon.untrusted import reason
 from bigdecon.volume import Box, Channel
 
-__all__ = [
-    "TIFF_ENDINGS",
-    "TiffStackImage",
-    "TiffStackSource",
-    "is_pattern",
-    "is_tiff_folder",
-    "open_tiff_stack",
-    "stack_files",
-]
+__all__ = ["TiffStackImage", "TiffStackSource", "open_tiff_stack"]
 
-TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk")
-MAX_FILES = 2**20
 FILES_TO_CHECK = 200
 """Files whose shape is looked at before the work starts; every file is looked at when it is read."""
 SOURCES_KEPT = 2**14
@@ -162,19 +152,6 @@ class TiffStackImage:
         return self.stack
 
 
-def is_pattern(location: str) -> bool:
-    """Whether a path is a pattern for names rather than a file that exists."""
-    return glob.has_magic(location) and not os.path.exists(location)
-
-
-def is_tiff_folder(folder: str) -> bool:
-    """Whether a folder holds TIFF files, and no Zarr."""
-    if any(os.path.exists(os.path.join(folder, n)) for n in ("zarr.json", ".zattrs", ".zgroup", ".zarray")):
-        return False
-    with os.scandir(folder) as entries:
-        return any(_is_tiff(entry.name) for entry in entries)
-
-
 def open_tiff_stack(location: str, order: str | None = None) -> TiffImage | TiffStackImage:
     """Look at a series of TIFF files; one file alone is an image of its own.
 
@@ -250,34 +227,6 @@ def _arrange(location: str, file_axes: str, order: str | None) -> StackNames:
     names = [os.path.relpath(path, root) for path in paths]
     found = arrange_names(names, location, file_axes, order)
     return replace(found, names=tuple(os.path.join(root, name) for name in found.names))
-
-
-def stack_files(location: str) -> list[str]:
-    """List TIFF files of a folder or pattern, in natural order.
-
-    Raises
-    ------
-    VolumeError
-        if there are none, too many, or the folder cannot be listed
-    """
-    try:
-        if os.path.isdir(location):
-            found = [os.path.join(location, name) for name in os.listdir(location) if _is_tiff(name)]
-        else:
-            found = [path for path in glob.iglob(location) if _is_tiff(os.path.basename(path))]
-    except OSError as error:
-        raise VolumeError(f"{location} cannot be listed ({reason(error)}).") from error
-    if not found:
-        raise VolumeError(
-            f"no TIFF file matches {location}; give a folder or a pattern such as 'planes/*.tif'."
-        )
-    if len(found) > MAX_FILES:
-        raise VolumeError(f"{location} has {len(found)} files, and at most {MAX_FILES} make one image.")
-    return sorted(found, key=natural_key)
-
-
-def _is_tiff(name: str) -> bool:
-    return name.lower().endswith(TIFF_ENDINGS) and not name.startswith(".")
 
 
 def _digest(names: tuple[str, ...]) -> str:

@@ -29,6 +29,7 @@ from bigdecon.io.output_folder import (
     check_output_path,
     is_incomplete,
     is_taken,
+    output_place,
     remove_output,
 )
 from bigdecon.io.provenance import RunRecord, write_run
@@ -40,7 +41,7 @@ from bigdecon.io.pyramid import (
     pyramid_boxes,
     write_pyramid_box,
 )
-from bigdecon.io.stores import open_store, output_place
+from bigdecon.io.stores import open_store
 from bigdecon.storage import places
 from bigdecon.storage.object_path import ObjectPath
 from bigdecon.storage.places import Place, PlaceLike

@@ -19,6 +19,7 @@ from bigdecon.config import LossWeights, Method, NetworkConfig, TrainingConfig
 from bigdecon.described import checked_fields, from_json
 from bigdecon.errors import ModelError, OptionError
 from bigdecon.intensity import IntensityStats, Scaling
+from bigdecon.learning.model_path import unreadable_model
 from bigdecon.learning.networks import Network, build_network
 from bigdecon.optics.psf import PSF
 from bigdecon.ssi_config import SSIConfig, SSINetworkConfig, Training
@@ -176,10 +177,7 @@ def load_checkpoint(path: PlaceLike) -> Checkpoint:
         described = parse_json(places.read(target.with_suffix(".json"), limit=MAX_DOCUMENT_BYTES))
         tensors = load(places.read(target, limit=MAX_MODEL_BYTES))
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(
-            f"the model {target} cannot be read ({reason(error)}); "
-            "it needs a .safetensors file with its .json beside it."
-        ) from error
+        raise unreadable_model(target, error) from error
     if not isinstance(described, dict):
         raise ModelError(f"the model {target} is damaged: its .json does not describe a model.")
     version = described.get("format_version")

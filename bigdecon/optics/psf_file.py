@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from bigdecon.errors import PSFError
 from bigdecon.optics.psf_origin import PSFOrigin
+from bigdecon.optics.psf_path import READABLE_PSF, check_psf_path
 from bigdecon.tiff_safety import check_ome_xml, check_pages, open_quietly, why_no_tiff
 
 __all__ = ["UNITS_UM", "read_psf_file", "read_psf_origin", "write_psf_file"]
 
-READABLE = "a TIFF, OME-TIFF or .npy file"
 MAX_PSF_BYTES = 2**32
 """4 GiB: a PSF of 1024 voxels a side as float32. It is held in memory several times over."""
 MAX_RATIO = 2000
@@ -45,9 +45,7 @@ def read_psf_file(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Sizes | N
     PSFError
         if there is no such file or it is no grey-value image
     """
-    if not Path(path).is_file():
-        what = f"{path} is a folder" if Path(path).is_dir() else f"there is no PSF file {path}"
-        raise PSFError(f"{what}; as a PSF, give {READABLE}.")
+    check_psf_path(path)
     try:
         if Path(path).suffix.lower() == ".npy":
             return _read_npy(path), None
@@ -60,7 +58,7 @@ def read_psf_file(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Sizes | N
             size = _voxel_size_in_file(tif)
     except Exception as error:  # broken files make the decoders raise anything
         raise PSFError(
-            f"{path} cannot be read as a PSF: {why_no_tiff(str(path), error, give=READABLE)}."
+            f"{path} cannot be read as a PSF: {why_no_tiff(str(path), error, give=READABLE_PSF)}."
         ) from error
     if "S" in axes:
         raise PSFError(f"{path} is a colour image (axes {axes}); a PSF must be a grey-value image.")

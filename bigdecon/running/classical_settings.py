@@ -13,6 +13,7 @@ from bigdecon.deconvolution.tuning import Trial, Tuned, Tuning, tune_channel
 from bigdecon.errors import OptionError
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.optics.psf import PSF
+from bigdecon.running.early_checks import refuse_auto_iterations
 from bigdecon.volume import Volume
 
 __all__ = [
@@ -52,8 +53,7 @@ def what_to_tune(config: RunConfig) -> tuple[Setting, ...]:
             "iterations": "auto" if config.iterations is None else config.iterations,
         }
         return tuple(name for name, value in asked.items() if value == "auto")
-    if config.iterations == "auto":
-        raise OptionError(f"--iterations auto belongs to the method richardson-lucy, not to {config.method}.")
+    refuse_auto_iterations(config)
     return ("regularization",) if config.regularization == "auto" else ()
 
 

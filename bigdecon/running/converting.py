@@ -9,13 +9,12 @@ which cannot rename, the image is made in its place, with a record that says tha
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dask.utils import format_bytes
 
@@ -28,62 +27,25 @@ from bigdecon.io.ome_xml import lost_in_ome_xml
 from bigdecon.io.output_folder import (
     BOOKKEEPING,
     check_output_path,
-    check_writable,
     is_own_output,
     is_taken,
+    output_place,
     remove_output,
 )
 from bigdecon.io.provenance import Provenance, RunRecord, fingerprint, is_unfinished, read_run
 from bigdecon.io.reading import choose_channels, inspect_volume, open_volume, parse_roi
-from bigdecon.io.stores import output_place
-from bigdecon.io.tiff_stack import is_pattern, is_tiff_folder, stack_files
 from bigdecon.io.tiff_writing import count_parts, largest_tiff_bytes, write_ome_tiff
+from bigdecon.running.conversion_checks import TIFF_NAMES, Conversion, check_tiff_target, names_tiff, taken
 from bigdecon.running.zarr_copy import ZarrCopy, copy_to_zarr, expected_zarr_bytes, largest_zarr_bytes
 from bigdecon.storage.object_path import ObjectPath
-from bigdecon.storage.places import Place, as_place
+from bigdecon.storage.places import Place
 from bigdecon.storage.write_errors import write_error
 from bigdecon.volume import Volume
 
-__all__ = ["Conversion", "ConversionPlan", "ConversionResult", "convert_image"]
+__all__ = ["ConversionPlan", "ConversionResult", "convert_image"]
 
-TIFF_NAMES = (".tif", ".tiff", ".btf", ".tf8")
 SPARE = 2**24
 """Bytes that are left free on a disk."""
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """Everything that `bigdecon convert` was asked for; attributes carry the names of its flags.
-
-    Attributes
-    ----------
-    input, output : path or address; the ending of the output (.tif, .zarr) says the format
-    stack : axes of the numbers in the names of a series of files, such as "tz"
-    level, channel, timepoint, roi, voxel_size, follow_links : as for `bigdecon run`
-    dtype : type of the values; None keeps the input's
-    ome_version : of an OME-Zarr
-    tiled : write an OME-TIFF with compressed tiles and a pyramid of every plane
-    overwrite : replace what is there
-    cluster, workers, threads, memory_limit : who copies, for OME-Zarr
-    """
-
-    input: str
-    output: str
-    stack: str | None = None
-    level: int = 0
-    channel: tuple[str, ...] = ()
-    timepoint: int | None = None
-    roi: str | None = None
-    voxel_size: tuple[float, ...] | None = None
-    follow_links: bool = False
-    dtype: str | None = None
-    ome_version: Literal["0.5", "0.4"] = "0.5"
-    tiled: bool = False
-    overwrite: bool = False
-    cluster: str = "local"
-    workers: int | None = None
-    threads: int | None = None
-    memory_limit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -164,9 +126,7 @@ def convert_image(
 
 def _plan(config: Conversion) -> ConversionPlan:
     target = output_place(config.output)
-    is_tiff = _is_tiff(target)
-    if config.tiled and not is_tiff:
-        raise OptionError("--tiled belongs to an output whose name ends in .tif.")
+    is_tiff = names_tiff(config)
     if is_unfinished(config.input):
         raise VolumeError(f"{config.input} is not finished; give the same bigdecon run command again first.")
     volume = _open(config)
@@ -186,21 +146,6 @@ def _plan(config: Conversion) -> ConversionPlan:
         layout = plan_output(volume, dtype=dtype, ome_version=config.ome_version)
         size, form, lost = largest_zarr_bytes(layout), f"OME-Zarr {config.ome_version}", []
     return ConversionPlan(volume, target, form, dtype, size, summary.notes, tuple(lost))
-
-
-def _is_tiff(target: Place) -> bool:
-    name = target.name.lower()
-    if name.endswith(TIFF_NAMES):
-        if isinstance(target, ObjectPath):
-            raise OutputError(
-                f"{target} is in an object store, and TIFF files are written to disks; write .zarr there."
-            )
-        return True
-    if name.endswith(".zarr"):
-        return False
-    raise OutputError(
-        f"the name {target.name} does not tell the format; let it end in .ome.zarr or .ome.tif."
-    )
 
 
 def _open(config: Conversion) -> Volume:
@@ -248,7 +193,7 @@ def _check_room(plan: ConversionPlan, expected: Callable[[], int]) -> None:
 
 def _to_tiff(plan: ConversionPlan, config: Conversion, listener: Listener) -> int:
     target = Path(str(plan.output))
-    _check_tiff_target(target, config)
+    check_tiff_target(target, config)
     beside = largest_tiff_bytes(plan.volume, plan.dtype) if config.tiled else 0
     _check_room(plan, lambda: plan.largest_bytes + beside)
     parts = count_parts(plan.volume, tiled=config.tiled)
@@ -266,37 +211,13 @@ def _to_tiff(plan: ConversionPlan, config: Conversion, listener: Listener) -> in
                 plan.volume, draft, dtype=plan.dtype, name=name, tiled=config.tiled, on_part=on_part
             )
             if target.exists() and not config.overwrite:  # made by another meanwhile
-                raise _taken(target)
+                raise taken(target)
             draft.replace(target)
         except OSError as error:
             raise write_error(target, error) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return report.n_clipped
-
-
-def _check_tiff_target(target: Path, config: Conversion) -> None:
-    source = as_place(config.input)
-    if target.is_dir():
-        raise OutputError(f"{target} is a folder; choose another name for the file.")
-    if target.exists() and isinstance(source, Path) and source.exists() and target.samefile(source):
-        raise OutputError(f"the output {target} is the input; choose another name.")
-    if target.exists() and target.resolve() in _files_of_series(config.input):
-        raise OutputError(f"the output {target} is one of the files of the input; choose another name.")
-    if target.exists() and not config.overwrite:
-        raise _taken(target)
-    check_writable(target)
-
-
-def _files_of_series(location: str) -> set[Path]:
-    """Find the files of which a series of TIFFs is made; none for any other input."""
-    if is_pattern(location) or (os.path.isdir(location) and is_tiff_folder(location)):
-        return {Path(file).resolve() for file in stack_files(location)}
-    return set()
-
-
-def _taken(target: Place) -> OutputError:
-    return OutputError(f"{target} exists already; --overwrite replaces it, or choose another output.")
 
 
 # --- OME-Zarr ------------------------------------------------------------------------------------
@@ -326,7 +247,7 @@ def _to_zarr(plan: ConversionPlan, config: Conversion, listener: Listener) -> Co
         clipped = copy_to_zarr(job, draft, work, lease, config, listener)
         if is_taken(target):  # perhaps by another meanwhile
             if not config.overwrite:
-                raise _taken(target)
+                raise taken(target)
             Lease(target / BOOKKEEPING).refuse_living()
         try:
             remove_output(target)

@@ -6,7 +6,6 @@ is found here; the result, a `RunPlan`, is what `bigdecon run` prints first and 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -31,13 +30,13 @@ from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.io.identity import InputIdentity, input_identity
 from bigdecon.io.layout import OutputLayout, plan_output
 from bigdecon.io.mask import Mask, open_mask
-from bigdecon.io.output_folder import BOOKKEEPING, default_output
+from bigdecon.io.output_folder import BOOKKEEPING
 from bigdecon.io.provenance import PSFRecord, RunRecord, fingerprint, installed_versions
-from bigdecon.io.stores import output_place
 from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.optics.psf import PSF
 from bigdecon.running.choosing import choosing_folder
-from bigdecon.running.classical_settings import Tuner, tuned_from_record, tuning_of, what_to_tune
+from bigdecon.running.classical_settings import Tuner, tuned_from_record, tuning_of
+from bigdecon.running.early_checks import check_options, choose_output
 from bigdecon.running.resuming import (
     WorkRecord,
     changed_surroundings,
@@ -54,10 +53,8 @@ from bigdecon.storage.places import Place
 from bigdecon.untrusted import reason
 from bigdecon.volume import Box, Stack, Volume
 
-__all__ = ["Measurer", "RunPlan", "default_output", "prepare"]
+__all__ = ["Measurer", "RunPlan", "prepare"]
 
-MAX_ITERATIONS = 10_000
-"""What is more than this is a slip of the keyboard: noise is amplified after some hundred."""
 LEAST_RANGE = 8
 """Data units that an image must span to be stored as whole numbers."""
 
@@ -191,12 +188,12 @@ def prepare(
     InputError
         one of its kinds, for bad input; nothing has been written then
     """
-    _check_options(config)
+    check_options(config)
     volume = open_input(config)
     psfs = load_psfs(config, volume)
     models = load_models(config, psfs, volume)
     psfs = psfs or tuple(psf_of(model) for model in models)
-    output = _choose_output(config)
+    output = choose_output(config)
     classical = config.method in CLASSICAL
     ndim = len(volume.spatial_axes)
     trains = not (classical or models)
@@ -256,50 +253,6 @@ def prepare(
         earlier=earlier,
         findings=findings,
     )
-
-
-def _choose_output(config: RunConfig) -> Place:
-    """Say where the result goes."""
-    output = output_place(config.output) if config.output else default_output(config.input)
-    if output.suffix.lower() in (".tif", ".tiff"):
-        raise OutputError(
-            f"the result is an OME-Zarr folder, but {output} is a TIFF by name; give {output.stem}.ome.zarr."
-        )
-    return output
-
-
-def _check_options(config: RunConfig) -> None:
-    if not config.psf and not config.model:
-        raise OptionError("no PSF was given; name its file with --psf, or make one with bigdecon psf make.")
-    if config.model and config.method in CLASSICAL:
-        raise OptionError(f"--model belongs to the methods siamese and ssi, not to {config.method}.")
-    if config.method in CLASSICAL:
-        what_to_tune(config)
-    if config.refine is not None and config.method in CLASSICAL:
-        raise OptionError(f"--refine belongs to the methods siamese and ssi, not to {config.method}.")
-    if config.output == "":
-        raise OptionError("the name of the output is empty; give a folder with -o, or leave out -o.")
-    if config.refine is not None and not 1 <= config.refine <= MAX_ITERATIONS:
-        raise OptionError(f"--refine is {config.refine}; give 1 to {MAX_ITERATIONS} iterations.")
-    if isinstance(config.iterations, int) and not 1 <= config.iterations <= MAX_ITERATIONS:
-        raise OptionError(
-            f"{config.iterations} iterations were asked for; give 1 to {MAX_ITERATIONS}, or leave out "
-            "--iterations, which are then chosen."
-        )
-    if config.steps is not None and config.steps < 1:
-        raise OptionError(f"--steps is {config.steps}; at least 1 step is needed.")
-    if not 0 <= config.seed < 2**62:
-        raise OptionError(f"--seed is {config.seed}; it must be between 0 and {2**62 - 1}.")
-    if config.train_minutes is not None and not config.train_minutes > 0:
-        raise OptionError(f"--train-minutes is {config.train_minutes:g}; it must be above 0.")
-    if config.tiling.block is not None and config.tiling.block < 1:
-        raise OptionError(f"--block is {config.tiling.block}; a block has at least 1 voxel along every axis.")
-    if config.max_failed < 0:
-        raise OptionError(f"--max-failed is {config.max_failed}; it must be at least 0.")
-    if config.skip_dim is not None and not math.isfinite(config.skip_dim):
-        raise OptionError(f"--skip-dim is {config.skip_dim:g}; it must be a finite number in data units.")
-    if config.background != "auto" and not math.isfinite(config.background):
-        raise OptionError(f"--background is {config.background:g}; it must be a finite number in data units.")
 
 
 def _check_range(config: RunConfig, stats: Sequence[IntensityStats]) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from dask.utils import format_bytes
 from distributed.system import MEMORY_LIMIT
@@ -14,13 +12,11 @@ from bigdecon.acquisition import LARGEST_INDEX, LEAST_APERTURE, LEAST_INDEX, LIG
 from bigdecon.config import RunConfig
 from bigdecon.errors import ModelError, OptionError, VolumeError
 from bigdecon.io.image_file import decoded_chunk_bytes
-from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
 from bigdecon.io.reading import ChannelChoice, choose_channels, open_volume, parse_roi
 from bigdecon.learning.checkpoint import Checkpoint, check_fit, load_checkpoint
 from bigdecon.optics.psf import PSF, load_psf, psf_from_array
 from bigdecon.optics.psf_corrections import LARGEST_VOXEL_UM
-from bigdecon.storage import places
-from bigdecon.storage.places import Place, as_place
+from bigdecon.running.early_checks import model_files
 from bigdecon.volume import Volume
 
 __all__ = ["load_models", "load_psfs", "open_input", "parse_roi", "psf_of"]
@@ -124,11 +120,6 @@ def load_psfs(config: RunConfig, volume: Volume) -> tuple[PSF, ...]:
             f"{len(config.psf)} PSFs were given for {volume.n_channels} channels; give one for all, "
             "or one --psf for every channel in their order."
         )
-    if config.input in config.psf:
-        raise OptionError(
-            f"{config.input} was given as the image and as its PSF; "
-            "give the image first, and the PSF with --psf."
-        )
     loaded = [
         load_psf(
             path,
@@ -146,7 +137,7 @@ def load_models(config: RunConfig, psfs: Sequence[PSF], volume: Volume) -> tuple
     """Load the network of every channel: of one file for all, or of a folder or an earlier result."""
     if config.model is None:
         return ()
-    files = _model_files(as_place(config.model))
+    files = model_files(config.model)
     if len(files) not in (1, volume.n_channels):
         raise ModelError(
             f"{config.model} holds {len(files)} models for {volume.n_channels} channels; "
@@ -164,17 +155,3 @@ def psf_of(model: Checkpoint) -> PSF:
     """Give the PSF that a network was trained for."""
     size = model.voxel_size_um
     return psf_from_array(model.psf, voxel_size_um=size, psf_voxel_size_um=size, name="PSF of the model")
-
-
-def _model_files(path: Place) -> list[Place]:
-    """Find models: the file itself, or those in a folder or in the result of an earlier run."""
-    if not path.is_dir() if isinstance(path, Path) else path.suffix in (".safetensors", ".json"):
-        return [path]
-    folder = path / BOOKKEEPING / "model" if is_own_output(path) else path
-    try:
-        found = [name for name in places.names(folder) if re.fullmatch(r"channel-\d+\.safetensors", name)]
-    except OSError as error:
-        raise ModelError(f"{folder} cannot be listed ({error.strerror or error}).") from error
-    if not found:
-        raise ModelError(f"{path} holds no model; name a .safetensors file or the result of a siamese run.")
-    return [folder / name for name in sorted(found, key=lambda name: int(name[8:].partition(".")[0]))]

@@ -10,9 +10,8 @@ from bigdecon.config import CLASSICAL
 from bigdecon.deconvolution.lease import Holder, find_holder
 from bigdecon.deconvolution.ledger import Fault, Ledger, LedgerScan, RegionKey, RegionRecord
 from bigdecon.errors import OutputError
-from bigdecon.io.output_folder import BOOKKEEPING, is_own_output
+from bigdecon.io.output_folder import BOOKKEEPING, result_place
 from bigdecon.io.provenance import RunRecord, read_run
-from bigdecon.io.stores import output_place
 from bigdecon.learning.training_progress import read_progress
 from bigdecon.running.resuming import WorkRecord
 from bigdecon.storage import places
@@ -151,10 +150,7 @@ def find_run(path: PlaceLike) -> tuple[Place, RunRecord, WorkRecord]:
     OutputError
         if there is no output of bigdecon, or its records are damaged or of an older version
     """
-    root = output_place(path)
-    if not is_own_output(root):
-        why = "is not a result of bigdecon" if places.exists(root) else "does not exist"
-        raise OutputError(f"{root} {why}; give the folder that bigdecon run wrote.")
+    root = result_place(path)
     record = read_run(root / BOOKKEEPING / "run.json")
     if record is None or record.work is None:
         raise OutputError(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -438,6 +442,52 @@ def test_bad_input_is_told_in_one_sentence_and_nothing_is_written(case, data, bi
     assert listing(data) == before
 
 
+AT_ONCE = (
+    "image missing", "image in a missing folder", "the PSF as the image", "a pattern that finds nothing",
+    "PSF that is a folder", "PSF that is a Zarr", "mask missing", "weights that are an image",
+    "iterations -1", "output in the input", "output of others", "output without name", "type of output",
+    "device",
+    "log file is a folder", "walltime without SLURM", "plan missing", "plan of no PSF", "info missing",
+    "status missing", "verify missing", "report missing", "view missing", "convert missing",
+    "convert to an unknown format", "convert onto a TIFF", "convert no series", "evaluate missing",
+    "simulate over others", "check missing", "beads missing", "PSF in a missing folder",
+)  # fmt: skip
+"""Mistakes that are seen without opening a file."""
+CALLS = """
+import json, sys
+from bigdecon_cli.main import main
+for case, arguments in json.load(sys.stdin).items():
+    sys.argv = ["bigdecon", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        assert ended.code == 2, (case, ended.code)
+    loaded = {"torch", "dask", "zarr", "distributed", "scipy"} & set(sys.modules)
+    assert not loaded, (case, loaded)
+"""
+
+
+def test_mistakes_that_need_no_file_are_told_before_anything_heavy_is_loaded(data):
+    before = listing(data)
+    calls = {case: [str(word) for word in BAD[case][0]] for case in AT_ONCE}
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS],
+        input=json.dumps(calls),
+        capture_output=True,
+        text=True,
+        cwd=data,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    told = done.stderr.splitlines()
+    assert len(told) == len(AT_ONCE)
+    for case, sentence in zip(AT_ONCE, told, strict=True):
+        assert sentence.startswith("Error: ")
+        assert BAD[case][1] in sentence, case
+    assert listing(data) == before
+
+
 @pytest.mark.parametrize("case", USAGE)
 def test_misuse_is_told_with_the_way_to_help(case, data, bigdecon, monkeypatch):
     monkeypatch.chdir(data)
@@ -464,7 +514,9 @@ def test_a_port_in_use(data, bigdecon, monkeypatch):
 
 def test_an_image_in_a_folder_that_cannot_be_written(data, bigdecon, monkeypatch):
     monkeypatch.chdir(data)  # for root, only folders of the kernel cannot be written
-    monkeypatch.setattr("bigdecon.running.planning.default_output", lambda path: Path("/proc/good.ome.zarr"))
+    monkeypatch.setattr(
+        "bigdecon.running.early_checks.default_output", lambda path: Path("/proc/good.ome.zarr")
+    )
     code, out, err = bigdecon(*run("good.tif"))
     assert (code, out) == (2, "")
     assert err.startswith("Error: the folder /proc cannot be written (")

@@ -19,7 +19,8 @@ from bigdecon.io.reading import inspect_volume, open_volume
 from bigdecon.io.tiff_writing import largest_tiff_bytes, read_boxes, write_ome_tiff
 from bigdecon.io.writing import write_ome_zarr
 from bigdecon.running import converting
-from bigdecon.running.converting import Conversion, convert_image
+from bigdecon.running.conversion_checks import Conversion
+from bigdecon.running.converting import convert_image
 from bigdecon.running.verification import verify_output
 from bigdecon.volume import Channel, Volume
 
