@@ -7,6 +7,7 @@
 Pieces grow until the next one would not fit the time allowed. What is larger than the largest one is
 extrapolated: a network's work goes with its voxels, a classical method's with the memory it needs, which
 counts the margin that the PSF adds. A network that is yet to be trained costs what one costs after two steps.
+Times are those of a machine that does nothing else, whatever it does just now (`stopwatch`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.deconvolution.tiling import tile_boxes
 from bigdecon.errors import NonFiniteError
 from bigdecon.forecasting.choosing_time import Choice, time_choices
+from bigdecon.forecasting.stopwatch import BUSY, Lap, Stopwatch, computing_threads, load_of_machine
 from bigdecon.io.boxes import convert, write_box
 from bigdecon.io.layout import LevelLayout, plan_output
 from bigdecon.io.pyramid import write_pyramid_box
@@ -59,6 +61,8 @@ FEW_ITERATIONS = 6
 """Methods with a fixed number of iterations are timed with no more, and the time multiplied."""
 STEPS = 3
 """Training steps on each patch; the first is not counted."""
+PATIENCE = 3.0
+"""Where others keep the machine busy, calibrating may take so many times as long; small pieces tell less."""
 NOISE_SEED = 0
 
 
@@ -80,6 +84,7 @@ class Calibration:
     on_real_voxels : False where the image holds nothing yet, and noise was taken
     seconds : how long all of it took
     choosing_seconds : choosing the settings of all channels, at most
+    load : part of the machine's cores that was in use when it began; None where that is not told
     """
 
     step_seconds: float | None
@@ -94,6 +99,7 @@ class Calibration:
     on_real_voxels: bool
     seconds: float
     choosing_seconds: float = 0.0
+    load: float | None = None
 
 
 def calibrate(
@@ -105,7 +111,8 @@ def calibrate(
     ----------
     plan : what would be run
     threads : CPU threads to compute with; None leaves torch's setting
-    seconds : about so long for training, and again for blocks; a first small piece is always finished
+    seconds : about so long for training, and again for blocks, on a busy machine up to `PATIENCE` times as
+        long; a first small piece is always finished
     choices : what the run is going to choose from the image, one entry a channel
 
     Raises
@@ -113,11 +120,12 @@ def calibrate(
     RunError
         if the middle of the image cannot be read or computed with
     """
-    started = time.monotonic()
+    started, load = time.monotonic(), load_of_machine()
+    busy = plan.device == "cpu" and load is not None and load > BUSY
     if threads and plan.device == "cpu":
         torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = True
-    voxels, read_seconds = _read(plan)
+    voxels, read = _read(plan)
     if not np.isfinite(voxels).all():
         raise NonFiniteError("the middle of the image holds NaN or infinity; replace such voxels.")
     real = plan.stats[0].sampled > 0 and bool(voxels.min() < voxels.max())
@@ -127,14 +135,14 @@ def calibrate(
     trained = _train(plan, sample, seconds) if plan.training else None
     method = _method(plan, trained.checkpoint if trained else None, threads)
     block = _compute(plan, method, voxels, seconds)
-    written, coarse = _write(plan, block.restored)
+    written, coarse = (_of_io(lap, busy) for lap in _write(plan, block.restored))
     choosing = time_choices(choices)
     return Calibration(
         step_seconds=trained.step_seconds if trained else None,
         block_seconds=block.seconds,
-        read_seconds=read_seconds,
-        write_seconds=written * _voxels_of_core(plan),
-        coarse_seconds=coarse,
+        read_seconds=_of_io(read, busy) * math.prod(plan.grid.largest_block) / voxels.size,
+        write_seconds=written * _voxels_of_core(plan) / math.prod(_written_shape(plan)),
+        coarse_seconds=coarse / math.prod(_halved(_written_shape(plan))),
         stored_share=_stored_share(plan, block.restored) if real else None,
         gpu_bytes=block.gpu_bytes,
         piece=block.restored.shape,
@@ -142,7 +150,16 @@ def calibrate(
         on_real_voxels=real,
         seconds=time.monotonic() - started,
         choosing_seconds=choosing,
+        load=load,
     )
+
+
+def _of_io(lap: Lap, busy: bool) -> float:
+    """Give the time of reading or writing: by the clock, as disks are waited for.
+
+    Where others keep the machine busy, most of that would be waiting for a core: the processor's time counts.
+    """
+    return min(lap.clock, lap.processor) if busy else lap.clock
 
 
 def _voxels_of_core(plan: RunPlan) -> int:
@@ -153,15 +170,13 @@ def _voxels_of_core(plan: RunPlan) -> int:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _read(plan: RunPlan) -> tuple[NDArray[Any], float]:
-    """Read the middle of the image, as much of a block as is needed; gives the seconds for a whole one."""
+def _read(plan: RunPlan) -> tuple[NDArray[Any], Lap]:
+    """Read the middle of the image, as much of a block as is needed."""
     stack = plan.volume.stack()
     wanted = _within(plan.grid.largest_block, READ_VOXELS["cpu" if plan.device == "cpu" else "cuda"])
     box = tuple(slice((n - w) // 2, (n - w) // 2 + w) for n, w in zip(stack.shape, wanted, strict=True))
-    started = time.perf_counter()
-    voxels = stack[box]
-    spent = time.perf_counter() - started
-    return voxels, spent * math.prod(plan.grid.largest_block) / voxels.size
+    watch = Stopwatch(None)
+    return stack[box], watch.lap()
 
 
 def _within(shape: Sequence[int], voxels: int) -> tuple[int, ...]:
@@ -199,23 +214,24 @@ def _train(plan: RunPlan, sample: Volume, seconds: float) -> _Trained:
     while True:
         patch = tuple(min(side, n) for n in wanted)
         batch = plan.training.batch if patch == wanted else 1
-        started = time.perf_counter()
-        checkpoint, step_seconds = _steps(plan, sample, patch, batch)
-        left -= time.perf_counter() - started
-        rate = step_seconds / (batch * math.prod(patch))
-        following = min(whole, batch * math.prod(patch) * 2 ** len(wanted))
-        if patch == wanted or STEPS * rate * following > left:
-            return _Trained(checkpoint, rate * whole, patch)
+        watch = Stopwatch(computing_threads(plan.device))
+        checkpoint, step = _steps(plan, sample, patch, batch)
+        left -= _counted(watch.lap())
+        voxels = batch * math.prod(patch)
+        following = min(whole, voxels * 2 ** len(wanted))
+        if patch == wanted or STEPS * _counted(step) * following / voxels > left:
+            return _Trained(checkpoint, step.own * whole / voxels, patch)
         side *= 2
 
 
-def _steps(plan: RunPlan, sample: Volume, patch: tuple[int, ...], batch: int) -> tuple[Checkpoint, float]:
-    """Do some steps; gives the seconds of one. The first, which loads kernels, does not count."""
+def _steps(plan: RunPlan, sample: Volume, patch: tuple[int, ...], batch: int) -> tuple[Checkpoint, Lap]:
+    """Do some steps; gives what one took. The first, which loads kernels, does not count."""
     config, psf, stats = plan.training, plan.psfs[0], plan.stats[0]
-    ends: list[float] = []
+    watch = Stopwatch(computing_threads(plan.device))
+    laps: list[Lap] = []
 
     def note(step: TrainingStep) -> None:  # the loss has been fetched by now: the step is over on a GPU too
-        ends.append(time.perf_counter())
+        laps.append(watch.lap())
 
     common: dict[str, Any] = {"device": plan.device, "stats": stats, "on_event": note}
     if isinstance(config, TrainingConfig):
@@ -226,7 +242,16 @@ def _steps(plan: RunPlan, sample: Volume, patch: tuple[int, ...], batch: int) ->
         assert config is not None
         config = replace(config, patch_shape=patch, batch=batch, steps=STEPS, evaluate_every=1, minutes=None)
         checkpoint = train_ssi(sample, psf, config, **common)
-    return checkpoint, (ends[-1] - ends[0]) / (len(ends) - 1)
+    return checkpoint, _mean(laps[1:])
+
+
+def _counted(lap: Lap) -> float:
+    """Say how much of the time allowed was used up."""
+    return max(lap.own, lap.clock / PATIENCE)
+
+
+def _mean(laps: Sequence[Lap]) -> Lap:
+    return Lap(*(sum(times) / len(laps) for times in zip(*laps, strict=True)))
 
 
 # --- computing ------------------------------------------------------------------------------------
@@ -263,18 +288,19 @@ def _compute(plan: RunPlan, method: Deconvolver, voxels: NDArray[Any], seconds: 
     quick, factor = _shortened(method)
     block = plan.grid.largest_block
     left, side = seconds, LEAST_SIDE[voxels.ndim]
+    watch = Stopwatch(computing_threads(plan.device))
     quick(_piece(voxels, side))  # loads kernels
     while True:
         piece = _piece(voxels, side)
-        started = time.perf_counter()
+        watch.lap()
         restored = quick(piece)
-        spent = time.perf_counter() - started
-        left -= spent
+        spent = watch.lap()
+        left -= _counted(spent)
         larger = _piece(voxels, 3 * side // 2)
-        predicted = spent * _work(plan, method, larger.shape) / _work(plan, method, piece.shape)
+        predicted = _counted(spent) * _work(plan, method, larger.shape) / _work(plan, method, piece.shape)
         if larger.shape == piece.shape or predicted > left or _too_large(plan, method, larger.shape):
             share = _work(plan, method, block) / _work(plan, method, piece.shape)
-            return _Timed(restored, spent * factor * share, _gpu_peak(plan))
+            return _Timed(restored, spent.own * factor * share, _gpu_peak(plan))
         side = 3 * side // 2
 
 
@@ -319,25 +345,32 @@ def _gpu_peak(plan: RunPlan) -> int | None:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def _write(plan: RunPlan, restored: NDArray[np.float32]) -> tuple[float, float]:
-    """Write voxels and a coarser level as a run does; gives seconds for a voxel of each."""
-    shape = _within(plan.layout.write_shape, WRITE_VOXELS)
+def _written_shape(plan: RunPlan) -> tuple[int, ...]:
+    return _within(plan.layout.write_shape, WRITE_VOXELS)
+
+
+def _halved(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(-(-n // 2) for n in shape)
+
+
+def _write(plan: RunPlan, restored: NDArray[np.float32]) -> tuple[Lap, Lap]:
+    """Write voxels and a coarser level as a run does; gives what each took."""
+    shape = _written_shape(plan)
     data = convert(np.resize(restored, shape), plan.layout.dtype).array
     volume = Volume.from_array(data, plan.volume.spatial_axes)
     fine = plan_output(volume, dtype=plan.layout.dtype, ome_version=plan.layout.ome_version)
-    halved = tuple(-(-n // 2) for n in shape)
+    halved = _halved(shape)
     size = (None, (0.0,) * len(shape))
     coarse = LevelLayout("1", halved, halved, None, halved, (2,) * len(shape), *size)
     layout = replace(fine, levels=(fine.levels[0], coarse))
     with tempfile.TemporaryDirectory(prefix="bigdecon-") as folder:
         path = Path(folder) / "sample.ome.zarr"
         create_ome_zarr(path, volume, layout, name="sample")
-        started = time.perf_counter()
+        watch = Stopwatch(None)
         write_box(path, layout, 0, 0, 0, tuple(slice(0, n) for n in shape), data)
-        between = time.perf_counter()
+        fine_lap = watch.lap()
         write_pyramid_box(path, layout, 1, 0, 0, tuple(slice(0, n) for n in halved))
-        end = time.perf_counter()
-    return (between - started) / data.size, (end - between) / math.prod(halved)
+        return fine_lap, watch.lap()
 
 
 def _stored_share(plan: RunPlan, restored: NDArray[np.float32]) -> float:

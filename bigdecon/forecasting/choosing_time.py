@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.deconvolution.search import counts_compared, work_at_most
 from bigdecon.deconvolution.trials import Tuning
 from bigdecon.deconvolution.tuning import samples_of
+from bigdecon.forecasting.stopwatch import Stopwatch, computing_threads
 from bigdecon.learning.heap import freed_memory_kept
 from bigdecon.volume import Stack
 
@@ -57,24 +57,24 @@ def _seconds_of_work(sample: Sample, psf: NDArray[np.floating], tuning: Tuning) 
     """Time an iteration of Richardson-Lucy or a trial of another method, with its look at hidden voxels."""
     settings, place = tuning.settings, (tuning.device, tuning.threads)
     method = classical_method(tuning.method, psf, settings, *place)
+    watch = Stopwatch(computing_threads(*place))
     if isinstance(method, RichardsonLucy):
         steps = method.iterates(sample.shown, (1, 1 + FEW_ITERATIONS))
         restored = next(steps)[1]
         errors_at_hidden(sample, restored, psf, settings.background, *place)
-        started = time.perf_counter()
+        watch.lap()
         restored = next(steps)[1]
-        between = time.perf_counter()
+        iterations = watch.lap().own
         errors_at_hidden(sample, restored, psf, settings.background, *place)
         counts = counts_compared(tuning)
-        looks = (time.perf_counter() - between) * len(counts) / counts[-1]
-        return (between - started) / FEW_ITERATIONS + looks
+        return iterations / FEW_ITERATIONS + watch.lap().own * len(counts) / counts[-1]
     share = 1.0
     if isinstance(method, ChambollePock) and method.iterations > FEW_ITERATIONS:
         share = method.iterations / FEW_ITERATIONS
         method = replace(method, iterations=FEW_ITERATIONS)
     method(sample.shown)
-    started = time.perf_counter()
+    watch.lap()
     restored = method(sample.shown)
-    between = time.perf_counter()
+    restoring = watch.lap().own
     errors_at_hidden(sample, restored, psf, settings.background, *place)
-    return (between - started) * share + time.perf_counter() - between
+    return restoring * share + watch.lap().own

@@ -98,6 +98,7 @@ class Times:
     training, deconvolution, pyramid : of all channels and time points
     choosing : settings that are "auto", for all channels, as long as it likely takes
     choosing_at_most : the same if no setting is given up early
+    report : on how the result came out; 0 where none is asked for
     """
 
     block: float
@@ -107,11 +108,12 @@ class Times:
     pyramid: float
     choosing: float = 0.0
     choosing_at_most: float = 0.0
+    report: float = 0.0
 
     @property
     def total(self) -> float:
         """All stages, one after the other."""
-        return self.choosing + self.training + self.deconvolution + self.pyramid
+        return self.choosing + self.training + self.deconvolution + self.pyramid + self.report
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def estimate(
     calibration: Calibration | None,
     done: float = 0.0,
     wanted: float = 1.0,
+    report_seconds: float = 0.0,
 ) -> Estimate:
     """Work out what a run will take.
 
@@ -179,11 +182,12 @@ def estimate(
     calibration : speeds that were measured; without it there are no times
     done : part of the regions that an earlier run has finished, in [0, 1]
     wanted : part of the blocks that a mask leaves, in [0, 1]
+    report_seconds : what the report at the end takes
     """
     stacks = plan.volume.n_timepoints * plan.volume.n_channels
     traffic = count_traffic(plan)
     memory = estimate_memory(plan, workers)
-    times = _times(plan, workers, calibration, wanted, done) if calibration else None
+    times = _times(plan, workers, calibration, wanted, done, report_seconds) if calibration else None
     share = calibration.stored_share if calibration else None
     expected = (
         None
@@ -252,7 +256,7 @@ def _waiting_bytes(plan: RunPlan, workers: WorkersPlanned) -> int:
 
 
 def _times(
-    plan: RunPlan, workers: WorkersPlanned, measured: Calibration, wanted: float, done: float
+    plan: RunPlan, workers: WorkersPlanned, measured: Calibration, wanted: float, done: float, report: float
 ) -> Times:
     """Scale what was measured up to the whole run."""
     # A block at the volume's edge is smaller than the largest, which was measured.
@@ -276,6 +280,7 @@ def _times(
         pyramid=coarse * measured.coarse_seconds / (workers.count * max(1, workers.threads // 2)),
         choosing=LIKELY * measured.choosing_seconds,
         choosing_at_most=measured.choosing_seconds,
+        report=report,
     )
 
 

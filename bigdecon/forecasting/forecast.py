@@ -33,6 +33,7 @@ from bigdecon.forecasting.calibration import Calibration, calibrate
 from bigdecon.forecasting.choosing_time import Choice
 from bigdecon.forecasting.estimating import Estimate, Room, estimate
 from bigdecon.forecasting.obstacles import Obstacle, find_obstacles
+from bigdecon.forecasting.report_time import report_seconds, time_box
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.running.planning import RunPlan, prepare
 from bigdecon.running.workforce import OWN_CLUSTERS, WorkersPlanned, device_planned, workers_planned
@@ -145,13 +146,17 @@ def forecast(
         for sentence in plan.warnings:
             listener(Message(sentence, "warning"))
         workers = workers_planned(config, plan.device, remote)
-        calibration = None
+        calibration, reporting = None, 0.0
         if calibrate_seconds is not None and plan.state != "finished":
             calibration = _calibrate(plan, workers, calibrate_seconds, remote, assumed, listener)
+        if calibration is not None and config.report:
+            psf, threads = plan.psfs[0].array, workers.threads
+            a_voxel = _on_a_worker(plan, remote, Call(time_box, (psf, threads)))
+            reporting = report_seconds(plan, workers, calibration, a_voxel)
     share = _masked_share(plan)
     if share < 1:
         assumed.told.append(f"about {share:.0%} of the blocks touch the mask; the others are left out.")
-    found = estimate(plan, workers, _room_at(plan.output), calibration, _part_done(plan), share)
+    found = estimate(plan, workers, _room_at(plan.output), calibration, _part_done(plan), share, reporting)
     to_choose = assumed.choices[0].tuning.wanted if assumed.choices else ()
     return Forecast(plan, found, calibration, tuple(assumed.told), find_obstacles(found), to_choose)
 
@@ -192,17 +197,23 @@ def _calibrate(
         assumed.told.append("the nodes of the jobs were taken to be as fast as this machine.")
     listener(Message("Calibrating on a few blocks: it takes some seconds."))
     try:
-        if remote is None:
-            return calibrate(plan, workers.threads, seconds, assumed.choices)
-        able = gpu_workers(remote.client) if plan.device != "cpu" else ()
-        found: dict[str, Calibration] = {}
         work = Call(calibrate, (plan, workers.threads, seconds, assumed.choices))
-        task = Task("calibrate", lambda: work, "calibrate", workers=able)
-        run_tasks(remote.client, [task], in_flight=1, on_done=found.__setitem__)
-        return found["calibrate"]
+        found: Calibration = _on_a_worker(plan, remote, work)
+        return found
     except RunError as error:
         assumed.told.append(f"there are no times, as the calibration failed: {error}")
         return None
+
+
+def _on_a_worker(plan: RunPlan, remote: Connection | None, work: Call) -> Any:
+    """Do a piece of work here, or on a worker of a cluster."""
+    if remote is None:
+        return work.function(*work.arguments)
+    able = gpu_workers(remote.client) if plan.device != "cpu" else ()
+    found: dict[str, Any] = {}
+    task = Task("calibrate", lambda: work, "calibrate", workers=able)
+    run_tasks(remote.client, [task], in_flight=1, on_done=found.__setitem__)
+    return found["calibrate"]
 
 
 def _room_at(output: Place) -> Room:

@@ -9,9 +9,11 @@ from typing import Any
 from dask.utils import format_bytes
 
 from bigdecon.addresses import shown_url
+from bigdecon.forecasting.calibration import Calibration
 from bigdecon.forecasting.estimating import Engines, Estimate, Memory, Times
 from bigdecon.forecasting.forecast import Forecast
 from bigdecon.forecasting.job_times import duration
+from bigdecon.forecasting.stopwatch import BUSY
 from bigdecon.running.plan_text import describe_blocks, describe_essentials
 from bigdecon.running.planning import RunPlan
 from bigdecon.running.workforce import WorkersPlanned
@@ -142,6 +144,7 @@ def _describe_times(found: Forecast) -> Lines:
         "training": times.training,
         "deconvolution": times.deconvolution,
         "coarser levels": times.pyramid,
+        "report": times.report,
     }
     return [
         ("time", f"about {duration(times.total)}{done}"),
@@ -149,8 +152,21 @@ def _describe_times(found: Forecast) -> Lines:
         *_describe_choosing(times),
         *_describe_long_training(found.plan, times),
         ("", f"calibrated on {piece} {on} in {measured.seconds:.0f} s; {_seconds(times.block)} a block"),
-        ("", "on a machine as busy with other work as it was just now"),
+        ("", _machine_assumed(found.plan, measured)),
     ]
+
+
+def _machine_assumed(plan: RunPlan, measured: Calibration) -> str:
+    """Say of what machine the times are."""
+    if plan.device != "cpu":
+        return "on a machine as busy with other work as it was just now"
+    busy = measured.load is not None and measured.load > BUSY
+    now = (
+        f"; it is busy now (load {measured.load:.0%} of its cores), and shared it takes longer"
+        if busy
+        else ""
+    )
+    return f"on a machine that does nothing else{now}"
 
 
 def _describe_long_training(plan: RunPlan, times: Times) -> Lines:

@@ -41,17 +41,14 @@ from bigdecon.reporting.pictures import (
     psf_planes,
     shrunk,
 )
-from bigdecon.reporting.samples import even_positions
+from bigdecon.reporting.samples import boxes_of_place, report_places
 from bigdecon.reporting.subject import Subject
 from bigdecon.reporting.verdict import Verdict, verdict_of
 from bigdecon.volume import Stack
 
 __all__ = ["Content", "PSFEntry", "Section", "gather"]
 
-MOST_SECTIONS = 12
-MOST_TIMES = 3
 LARGEST_SIDE, LEAST_SIDE = 384, 128
-BOXES = 48
 RESIDUAL_RANGE = Window(-4.0, 4.0)
 """Residuals that get the strongest colours, in standard deviations of the noise."""
 
@@ -139,14 +136,14 @@ def gather(subject: Subject, run: Runner, *, seconds: float | None = None, machi
     seconds : time that the run took; None where unknown
     machine : what it ran on, in words; "" where unknown
     """
-    places = _places(subject)
+    places = report_places(subject.result.n_channels, subject.result.n_timepoints)
     budget = ReadingBudget(BUDGET_BYTES, BUDGET_SECONDS)
     side = int(min(LARGEST_SIDE, max(LEAST_SIDE, LARGEST_SIDE / math.sqrt(len(places)))))
     sections: list[Section] = []
     halved: set[int] = set()  # channels whose noise two halves have told
     in_um = subject.result.voxel_size_um is not None
     for done, (channel, timepoint) in enumerate(places):
-        limit = max(8, BOXES // len(places))
+        limit = boxes_of_place(len(places))
         share = budget.part(1 / (len(places) - done))
         repeat = channel not in halved
         measures = measure_stack(subject, channel, timepoint, run, limit=limit, repeat=repeat, budget=share)
@@ -180,14 +177,6 @@ def gather(subject: Subject, run: Runner, *, seconds: float | None = None, machi
         notes=(*subject.notes, *dict.fromkeys(note for section in sections for note in section.notes)),
         network=bool(subject.models),
     )
-
-
-def _places(subject: Subject) -> list[tuple[int, int]]:
-    """Choose channels and time points: all channels, as far as a page holds them, and a few times."""
-    channels = range(min(subject.result.n_channels, MOST_SECTIONS))
-    times = max(1, min(MOST_TIMES, MOST_SECTIONS // len(channels)))
-    chosen = even_positions(subject.result.n_timepoints, times)
-    return [(c, t) for c in channels for t in chosen]
 
 
 def _state(subject: Subject) -> str:

@@ -40,7 +40,7 @@ from bigdecon.reporting.box_tasks import (
     repeat_box,
 )
 from bigdecon.reporting.measures import Agreement, StackMeasures
-from bigdecon.reporting.samples import Sample, affordable_sample, sample_boxes
+from bigdecon.reporting.samples import MOST_BOXES, Sample, affordable_sample, repeated_boxes, sample_boxes
 from bigdecon.reporting.subject import Subject
 from bigdecon.volume import Box, Stack
 
@@ -64,10 +64,6 @@ BOXES_PART = 0.5
 """Of the budget, for the boxes; the rest is for halves, planes and overview."""
 ROUND = 16
 """Groups of boxes between looks at the clock."""
-MOST_BOXES = 48
-MOST_REPEATED = 3
-REPEATED_PART = 0.5
-"""What is deconvolved again, as a part of the run's voxels, if more than one box is repeated."""
 
 
 def run_here(calls: Sequence[Call], name: str) -> list[Any]:
@@ -278,7 +274,7 @@ def _halves(
         return []
     halo = recipe.build().halo
     chosen = []
-    for box, noise in boxes[: _how_many(subject, halo, boxes[0][0])]:
+    for box, noise in boxes[: repeated_boxes(subject.result.spatial_shape, halo, boxes[0][0])]:
         around = grow(box, halo, pair.image.shape)
         if budget.spend(decoded_bytes([(pair.image, around), (pair.image, box), (pair.result, box)])):
             chosen.append((box, noise))
@@ -311,13 +307,6 @@ def _better(found: Sequence[Finding], halves: Sequence[Halves]) -> tuple[Finding
         return tuple(found)
     told = halves[0].amplification
     return (told, *(finding for finding in found if finding.name != told.name))
-
-
-def _how_many(subject: Subject, halo: Sequence[int], box: Box) -> int:
-    """Choose how many boxes are repeated: a report takes a part of the time of its run."""
-    shape = subject.result.spatial_shape
-    grown = math.prod(part.stop - part.start for part in grow(box, halo, shape))
-    return max(1, min(MOST_REPEATED, int(REPEATED_PART * math.prod(shape) / (2 * grown))))
 
 
 def _agreement(

@@ -12,12 +12,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
+from bigdecon.deconvolution.tiling import grow
 from bigdecon.volume import Box
 
-__all__ = ["SIDES", "Sample", "affordable_sample", "even_positions", "sample_boxes"]
+__all__ = [
+    "MOST_BOXES",
+    "SIDES",
+    "Sample",
+    "affordable_sample",
+    "boxes_of_place",
+    "even_positions",
+    "repeated_boxes",
+    "report_places",
+    "sample_boxes",
+]
 
 SIDES = {2: 256, 3: 64}
 """Longest side of a box, in voxels, by the number of axes."""
+MOST_SECTIONS = 12
+MOST_TIMES = 3
+"""Of each channel."""
+MOST_BOXES = 48
+"""In all sections together."""
+MOST_REPEATED = 3
+REPEATED_PART = 0.5
+"""What is deconvolved again, as a part of the run's voxels, if more than one box is repeated."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,25 @@ class Sample:
     def boxes(self) -> list[Box]:
         """The boxes that are looked at."""
         return [self.box(index) for index in self.chosen]
+
+
+def report_places(n_channels: int, n_timepoints: int) -> list[tuple[int, int]]:
+    """Choose channels and time points: all channels, as far as a page holds them, and a few times."""
+    channels = range(min(n_channels, MOST_SECTIONS))
+    times = max(1, min(MOST_TIMES, MOST_SECTIONS // len(channels)))
+    chosen = even_positions(n_timepoints, times)
+    return [(c, t) for c in channels for t in chosen]
+
+
+def boxes_of_place(n_places: int) -> int:
+    """Say how many boxes of each place are looked at, at most."""
+    return max(8, MOST_BOXES // n_places)
+
+
+def repeated_boxes(shape: Sequence[int], halo: Sequence[int], box: Box) -> int:
+    """Say how many boxes are deconvolved again: a report takes a part of the time of its run."""
+    grown = math.prod(part.stop - part.start for part in grow(box, halo, shape))
+    return max(1, min(MOST_REPEATED, int(REPEATED_PART * math.prod(shape) / (2 * grown))))
 
 
 def sample_boxes(shape: Sequence[int], limit: int, side: int | Sequence[int] | None = None) -> Sample:

@@ -78,7 +78,9 @@ def test_calibrated_by_default(plan):
     assert (code, err) == (0, "")
     told = json.loads(out)
     times = told["estimate"]["times"]
-    assert times["total"] == pytest.approx(times["training"] + times["deconvolution"] + times["pyramid"])
+    stages = ("training", "deconvolution", "pyramid", "report")
+    assert times["total"] == pytest.approx(sum(times[stage] for stage in stages))
+    assert times["report"] > 0
     assert told["estimate"]["engines"]["workers_kept_busy"]["direct"] > 0
     assert told["calibration"]["block_seconds"] > 0
 

@@ -104,7 +104,7 @@ def test_a_long_training_is_told_how_to_be_shorter(config):
         times = replace(found.estimate.times, training=seconds)
         text = text_of(replace(found, estimate=replace(found.estimate, times=times)))
         assert ("--train-minutes limits it, and --method richardson-lucy needs none" in text) is told
-        assert "as busy with other work as it was just now" in text
+        assert "on a machine that does nothing else" in text
 
 
 def test_features_of_a_network_are_not_called_channels(config):
