@@ -126,6 +126,18 @@ def test_shown_commands_and_options_exist(page: Path) -> None:
             pytest.fail(f"{page.name}: bigdecon {shlex.join(words)}: {error.format_message()}")
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
+def test_links_lead_to_files_of_the_repository(page: Path) -> None:
+    """Also where no site is built: on a forge, or in an editor."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    tracked = set(listed.stdout.split("\0"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", text_of(page))
+    links = {target.partition("#")[0] for target in targets if "://" not in target} - {""}
+    paths = {link: os.path.relpath(os.path.normpath(page.parent / link), ROOT) for link in links}
+    broken = {link for link, path in paths.items() if path not in tracked}
+    assert not broken, f"{page.name} links to what is not in the repository"
+
+
 def test_flags_in_the_text_exist() -> None:
     known = {
         flag

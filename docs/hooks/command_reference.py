@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import click
 from bigdecon_cli.main import bigdecon
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-__all__ = ["on_files", "reference"]
+__all__ = ["on_files", "on_page_markdown", "reference"]
 
 TOP = """# Commands
 
@@ -20,11 +21,18 @@ What `bigdecon COMMAND --help` prints, for reading and searching.
 """
 UNWRAPPED = "\b\n"
 """Click prints a paragraph after this mark line by line."""
+PLACE = "<!-- or the page of commands -->"
+"""Only the site has that page: elsewhere a link to it would lead nowhere."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the page."""
     files.append(File.generated(config, "commands.md", content=reference()))
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Link to the page where a page of the repository says so."""
+    return markdown.replace(PLACE, ", [Commands](commands.md)")
 
 
 def reference() -> str:
