@@ -173,7 +173,7 @@ def check(
     conditions = told or (loaded.origin and loaded.origin.conditions)
     knows = told is not None or report.voxel_size_um is not None
     theory = expect(conditions, _known_size(report, psf)) if conditions and knows else None
-    findings = check_psf_alone(loaded, size, KnownOptics.of(told))
+    findings = check_psf_alone(loaded, size, KnownOptics.of(told), of_image=voxel_size is not None)
     if told is not None and theory is not None and report.fwhm_um is not None:
         findings += width_findings(report.fwhm_um, theory)
     if as_json:

@@ -29,7 +29,8 @@ def bead_findings(measured: BeadPSF) -> list[Finding]:
     """Judge a measured PSF: number of beads, sampling, widths, symmetry, spread, and the beads' own size."""
     size = measured.psf.voxel_size_um or ()
     findings = [_count(measured), _signal(measured)]
-    findings.append(check_sampling(size or None, measured.psf.array, KnownOptics.of(measured.conditions)))
+    sampling = check_sampling(size or None, measured.psf.array, KnownOptics.of(measured.conditions))
+    findings += [sampling] if sampling else []
     if measured.expectation is not None:
         diameter = None if measured.bead_size_corrected else measured.bead_diameter_um
         findings += width_findings(measured.fwhm_um, measured.expectation, diameter)

@@ -100,7 +100,8 @@ def check_input(
 
     Returns
     -------
-    one finding for every check, good ones included; fewer where the image is too small or empty to tell
+    one finding for every check that could be made, good ones included; fewer where the image is too small or
+    empty, or too little is known to tell
     """
     findings = [
         *check_psf_alone(psf, voxel_size_um, image_optics),
@@ -116,23 +117,34 @@ def check_input(
 
 
 def check_psf_alone(
-    psf: PSF, voxel_size_um: Sequence[float] | None, image_optics: KnownOptics
+    psf: PSF, voxel_size_um: Sequence[float] | None, image_optics: KnownOptics, *, of_image: bool = True
 ) -> list[Finding]:
-    """Check a PSF by itself, by the voxels, and by what is known of the optics; parameters as above."""
+    """Check a PSF by itself, by the voxels, and by what is known of the optics; parameters as above.
+
+    `of_image` tells whether the voxels are those of an image: how finely that is sampled is held against
+    Nyquist's limit, and the voxels of a PSF alone are not.
+    """
     made = KnownOptics.of(psf.origin.conditions if psf.origin else None)
-    findings = [
+    findings = _made(
         check_orientation(psf.array, voxel_size_um),
         check_psf_voxel_size(psf),
         check_psf_optics(psf, image_optics),
-    ]
+    )
     if max(psf.array.shape) <= SMALLEST_PSF:
         return findings
     computed = made.conditions is not None  # then its optics and its voxel size are what can be wrong
     if not computed and not any(finding.needs_attention for finding in findings):
         by_theory = check_psf_theory(psf, image_optics)
-        plausible = check_psf_plausibility(psf)
-        findings += [by_theory, *([] if by_theory.needs_attention else [plausible])]
-    return [*findings, check_sampling(voxel_size_um, psf.array, image_optics.filled_by(made))]
+        odd = by_theory is not None and by_theory.needs_attention
+        findings += _made(by_theory, None if odd else check_psf_plausibility(psf))
+    if of_image:
+        findings += _made(check_sampling(voxel_size_um, psf.array, image_optics.filled_by(made)))
+    return findings
+
+
+def _made(*findings: Finding | None) -> list[Finding]:
+    """Leave out the checks for which too little was known."""
+    return [finding for finding in findings if finding is not None]
 
 
 def _not_checked(stack: Stack) -> Finding:

@@ -92,15 +92,15 @@ class KnownOptics:
         return ImagingConditions(na, wavelength, index, self.microscope or Microscope())
 
 
-def check_psf_voxel_size(psf: PSF) -> Finding:
+def check_psf_voxel_size(psf: PSF) -> Finding | None:
     """Compare the voxel size that a PSF was made with to that which it is taken to have.
 
-    A file of another extent than it was made with was cut or resampled since, and says nothing.
+    None where the file does not tell: one of another extent than it was made with was cut or resampled since.
     """
     name = "psf-voxel-size"
     origin, taken = psf.origin, psf.source_voxel_size_um
     if origin is None or taken is None or psf.source_shape != origin.shape:
-        return Finding(name, "good", "Nothing speaks against the PSF's voxel size.")
+        return None
     ratios = [t / m for t, m in zip(taken, origin.voxel_size_um, strict=True)]
     worst = max(range(len(ratios)), key=lambda a: abs(math.log(ratios[a])))
     if max(ratios[worst], 1 / ratios[worst]) <= SAME_SIZE:
@@ -115,12 +115,12 @@ def check_psf_voxel_size(psf: PSF) -> Finding:
     return Finding(name, "warning", sentence, remedy)
 
 
-def check_psf_optics(psf: PSF, image: KnownOptics) -> Finding:
-    """Compare the optics that a PSF was made for to what the image's metadata tell."""
+def check_psf_optics(psf: PSF, image: KnownOptics) -> Finding | None:
+    """Compare the optics that a PSF was made for to what the image's metadata tell, if both are known."""
     name = "psf-optics"
     made = None if psf.origin is None else psf.origin.conditions
-    if made is None:
-        return Finding(name, "good", "It is not written down which optics the PSF was made for.")
+    if made is None or not any((image.wavelength_um, image.numerical_aperture, image.refractive_index)):
+        return None
     apart = []
     light = image.wavelength_um
     if light is not None and abs(light - made.wavelength_um) > SAME_LIGHT_UM:
@@ -132,16 +132,16 @@ def check_psf_optics(psf: PSF, image: KnownOptics) -> Finding:
         if told is not None and max(own / told, told / own) > same:
             apart.append((what, f"{own:g}", f"{told:g}"))
     if not apart:
-        known = any((light, image.numerical_aperture, image.refractive_index))
-        sentence = "The PSF was made for the optics of the image." if known else "The image names no optics."
-        return Finding(name, "good", sentence)
+        return Finding(name, "good", "The PSF was made for the optics of the image.")
     said = ", and ".join(f"{what} {own} where the image has {told}" for what, own, told in apart)
     remedy = "Take the PSF of this channel and objective, or make one with bigdecon psf make."
     return Finding(name, "warning", f"The PSF was made for {said}.", remedy)
 
 
-def check_psf_plausibility(psf: PSF) -> Finding:
+def check_psf_plausibility(psf: PSF) -> Finding | None:
     """Look whether light and lenses can make a PSF of these widths, whatever the microscope.
+
+    None where the widths are not known in micrometres.
 
     For a microscope whose lateral and axial FWHM are 0.51 λ / NA and 0.88 λ / (n - √(n² - NA²)), their
     ratio gives NA / n = sin a by cot(a / 2), and then the lateral one λ / n. Pinholes narrow both alike, a
@@ -152,7 +152,7 @@ def check_psf_plausibility(psf: PSF) -> Finding:
     good = Finding(name, "good", "The PSF's widths can be true.")
     *axial, y, x = [None, None, *_widths_um(psf)][-psf.ndim :]
     if y is None or x is None:
-        return Finding(name, "good", "The PSF's widths are not known in micrometres.")
+        return None
     lateral = (y + x) / 2
     remedy = "Check the PSF's voxel size, in micrometres and in the order z, y, x; is it that of the sample?"
     if lateral < NARROWEST_UM:
@@ -183,8 +183,10 @@ def check_psf_plausibility(psf: PSF) -> Finding:
     return good
 
 
-def check_psf_theory(psf: PSF, image: KnownOptics) -> Finding:
+def check_psf_theory(psf: PSF, image: KnownOptics) -> Finding | None:
     """Hold the widths of a PSF against theory, for the optics that are known of the image.
+
+    None where too little is known of them, or no microscope has them.
 
     The axial one is held against it only as too long where the kind of microscope is not known, since a
     light sheet shortens it. If it is too long and nothing else is odd, that is a note: a focus in a medium of
@@ -195,11 +197,11 @@ def check_psf_theory(psf: PSF, image: KnownOptics) -> Finding:
     conditions = image.conditions
     widths = _widths_um(psf)
     if conditions is None or not widths:
-        return Finding(name, "good", "Too little is known of the optics for a theory of the PSF's widths.")
+        return None
     try:
         theory = _theory_um(conditions, len(widths))
     except PSFError:  # metadata that no microscope has
-        return Finding(name, "good", "There is no theory for the optics that the image names.")
+        return None
     odd = []
     for axis, (width, wanted) in enumerate(zip(widths, theory, strict=True)):
         axial = len(theory) == 3 and axis == 0

@@ -198,7 +198,7 @@ def check_sampling(
     voxel_size_um: Sequence[float] | None,
     psf_array: NDArray[Any] | None = None,
     known: KnownOptics = KnownOptics(),  # noqa: B008  (frozen)
-) -> Finding:
+) -> Finding | None:
     """Hold the voxel size against Nyquist's limit: the one judgement of it, for whoever asks.
 
     It is wavelength / (4 NA) in the plane, and wavelength / (2 n (1 - cos a)) along z, with sin a = NA / n;
@@ -211,12 +211,16 @@ def check_sampling(
     voxel_size_um : (z, y, x) or (y, x); None if unknown
     psf_array : along the same axes; used where the optics are unknown
     known : of the optics; without the refractive index the axial limit is left out
+
+    Returns
+    -------
+    None if nothing is known to hold it against
     """
     if voxel_size_um is not None and known.conditions is not None:
         return _by_optics(voxel_size_um, known)
     if psf_array is not None:
         return _by_psf(psf_array)
-    return Finding("undersampling", "good", "Nothing is known to hold the sampling against.")
+    return None
 
 
 def _limits_um(voxel_size_um: Sequence[float], conditions: ImagingConditions) -> Sequence[float]:

@@ -187,7 +187,7 @@ def check_noise_amplification(
         return _noise_by_halves(half_results)
     growth = _growth_in_the_dark(image, result, noise)
     if math.isnan(growth):
-        return Finding(NAME_OF_NOISE, "good", "There are no dark places to measure the result's noise in.")
+        return Finding(NAME_OF_NOISE, "note", "There are no dark places to measure the result's noise in.")
     sentence = f"the noise of the result is {growth:.2g} times that of the image in dark places"
     if growth <= NOISE_GROWTH:
         return Finding(NAME_OF_NOISE, "good", f"Noise is not amplified: {sentence}.")
@@ -197,7 +197,7 @@ def check_noise_amplification(
 def _noise_by_halves(half_results: tuple[Image, Image]) -> Finding:
     found = noise_of_halves(*half_results)
     if math.isnan(found.removable):
-        return Finding(NAME_OF_NOISE, "good", "The result is too small to tell where its noise lies.")
+        return Finding(NAME_OF_NOISE, "note", "The result is too small to tell where its noise lies.")
     told = f"noise makes up {found.share:.1%} of the variation in the result"
     if found.share <= NOISE_SHARE:
         return Finding(NAME_OF_NOISE, "good", f"Noise is not amplified: {told} (limit {NOISE_SHARE:.0%}).")
@@ -300,7 +300,7 @@ def check_intensity(kept: float) -> Finding:
     kept : as in `Residual`; NaN where there was nothing to measure
     """
     if math.isnan(kept):
-        return Finding("intensity-kept", "good", "There is no light above the background to be kept.")
+        return Finding("intensity-kept", "note", "There is no light above the background to be kept.")
     if KEPT[0] <= kept <= KEPT[1]:
         return Finding(
             "intensity-kept", "good", f"The result, blurred again, has {kept:.1%} of the light in the image."

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigdecon.optics.psf_corrections import (
+    SIZES_UNKNOWN,
     background_sentence,
     centre_sentence,
     checked_numbers,
@@ -298,6 +299,7 @@ def check_psf(
     """
     data, scale = checked_numbers(array, None, name)
     own = checked_sizes(voxel_size_um, data.ndim, f"the PSF {name}")
+    image_known = volume_voxel_size_um is not None  # a PSF by itself has nothing to be equal to
     level = find_background(data)
     clean = without_background(data, level)
     psf = psf_from_array(
@@ -316,7 +318,7 @@ def check_psf(
         fwhm_um=own and tuple(w and w * s for w, s in zip(widths, own, strict=True)),
         symmetries=symmetries(psf),
         loaded_shape=psf.array.shape,
-        corrections=psf.corrections,
+        corrections=tuple(text for text in psf.corrections if image_known or text != SIZES_UNKNOWN),
     )
 
 

@@ -21,6 +21,7 @@ from bigdecon.optics.trimmed_mean import trimmed_mean
 
 __all__ = [
     "LARGEST_VOXEL_UM",
+    "SIZES_UNKNOWN",
     "background_sentence",
     "centre_sentence",
     "checked_numbers",
@@ -41,6 +42,7 @@ Sizes = tuple[float, ...]
 
 LARGEST_VOXEL_UM = 100
 """Larger sizes are nanometres by mistake."""
+SIZES_UNKNOWN = "Voxel sizes of PSF and volume are both unknown; they were assumed equal."
 
 # Judgements that the corrections rest on; fractions of the peak, of the energy, or voxels.
 BACKGROUND_ABOVE = 0.002  # a border darker than this part of the peak is no camera offset
@@ -268,7 +270,7 @@ def voxel_size_ratio(own: Sizes | None, wanted: Sizes | None, ndim: int, name: s
         if a voxel size is known for only one of PSF and volume
     """
     if own is None and wanted is None:
-        return (1.0,) * ndim, "Voxel sizes of PSF and volume are both unknown; they were assumed equal."
+        return (1.0,) * ndim, SIZES_UNKNOWN
     if own is None or wanted is None:
         known, unknown, flag = (
             ("volume", f"PSF {name}", "--psf-voxel-size")

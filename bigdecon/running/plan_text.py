@@ -17,7 +17,7 @@ from bigdecon.volume_display import thumbnail
 __all__ = ["chosen_settings", "describe_blocks", "describe_essentials", "describe_plan", "plan_html"]
 
 SAMPLING_NOTE = ("undersampling", "note")
-"""Told as `bigdecon psf check` tells it; other notes stay in the record."""
+"""Told before a run, as it cannot be mended after it; other notes stay in the record."""
 STATES = {
     "new": "new",
     "continue": "begun earlier; it will be continued",

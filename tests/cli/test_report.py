@@ -44,6 +44,15 @@ def bigdecon(tmp_path, monkeypatch, capsys, cluster):
     return call
 
 
+def test_a_run_tells_what_it_warned_of_only_once(bigdecon):
+    optics = ("--na", "1.2", "--wavelength", "0.5", "--refractive-index", "1.33")
+    code, out, err = bigdecon("run", *optics)
+    assert code == 0
+    lines = [line for line in (out + err).splitlines() if line.strip()]
+    assert len(lines) == len(set(lines))
+    assert (out + err).count("The voxels are too large") == 1
+
+
 def test_run_names_its_report_and_report_makes_it_again(tmp_path, bigdecon):
     code, out, _ = bigdecon("run")
     page = tmp_path / "a.deconvolved.report.html"

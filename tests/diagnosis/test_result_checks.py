@@ -145,7 +145,7 @@ def test_noise_within_the_structure_is_good_and_the_sentence_says_why():
 
 def test_a_box_too_small_for_halves_is_not_judged_by_them():
     finding = check_noise_amplification(*(np.ones((12, 12)),) * 2, NOISE, (np.ones((12, 12)),) * 2)
-    assert (finding.severity, "too small" in finding.sentence) == ("good", True)
+    assert (finding.severity, "too small" in finding.sentence) == ("note", True)
 
 
 def test_no_correlation_is_beyond_one():
@@ -194,7 +194,7 @@ def test_without_dark_places_nothing_is_claimed():
 
 def test_light_that_is_lost():
     assert check_intensity(1.02).severity == "good"
-    assert check_intensity(math.nan).severity == "good"
+    assert check_intensity(math.nan).severity == "note"
     lost = check_intensity(0.62)
     assert lost.severity == "warning"
     assert "62.0%" in lost.sentence

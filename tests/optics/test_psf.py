@@ -250,6 +250,8 @@ def test_one_unknown_voxel_size_is_refused(own, wanted, flag):
 
 def test_two_unknown_voxel_sizes_are_assumed_equal():
     assert "assumed equal" in " ".join(psf_from_array(gaussian((9, 9), (4, 4), (1, 1))).corrections)
+    alone = check_psf(gaussian((9, 9), (4, 4), (1, 1))).corrections
+    assert "volume" not in " ".join(alone)
 
 
 @pytest.mark.parametrize("size", [(0.1,), (0.1, 0.0), (0.1, float("nan"))])
