@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -57,6 +58,8 @@ def command(
     silent = quiet or as_json
     with choose_display(quiet=silent, log_file=log_file, title=command_line(context)) as display:
         check_early(config)
+        # Before torch is loaded: threads that wait for one another shall not pass for threads that compute.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         from bigdecon.forecasting.forecast import forecast
 
         found = forecast(config, calibrate_seconds=8.0 if calibrate else None, on_event=display)

@@ -4,8 +4,9 @@
     of the processor   |====== computing ======|                      |== computing ==|
 
 On a CPU the processor's time counts. Where several threads compute, theirs is shared out among them; what one
-thread does alone takes as long as that thread computes. On a GPU, which nobody else has as a rule, and where
-nothing is computed but waited for, the clock counts.
+thread does alone takes as long as that thread computes. (Threads of OpenMP that wait for one another seem to
+compute unless OMP_WAIT_POLICY is passive, as `bigdecon plan` has it.) On a GPU, which nobody else has as a
+rule, and where nothing is computed but waited for, the clock counts.
 """
 
 from __future__ import annotations
