@@ -30,6 +30,7 @@ def main() -> None:
     chosen = options.parse_args()
     folder = chosen.folder
     started = time.monotonic()
+    sys.stdout.reconfigure(line_buffering=True)  # what is done shows at once, in a pipe as well
 
     simulate(folder, chosen.shape)
     config = RunConfig(
