@@ -2,55 +2,52 @@
 
 from __future__ import annotations
 
-import threading
-import time
-
 import pytest
 
-from bigdecon.forecasting.stopwatch import Stopwatch, computing_threads, load_of_machine
+from bigdecon.forecasting import stopwatch
+from bigdecon.forecasting.stopwatch import Lap, Stopwatch, computing_threads, load_of_machine
 
 
-def compute(seconds):
-    """Keep one core busy for so long, by the processor's time of this thread."""
-    end = time.thread_time() + seconds
-    while time.thread_time() < end:
-        pass
+@pytest.fixture
+def lap(monkeypatch):
+    """Give the lap of a stopwatch that saw (clock, all threads, this thread) go on by so much."""
+
+    def call(threads, *passed):
+        looks = iter([(100.0, 40.0, 30.0), tuple(a + b for a, b in zip((100, 40, 30), passed, strict=True))])
+        monkeypatch.setattr(stopwatch, "_look", lambda: next(looks))
+        return Stopwatch(threads).lap()
+
+    return call
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_waiting_does_not_count(threads):
-    watch = Stopwatch(threads)
-    compute(0.02)
-    time.sleep(0.2)
-    lap = watch.lap()
-    assert lap.clock >= 0.22
-    assert 0.02 <= lap.own <= lap.processor < 0.2
+def test_waiting_for_a_core_does_not_count(lap):
+    """Two threads of a busy machine: each computed 2 s out of 9."""
+    assert lap(2, 9, 4, 2) == Lap(clock=9, own=2, processor=4)
 
 
-def test_by_the_clock_all_of_it_counts():
-    watch = Stopwatch(None)
-    time.sleep(0.05)
-    lap = watch.lap()
-    assert lap.own == lap.clock >= 0.05
+def test_what_one_thread_does_alone_is_not_shared_out(lap):
+    assert lap(2, 9, 4, 4).own == 4
+    assert lap(8, 9, 4, 3).own == 3  # a second in others, meanwhile
 
 
-def test_threads_that_compute_share_their_time():
-    watch = Stopwatch(2)
-    crew = [threading.Thread(target=compute, args=(0.1,)) for _ in range(2)]
-    for one in crew:
-        one.start()
-    for one in crew:
-        one.join()
-    lap = watch.lap()
-    assert lap.processor >= 0.2
-    assert lap.own == pytest.approx(lap.processor / 2)
+def test_work_of_other_threads_counts_while_this_one_waits_for_them(lap):
+    assert lap(2, 9, 4, 0).own == 2
 
 
-def test_laps_follow_one_another():
+def test_nothing_takes_longer_than_by_the_clock(lap):
+    assert lap(1, 3, 4, 2).own == 3
+
+
+def test_on_a_gpu_the_clock_counts(lap):
+    assert lap(None, 9, 4, 2).own == 9
+
+
+def test_real_work_counts_and_laps_follow_one_another():
     watch = Stopwatch(1)
-    compute(0.05)
-    watch.lap()
-    assert watch.lap().own < 0.05
+    sum(range(10**6))
+    first = watch.lap()
+    assert 0 < first.own <= first.clock
+    assert watch.lap().clock >= 0
 
 
 def test_no_more_threads_compute_than_there_are_cores():
