@@ -107,6 +107,21 @@ def test_a_long_training_is_told_how_to_be_shorter(config):
         assert "on a machine that does nothing else" in text
 
 
+@pytest.mark.parametrize(("load", "told"), [(None, False), (0.2, False), (3.0, True)])
+def test_a_busy_machine_is_told_of(config, load, told):
+    found = forecast(replace(config, **PLAIN), calibrate_seconds=0.0)
+    text = text_of(replace(found, calibration=replace(found.calibration, load=load)))
+    assert ("it is busy now (load 300% of its cores)" in text) is told
+
+
+def test_a_report_is_part_of_the_time_where_one_is_made(config):
+    found = forecast(replace(config, **PLAIN, report=True), calibrate_seconds=0.0)
+    times = found.estimate.times
+    assert times.report > 0
+    assert times.total == pytest.approx(times.deconvolution + times.pyramid + times.report)
+    assert ", report " in text_of(found)
+
+
 def test_features_of_a_network_are_not_called_channels(config):
     text = text_of(forecast(replace(config, method="siamese"), calibrate_seconds=None))
     assert "a network 16 features wide, at most 450 training steps on 1 patch of the image each" in text
