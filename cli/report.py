@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -43,8 +44,11 @@ def command(output: str, page: str | None, image: str | None, threads: int, as_j
         raise OptionError(f"-o {page} is no HTML file by name; give a name that ends in .html.")
     from bigdecon.io.image_paths import check_image_path
     from bigdecon.io.output_folder import result_place
+    from bigdecon.reporting.report_names import choose_place
 
-    result_place(output)
+    result = result_place(output)
+    if isinstance(result, Path):
+        choose_place(result, page)
     if image is not None:
         check_image_path(image)
     from bigdecon.reporting.making import make_report
