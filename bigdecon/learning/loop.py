@@ -22,6 +22,7 @@ from torch import Tensor
 from bigdecon.errors import TrainingError
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.learning.checkpoint import Checkpoint, CurvePoint, scaling_for
+from bigdecon.learning.device_patches import DevicePatches, TensorBatch, patches_for
 from bigdecon.learning.edges import repeat_edges
 from bigdecon.learning.gradient import Gradient
 from bigdecon.learning.heap import freed_memory_kept
@@ -117,7 +118,7 @@ class TrainingLoop(ABC):
         """Fit what depends on the patches to them, and continue from a saved state where there is one."""
 
     @abstractmethod
-    def learn(self, batch: PatchBatch) -> Tensor:
+    def learn(self, batch: PatchBatch | TensorBatch) -> Tensor:
         """Do one step; the loss stays on the device."""
 
     @abstractmethod
@@ -181,17 +182,18 @@ class TrainingLoop(ABC):
         patches = [torch.from_numpy(pool.draw(-1 - n, 1).x).to(self.device) for n in range(SAMPLE_PATCHES)]
         return choose_precision(self.network, [x.contiguous(memory_format=self._layout) for x in patches])
 
-    def _batches(self, pool: PatchPool) -> Iterator[PatchBatch]:
+    def _batches(self, pool: PatchPool) -> Iterator[PatchBatch | TensorBatch]:
         """Prepare the next batch in the background while the device works; ends after the last step."""
+        patches = patches_for(pool, self.device)
         with ThreadPoolExecutor(1) as worker:
             upcoming = None
             for step in range(self.step, self._plan.steps):
-                current = upcoming or worker.submit(self._draw, pool, step)
-                upcoming = worker.submit(self._draw, pool, step + 1)
+                current = upcoming or worker.submit(self._draw, patches, step)
+                upcoming = worker.submit(self._draw, patches, step + 1)
                 yield current.result()
 
-    def _draw(self, pool: PatchPool, step: int) -> PatchBatch:
-        return pool.draw(step, self._plan.batch, self.symmetries, self.margin)
+    def _draw(self, patches: PatchPool | DevicePatches, step: int) -> PatchBatch | TensorBatch:
+        return patches.draw(step, self._plan.batch, self.symmetries, self.margin)
 
     def _set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:

@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["held_out_voxels", "neighbour_mean", "replace_masked", "stratified_mask", "stratum"]
+__all__ = [
+    "held_out_places",
+    "held_out_voxels",
+    "neighbour_mean",
+    "replace_masked",
+    "stratified_mask",
+    "stratum",
+]
 
 
 def stratum(fraction: float, ndim: int) -> int:
@@ -88,8 +95,16 @@ def held_out_voxels(
     seed : another seed keeps out other voxels
     """
     held = np.zeros(shape, bool)
+    held[held_out_places(origin, shape, fraction, seed)] = True
+    return held
+
+
+def held_out_places(
+    origin: Sequence[int], shape: Sequence[int], fraction: float, seed: int
+) -> tuple[NDArray[np.int64], ...]:
+    """Give the places of `held_out_voxels` within the box, one array of indices an axis."""
     if fraction <= 0:
-        return held
+        return tuple(np.zeros(0, np.int64) for _ in shape)
     side = stratum(fraction, len(shape))
     first = [o // side for o in origin]
     last = [-(-(o + n) // side) for o, n in zip(origin, shape, strict=True)]
@@ -104,8 +119,7 @@ def held_out_voxels(
         place = cell * side + (code % np.uint64(side)).astype(np.int64) - o
         inside &= (place >= 0) & (place < n)
         places.append(place)
-    held[tuple(place[inside] for place in places)] = True
-    return held
+    return tuple(place[inside] for place in places)
 
 
 def _scramble(code: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from bigdecon.errors import BigdeconError, NonFiniteError, ReadError
 from bigdecon.intensity import IntensityStats, Scaling
-from bigdecon.learning.masking import held_out_voxels
+from bigdecon.learning.masking import held_out_places
 from bigdecon.optics.psf import PSFSymmetries
 from bigdecon.volume import Box, Stack
 
-__all__ = ["Excerpt", "PatchBatch", "PatchPool", "augment", "read_excerpts"]
+__all__ = ["Excerpt", "PatchBatch", "PatchChoice", "PatchPool", "Turn", "choose_turn", "read_excerpts"]
 
 POOL_VOXELS = 2**26
 SMALL_BOXES = 27
@@ -45,6 +45,42 @@ class PatchBatch(NamedTuple):
     x: NDArray[np.float32]
     held_out: NDArray[np.bool_]
     exact: NDArray[np.bool_]
+
+
+class Turn(NamedTuple):
+    """How a patch is flipped, along axes counted from its first, and then turned in the plane.
+
+    Attributes
+    ----------
+    flipped : axes
+    turns : quarters, from y to x
+    """
+
+    flipped: tuple[int, ...] = ()
+    turns: int = 0
+
+    def apply(self, part: NDArray[Any]) -> NDArray[Any]:
+        """Flip and turn an array [z,] y, x."""
+        return np.rot90(np.flip(part, self.flipped), self.turns, axes=(-2, -1))
+
+
+class PatchChoice(NamedTuple):
+    """One patch, before a voxel of it is touched.
+
+    Attributes
+    ----------
+    excerpt : index
+    window : within the excerpt; smaller than a patch where the volume is
+    held_out : places within the patch, one array of indices an axis
+    exact : within the patch, see `PatchBatch`
+    turn : at last
+    """
+
+    excerpt: int
+    window: Box
+    held_out: tuple[NDArray[np.int64], ...]
+    exact: Box
+    turn: Turn
 
 
 @dataclass(frozen=True)
@@ -83,6 +119,12 @@ class PatchPool:
     held_out_fraction : part of the voxels kept out of every loss
     scaling : of the patches; they are standardised if not given
     pool_voxels : at most about this many voxels are held in memory
+
+    Attributes
+    ----------
+    excerpts : what patches are cut from
+    patch_shape : as above, after rounding
+    scaling : as above
     """
 
     def __init__(
@@ -98,7 +140,7 @@ class PatchPool:
         pool_voxels: int = POOL_VOXELS,
     ) -> None:
         extent = self._extent = stacks[0].shape
-        self._cut = stacks[0].cut
+        self._cut_faces = stacks[0].cut
         # Two steps of the bottom level along x at least: batch normalisation needs more than one value.
         least = [alignment] * (len(extent) - 1) + [2 * alignment]
         self.patch_shape = tuple(
@@ -106,7 +148,7 @@ class PatchPool:
             for p, n, m in zip(patch_shape, extent, least, strict=True)
         )
         self._stats = stats
-        self._scaling = scaling or stats.standard
+        self.scaling = scaling or stats.standard
         self._seed = seed
         self._held_out_fraction = held_out_fraction
         side = [max(128, 2 * p) for p in self.patch_shape]
@@ -131,39 +173,59 @@ class PatchPool:
         margin : voxels near a cut face, along every spatial axis, that miss light from beyond it;
             at the volume's own faces nothing is cut
         """
-        rng = np.random.default_rng((self._seed, step + 2**32))
-        patches = [self._patch(rng, margin or (0,) * len(self.patch_shape)) for _ in range(batch)]
-        if symmetries is not None:
-            patches = [augment(patch, symmetries, rng) for patch in patches]
+        patches = [self._cut(choice) for choice in self.choose(step, batch, symmetries, margin)]
         return PatchBatch(
             *(np.ascontiguousarray(np.stack(part)[:, None]) for part in zip(*patches, strict=True))
         )
 
-    def _patch(self, rng: np.random.Generator, margin: Sequence[int]) -> PatchBatch:
-        places = [self._place(rng) for _ in range(CANDIDATES)]
-        interest = np.array([self._interest(excerpt, corner) for excerpt, corner in places])
-        excerpt, corner = places[int(rng.choice(CANDIDATES, p=interest / interest.sum()))]
-        window = tuple(slice(c, c + p) for c, p in zip(corner, self.patch_shape, strict=True))
-        data = excerpt.data[window]
-        missing = [(0, p - n) for p, n in zip(self.patch_shape, data.shape, strict=True)]
-        origin = [o + c for o, c in zip(excerpt.origin, corner, strict=True)]
-        seed = self._seed + 7919 * excerpt.stack_index
-        held = held_out_voxels(origin, self.patch_shape, self._held_out_fraction, seed)
-        x = np.pad(self._scaling.apply(data), missing, mode="edge")
-        exact = np.zeros(self.patch_shape, bool)
-        sides = zip(origin, data.shape, self._extent, self._cut, margin, strict=True)
-        exact[
-            tuple(
-                slice(m * (low or o > 0), n - m * (high or o + n < end))
-                for o, n, end, (low, high), m in sides
-            )
-        ] = True
-        return PatchBatch(x, held, exact)
+    def choose(
+        self,
+        step: int,
+        batch: int,
+        symmetries: PSFSymmetries | None = None,
+        margin: Sequence[int] | None = None,
+    ) -> list[PatchChoice]:
+        """Decide on the patches of one step without touching a voxel; parameters as for `draw`."""
+        rng = np.random.default_rng((self._seed, step + 2**32))
+        margin = margin or (0,) * len(self.patch_shape)
+        choices = [self._choose(rng, margin) for _ in range(batch)]
+        if symmetries is None:
+            return choices
+        return [choice._replace(turn=choose_turn(self.patch_shape, symmetries, rng)) for choice in choices]
 
-    def _place(self, rng: np.random.Generator) -> tuple[Excerpt, tuple[int, ...]]:
-        excerpt = self.excerpts[int(rng.choice(len(self.excerpts), p=self._shares))]
-        room = [max(0, n - p) for n, p in zip(excerpt.data.shape, self.patch_shape, strict=True)]
-        return excerpt, tuple(int(rng.integers(0, r + 1)) for r in room)
+    def _choose(self, rng: np.random.Generator, margin: Sequence[int]) -> PatchChoice:
+        places = [self._place(rng) for _ in range(CANDIDATES)]
+        interest = np.array([self._interest(self.excerpts[index], corner) for index, corner in places])
+        index, corner = places[int(rng.choice(CANDIDATES, p=interest / interest.sum()))]
+        excerpt = self.excerpts[index]
+        window = tuple(
+            slice(c, min(c + p, n))
+            for c, p, n in zip(corner, self.patch_shape, excerpt.data.shape, strict=True)
+        )
+        origin = [o + c for o, c in zip(excerpt.origin, corner, strict=True)]
+        sides = zip(origin, window, self._extent, self._cut_faces, margin, strict=True)
+        exact = tuple(
+            slice(m * (low or o > 0), (n := part.stop - part.start) - m * (high or o + n < end))
+            for o, part, end, (low, high), m in sides
+        )
+        seed = self._seed + 7919 * excerpt.stack_index
+        held = held_out_places(origin, self.patch_shape, self._held_out_fraction, seed)
+        return PatchChoice(index, window, held, exact, Turn())
+
+    def _cut(self, choice: PatchChoice) -> PatchBatch:
+        data = self.excerpts[choice.excerpt].data[choice.window]
+        missing = [(0, p - n) for p, n in zip(self.patch_shape, data.shape, strict=True)]
+        x = np.pad(self.scaling.apply(data), missing, mode="edge")
+        held, exact = np.zeros(self.patch_shape, bool), np.zeros(self.patch_shape, bool)
+        held[choice.held_out] = True
+        exact[choice.exact] = True
+        return PatchBatch(*(choice.turn.apply(part) for part in (x, held, exact)))
+
+    def _place(self, rng: np.random.Generator) -> tuple[int, tuple[int, ...]]:
+        index = int(rng.choice(len(self.excerpts), p=self._shares))
+        shape = self.excerpts[index].data.shape
+        room = [max(0, n - p) for n, p in zip(shape, self.patch_shape, strict=True)]
+        return index, tuple(int(rng.integers(0, r + 1)) for r in room)
 
     def _interest(self, excerpt: Excerpt, corner: tuple[int, ...]) -> float:
         window = tuple(
@@ -230,23 +292,18 @@ def read_excerpts(
     return [excerpt for _, _, excerpt in sorted(kept, key=lambda item: item[1])]
 
 
-def augment(patch: PatchBatch, symmetries: PSFSymmetries, rng: np.random.Generator) -> PatchBatch:
-    """Flip and turn one patch at random, only in ways that leave the PSF as it is.
+def choose_turn(shape: Sequence[int], symmetries: PSFSymmetries, rng: np.random.Generator) -> Turn:
+    """Choose at random how to flip and turn one patch, only in ways that leave the PSF as it is.
 
     Parameters
     ----------
-    patch : arrays without batch and channel axes
+    shape : of the patch; one that is not square is not turned
     symmetries : of the PSF
     rng : decides
     """
-    axes = tuple(a for a, allowed in enumerate(symmetries.flips) if allowed and rng.random() < 0.5)
-    square = patch.x.shape[-1] == patch.x.shape[-2]
-    turns = int(rng.integers(4)) if symmetries.rot90 and square else 0
-
-    def turned(part: NDArray[Any]) -> NDArray[Any]:
-        return np.rot90(np.flip(part, axes), turns, axes=(-2, -1))
-
-    return PatchBatch(turned(patch.x), turned(patch.held_out), turned(patch.exact))
+    flipped = tuple(a for a, allowed in enumerate(symmetries.flips) if allowed and rng.random() < 0.5)
+    square = shape[-1] == shape[-2]
+    return Turn(flipped, int(rng.integers(4)) if symmetries.rot90 and square else 0)
 
 
 def _random_boxes(

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.checkpoint import Checkpoint
+from bigdecon.learning.device_patches import TensorBatch
 from bigdecon.learning.loop import TrainingLoop, TrainingStep, exact_margin, run_training, step_generator
 from bigdecon.learning.losses import Bounds, boundary_loss
 from bigdecon.learning.patches import PatchBatch, PatchPool
@@ -179,7 +180,7 @@ class _Inverter(TrainingLoop):
         if self.best:
             self.network.load_state_dict(self.best)
 
-    def learn(self, batch: PatchBatch) -> Tensor:
+    def learn(self, batch: PatchBatch | TensorBatch) -> Tensor:
         """Do one step and validate it; the loss stays on the device."""
         generator = step_generator(self.config.seed, self.step, self.device)
         rate = self.config.learning_rate * self.watch.factor
@@ -235,8 +236,8 @@ class _Inverter(TrainingLoop):
             self.best = _copied(self.network)
         self.watch = self.watch.after(self.error, self.config)
 
-    def _to_device(self, batch: PatchBatch) -> _Step:
-        return _Step(*(torch.from_numpy(part).to(self.device, non_blocking=True) for part in batch))
+    def _to_device(self, batch: PatchBatch | TensorBatch) -> _Step:
+        return _Step(*(torch.as_tensor(part).to(self.device, non_blocking=True) for part in batch))
 
 
 def _copied(network: nn.Module) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from bigdecon.config import TrainingConfig
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.checkpoint import Checkpoint
+from bigdecon.learning.device_patches import TensorBatch
 from bigdecon.learning.loop import TrainingLoop, TrainingStep, exact_margin, run_training, step_generator
 from bigdecon.learning.losses import Bounds, LossTerms, Passes, deconvolution_loss
 from bigdecon.learning.masking import neighbour_mean, replace_masked, stratified_mask
@@ -115,7 +116,7 @@ class _Trainer(TrainingLoop):
     def finish(self) -> None:
         """Keep the newest weights, as the paper does."""
 
-    def learn(self, batch: PatchBatch) -> Tensor:
+    def learn(self, batch: PatchBatch | TensorBatch) -> Tensor:
         """Do one step; the loss stays on the device."""
         self.network.train()
         factor = rate_factor(self.config, self.step, self.seconds, self.curve)
@@ -187,8 +188,8 @@ class _Trainer(TrainingLoop):
             output: Tensor = self.network(x, passes)
         return output.float()
 
-    def _to_device(self, batch: PatchBatch) -> _Step:
-        x, held, exact = (torch.from_numpy(part).to(self.device, non_blocking=True) for part in batch)
+    def _to_device(self, batch: PatchBatch | TensorBatch) -> _Step:
+        x, held, exact = (torch.as_tensor(part).to(self.device, non_blocking=True) for part in batch)
         return _Step(x, held, exact & ~held)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bigdecon.intensity import IntensityStats
 from bigdecon.learning.masking import held_out_voxels
-from bigdecon.learning.patches import PatchBatch, PatchPool, augment, read_excerpts
+from bigdecon.learning.patches import PatchPool, Turn, choose_turn, read_excerpts
 from bigdecon.optics.psf import PSFSymmetries
 from bigdecon.volume import Box, Stack, Volume
 
@@ -210,17 +210,29 @@ def test_patches_are_turned_only_as_the_psf_allows(symmetries: PSFSymmetries) ->
     rng = np.random.default_rng(1)
     seen = set()
     for _ in range(150):
-        turned = augment(PatchBatch(x, x > 0.5, x > 0.1), symmetries, rng)
-        np.testing.assert_array_equal(turned.held_out, turned.x > 0.5)
-        np.testing.assert_array_equal(turned.exact, turned.x > 0.1)
-        seen.add(turned.x.tobytes())
+        seen.add(choose_turn(x.shape, symmetries, rng).apply(x).tobytes())
     assert seen == allowed
 
 
 def test_patches_that_are_not_square_are_not_turned() -> None:
-    x = np.zeros((4, 6), np.float32)
     symmetries = PSFSymmetries((True, True), True)
-    shapes = {
-        augment(PatchBatch(x, x > 0, x > 0), symmetries, np.random.default_rng(i)).x.shape for i in range(20)
-    }
-    assert shapes == {(4, 6)}
+    turns = {choose_turn((4, 6), symmetries, np.random.default_rng(i)).turns for i in range(20)}
+    assert turns == {0}
+
+
+def test_what_is_held_out_and_compared_turns_with_the_patch() -> None:
+    """Voxels hold their own numbers, so a patch says where it was, and how it was turned."""
+    array = np.arange(24 * 24 * 24, dtype=np.float32).reshape(24, 24, 24)
+    pool = pool_of(array, (8, 8, 8), held_out_fraction=0.1)
+    batch = pool.draw(0, 20, PSFSymmetries((True, True, True), True), margin=(2, 1, 0))
+    assert (pool.choose(0, 20)[0].turn, len(batch.x)) == (Turn(), 20)
+    held = held_out_voxels((0, 0, 0), array.shape, 0.1, 0)
+    for x, held_out, exact in zip(*(part[:, 0] for part in batch), strict=True):
+        places = x.astype(int)
+        np.testing.assert_array_equal(held_out, held.ravel()[places])
+        z, y, _ = np.unravel_index(places, array.shape)
+        inside = np.ones(x.shape, bool)
+        for place, margin, n in ((z, 2, 24), (y, 1, 24)):
+            low, high = place.min(), place.max()
+            inside &= (place >= low + margin * (low > 0)) & (place <= high - margin * (high < n - 1))
+        np.testing.assert_array_equal(exact, inside)
