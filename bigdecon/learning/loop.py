@@ -166,7 +166,7 @@ class TrainingLoop(ABC):
             self.seconds = time.monotonic() - started
             due = self.step % config.evaluate_every == 0 or self.step == config.steps
             if due:
-                self.curve.append(CurvePoint(self.step, losses.take(self.step), self.held_out_error(pool)))
+                self._measure(pool)
             if self.step % config.checkpoint_every == 0 or self.seconds - saved > SAVE_SECONDS:
                 losses.look(self.step)  # stops here if it is no number: nothing could be continued from it
                 self._save()
@@ -174,7 +174,14 @@ class TrainingLoop(ABC):
             if on_event and (due or self.seconds - reported > REPORT_SECONDS):
                 reported = self.seconds
                 on_event(self._report(losses))
-        return self.stop_reason() or "steps"
+        reason = self.stop_reason() or "steps"
+        if self.step and (not self.curve or self.curve[-1].step < self.step):
+            self._measure(pool)  # stopped by time, between two measurements: the curve ends with the network
+        return reason
+
+    def _measure(self, pool: PatchPool) -> None:
+        loss = self._mean_loss.take(self.step)
+        self.curve.append(CurvePoint(self.step, loss, self.held_out_error(pool)))
 
     def precision(self, pool: PatchPool) -> str:
         """Choose the precision for inference, by patches that no step has seen."""
