@@ -27,6 +27,7 @@ from bigdecon.io.provenance import (
     RunRecord,
     TrainingRecord,
     now,
+    read_run,
     write_run,
 )
 from bigdecon.io.stored_psf import FOLDER as KEPT_PSFS
@@ -306,13 +307,15 @@ def _lacks_report(plan: RunPlan) -> bool:
 def _finish(plan: RunPlan, models: tuple[Place, ...], command: str, *, complete: bool) -> None:
     """Set display windows, write provenance, and mark the run as finished if nothing is missing."""
     set_display_windows(plan.output, measure_windows(plan.output, plan.layout))
-    provenance = _provenance(plan, tuple(load_checkpoint(path) for path in models), command).as_json()
+    record = read_run(plan.bookkeeping / "run.json")
+    begun = str(record.provenance["created"]) if record else ""
+    provenance = _provenance(plan, tuple(load_checkpoint(path) for path in models), command, begun).as_json()
     set_provenance(plan.output, provenance)
     record = RunRecord(plan.fingerprint, provenance, complete, plan.work.as_json())
     write_run(plan.bookkeeping / "run.json", record)
 
 
-def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...], command: str) -> Provenance:
+def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...], command: str, begun: str = "") -> Provenance:
     training = tuple(
         TrainingRecord(
             (channel,),
@@ -337,7 +340,7 @@ def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...], command: str) -> 
         seed=plan.config.seed,
         device=plan.device,
         training=training,
-        created=str(plan.earlier.provenance["created"]) if plan.earlier else now(),
+        created=begun or now(),
         command=command,
         findings=tuple(finding.as_json() for finding in plan.findings),
     )

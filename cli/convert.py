@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option(
     "--stack", metavar="LETTERS", help="What the numbers in the names of a series mean: t, c or z each."
 )
-@click.option("--voxel-size", cls=VoxelSize, help="Voxel size of the image, um (2D: 1 Y X).")
+@click.option("--voxel-size", cls=VoxelSize, help="Voxel size of the image, µm (2D: 1 Y X).")
 @click.option("--level", default=0, show_default=True, help="Resolution level, 0 is the finest.")
 @click.option("--channel", multiple=True, metavar="C", help="Index or name; repeatable; default all.")
 @click.option("--timepoint", type=int, help="Index of one time point; default all.")

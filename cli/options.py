@@ -113,12 +113,12 @@ def _input_options(command: Any) -> Any:
             metavar="FILE",
             help="PSF; one for all channels, or one each.",
         ),
-        click.option("--psf-voxel-size", cls=VoxelSize, help="Voxel size of the PSF, um (2D: 1 Y X)."),
-        click.option("--voxel-size", cls=VoxelSize, help="Voxel size of the volume, um (2D: 1 Y X)."),
+        click.option("--psf-voxel-size", cls=VoxelSize, help="Voxel size of the PSF, µm (2D: 1 Y X)."),
+        click.option("--voxel-size", cls=VoxelSize, help="Voxel size of the volume, µm (2D: 1 Y X)."),
         click.option(
             "--na", type=float, help="NA of the objective, for warnings; default: the image's or PSF's."
         ),
-        click.option("--wavelength", type=float, help="Of the emitted light, um (520 nm is 0.52), likewise."),
+        click.option("--wavelength", type=float, help="Of the emitted light, µm (520 nm is 0.52), likewise."),
         click.option("--refractive-index", type=float, help="Of the immersion, likewise."),
         click.option("--level", default=0, show_default=True, help="Resolution level, 0 is the finest."),
         click.option("--channel", multiple=True, metavar="C", help="Index or name; repeatable; default all."),

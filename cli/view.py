@@ -56,17 +56,28 @@ def command(output_path: str, input_path: str | None, port: int, host: str, brow
         if path:
             check_image_path(path)
     from bigdecon.viewing.file_server import FileServer
-    from bigdecon.viewing.neuroglancer import common_contrast, is_installed, look_at, viewer, viewer_state
+    from bigdecon.viewing.neuroglancer import (
+        common_contrast,
+        common_size,
+        is_installed,
+        look_at,
+        viewer,
+        viewer_state,
+    )
 
-    roots = {"input": _store(input_path)} if input_path else {}
-    roots["result"] = _store(output_path)
+    result = _store(output_path)
+    roots = {"input": _store(input_path, beside=result)} if input_path else {}
+    roots["result"] = result
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ExitStack() as stack:
             server = stack.enter_context(FileServer(roots, host=host, port=port, stores=True))
             if is_installed():
                 images = [look_at(str(root), name, f"{server.url}/{name}") for name, root in roots.items()]
-                state = viewer_state(common_contrast(images))
+                for image in images:
+                    if image.voxel_size_um is None and any(other.voxel_size_um for other in images):
+                        click.echo(f"The {image.name} has no voxel size; it is shown with that of the other.")
+                state = viewer_state(common_contrast(common_size(images)))
                 page = stack.enter_context(viewer(state, host=host, port=port and port + 1))
                 click.echo(f"Viewer:     {page}")
                 _open_browser(page, wanted=browser)
@@ -103,8 +114,13 @@ def describe(server: FileServer, roots: dict[str, Path], host: str) -> list[str]
     return [*lines, "Ctrl-C ends it."]
 
 
-def _store(path: str) -> Path:
+def _store(path: str, beside: Path | None = None) -> Path:
     """Give the folder of an OME-Zarr on this machine.
+
+    Parameters
+    ----------
+    path : as it was given
+    beside : a result of this image, whose voxel size it has if it knows none itself
 
     Raises
     ------
@@ -127,9 +143,19 @@ def _store(path: str) -> Path:
     if not found.format.startswith("OME-Zarr"):
         raise VolumeError(
             f"{path} is {found.format}, which browsers cannot read; make an OME-Zarr of it first: "
-            f"bigdecon convert {path} {place.name.partition('.')[0]}.ome.zarr."
+            f"bigdecon convert {path} {place.name.partition('.')[0]}.ome.zarr{_size_option(place, beside)}."
         )
     return place
+
+
+def _size_option(place: Path, beside: Path | None) -> str:
+    """Give the option that an image without a voxel size needs; "" where it has one, or none is known."""
+    from bigdecon.io.reading import open_volume
+
+    if beside is None or open_volume(place).voxel_size_um is not None:
+        return ""
+    size = open_volume(beside).voxel_size_um
+    return f" --voxel-size {' '.join(f'{s:g}' for s in size)}" if size else ""
 
 
 def _open_browser(page: str, *, wanted: bool) -> None:

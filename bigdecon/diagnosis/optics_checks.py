@@ -107,8 +107,8 @@ def check_psf_voxel_size(psf: PSF) -> Finding | None:
         return Finding(name, "good", "The PSF has the voxel size that it was made with.")
     axis = "zyx"[-len(ratios) :][worst]
     sentence = (
-        f"The PSF was made with voxels of {_sizes(origin.voxel_size_um)} um, and is taken to have "
-        f"{_sizes(taken)} um, which makes it {ratios[worst]:.3g} times as wide along {axis}; the result "
+        f"The PSF was made with voxels of {_sizes(origin.voxel_size_um)} µm, and is taken to have "
+        f"{_sizes(taken)} µm, which makes it {ratios[worst]:.3g} times as wide along {axis}; the result "
         f"will {'have rings and exaggerated detail' if ratios[worst] > 1 else 'stay blurred'}."
     )
     remedy = "Leave --psf-voxel-size out: the file knows its voxel size, and is resampled to the image's."
@@ -124,7 +124,7 @@ def check_psf_optics(psf: PSF, image: KnownOptics) -> Finding | None:
     apart = []
     light = image.wavelength_um
     if light is not None and abs(light - made.wavelength_um) > SAME_LIGHT_UM:
-        apart.append(("light of", f"{made.wavelength_um:g} um", f"{light:g} um"))
+        apart.append(("light of", f"{made.wavelength_um:g} µm", f"{light:g} µm"))
     for what, own, told, same in (
         ("an NA of", made.numerical_aperture, image.numerical_aperture, SAME_APERTURE),
         ("an immersion of index", made.refractive_index, image.refractive_index, SAME_INDEX),
@@ -157,8 +157,8 @@ def check_psf_plausibility(psf: PSF) -> Finding | None:
     remedy = "Check the PSF's voxel size, in micrometres and in the order z, y, x; is it that of the sample?"
     if lateral < NARROWEST_UM:
         sentence = (
-            f"The PSF is only {lateral:.2g} um wide in the plane (FWHM), and no objective images more "
-            f"sharply than {NARROWEST_UM:g} um without super-resolution: its voxel size seems too small."
+            f"The PSF is only {lateral:.2g} µm wide in the plane (FWHM), and no objective images more "
+            f"sharply than {NARROWEST_UM:g} µm without super-resolution: its voxel size seems too small."
         )
         return Finding(name, "warning", sentence, remedy)
     if not axial or axial[0] is None:
@@ -166,7 +166,7 @@ def check_psf_plausibility(psf: PSF) -> Finding | None:
     ratio = axial[0] / lateral
     if lateral < SHARP_UM and ratio < LONGER_THAN_WIDE:
         sentence = (
-            f"The PSF is {lateral:.2g} um wide in the plane and {axial[0]:.2g} um along z (FWHM), "
+            f"The PSF is {lateral:.2g} µm wide in the plane and {axial[0]:.2g} µm along z (FWHM), "
             f"{ratio:.2g} times as much; an objective of such a high aperture makes it at least "
             f"{LONGER_THAN_WIDE:g} times as long as wide: the voxel size along z seems too small."
         )
@@ -175,9 +175,9 @@ def check_psf_plausibility(psf: PSF) -> Finding | None:
     light = lateral * math.sin(half_angle) / 0.51
     if half_angle < math.pi / 2 and light < SHORTEST_LIGHT_UM:
         sentence = (
-            f"The PSF is {lateral:.2g} um wide in the plane and {axial[0]:.2g} um along z (FWHM), which goes "
-            f"together for light of a wavelength of {light:.2g} um in the medium alone, and what is visible "
-            "has 0.25 um or more: a voxel size seems too small in the plane, or too large along z."
+            f"The PSF is {lateral:.2g} µm wide in the plane and {axial[0]:.2g} µm along z (FWHM), which goes "
+            f"together for light of a wavelength of {light:.2g} µm in the medium alone, and what is visible "
+            "has 0.25 µm or more: a voxel size seems too small in the plane, or too large along z."
         )
         return Finding(name, "warning", sentence, remedy)
     return good
@@ -213,9 +213,9 @@ def check_psf_theory(psf: PSF, image: KnownOptics) -> Finding | None:
             continue
         usual = f"{low:g} to {high:g}" if low else f"up to {high:g}"
         sentence = (
-            f"The PSF is {width:.2g} um wide along {'zyx'[-len(theory) :][axis]} (FWHM), and by theory it is "
-            f"{wanted:.2g} um for NA {conditions.numerical_aperture:g} and light of "
-            f"{conditions.wavelength_um:g} um, as the image has them; {usual} times that is usual."
+            f"The PSF is {width:.2g} µm wide along {'zyx'[-len(theory) :][axis]} (FWHM), and by theory it is "
+            f"{wanted:.2g} µm for NA {conditions.numerical_aperture:g} and light of "
+            f"{conditions.wavelength_um:g} µm, as the image has them; {usual} times that is usual."
         )
         odd.append((axial and width > wanted, sentence))
     if not odd:

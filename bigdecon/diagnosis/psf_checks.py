@@ -64,7 +64,7 @@ def check_orientation(psf_array: NDArray[Any], voxel_size_um: Sequence[float] | 
         return Finding("psf-orientation", "warning", sentence, remedy)
     if psf_array.ndim == 3 and voxel_size_um and widths[0] < SHORT_ALONG_Z * min(y, x):
         sentence = (
-            f"The PSF is narrower along z ({widths[0]:.2g} um) than in the plane ({min(y, x):.2g} um), "
+            f"The PSF is narrower along z ({widths[0]:.2g} µm) than in the plane ({min(y, x):.2g} µm), "
             "which no "
             f"objective does: its axes may be in another order, and {effect}"
         )
@@ -248,15 +248,15 @@ def _by_optics(voxel_size_um: Sequence[float], known: KnownOptics) -> Finding:
     # The plane's axes are alike in most images: name both, or a reader looks for what is wrong with one.
     alike = [a for a in axes if voxel_size_um[a] == voxel_size_um[worst] and limits[a] == limits[worst]]
     name = " and ".join("zyx"[-ndim:][a] for a in alike)
-    light = f"NA {conditions.numerical_aperture:g} and light of {conditions.wavelength_um:g} um"
+    light = f"NA {conditions.numerical_aperture:g} and light of {conditions.wavelength_um:g} µm"
     if ratio <= LITTLE_ABOVE_NYQUIST:
         return Finding("undersampling", "good", f"The voxels are small enough for {light}.")
     sentence = (
-        f"The voxels are too large: {voxel_size_um[worst]:g} um along {name}, and Nyquist's limit for "
-        f"{light} is {limits[worst]:.3g} um; finer detail is recorded as coarser, and cannot be restored."
+        f"The voxels are too large: {voxel_size_um[worst]:g} µm along {name}, and Nyquist's limit for "
+        f"{light} is {limits[worst]:.3g} µm; finer detail is recorded as coarser, and cannot be restored."
     )
     remedy = (
-        f"Record with at most {limits[worst]:.3g} um along {name}; here, read details of few voxels with "
+        f"Record with at most {limits[worst]:.3g} µm along {name}; here, read details of few voxels with "
         "care."
     )
     return Finding("undersampling", "warning" if ratio > WELL_ABOVE_NYQUIST else "note", sentence, remedy)

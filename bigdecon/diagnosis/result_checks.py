@@ -18,6 +18,7 @@ from bigdecon.evaluation.residual import Residual
 
 __all__ = [
     "NAME_OF_NOISE",
+    "NAME_OF_TRAINING",
     "Origin",
     "check_clipping",
     "check_detail",
@@ -42,6 +43,8 @@ NOISE_GROWTH = 1.5
 NOISE_SHARE = 0.03  # of the result's variance
 REMOVABLE = 0.6  # of the noise, see `noise_of_halves`; near the best number of iterations, less is
 LEAST_DARK = 200  # voxels
+NAME_OF_TRAINING = "training-not-converged"
+MOST_STEPS = 0.9  # of those planned, where the time limit ended the training
 STILL_FALLING = 0.05  # of the error, in the last quarter of the training
 LEAST_MEASUREMENTS = 6
 LOST = 0.25  # of the frequencies that the image's data support
@@ -50,8 +53,8 @@ KEPT = (0.9, 1.1)
 CLIPPED_SHARE = 1e-4
 
 
-Origin = Literal["network", "chosen", "given"]
-"""Where a method's strength came from: a training, hidden voxels of the image, or the user."""
+Origin = Literal["network", "unfinished-network", "chosen", "given"]
+"""Where a method's strength came from: a training, one that ended too early, hidden voxels, or the user."""
 NETWORK_OR_PSF = (
     "Run --method richardson-lucy, which learns nothing, and read its report: if it explains the image, the "
     "PSF is good enough, and the network needs more steps or a larger part of the image; if not, check the "
@@ -59,16 +62,26 @@ NETWORK_OR_PSF = (
 )
 
 
-def check_training(curve: Sequence[tuple[int, float | None]], stopped_by: str) -> Finding:
+def check_training(
+    curve: Sequence[tuple[int, float | None]], stopped_by: str, steps: int | None = None
+) -> Finding:
     """Look whether a network had stopped learning when its training ended.
 
     Parameters
     ----------
     curve : steps done, and the mean squared error at held-out voxels then (None where it was not measured)
     stopped_by : "steps", "time" or "plateau"
+    steps : that were planned; None where that is not known
     """
-    name = "training-not-converged"
-    remedy = "Train for longer, by --steps or --train-minutes."
+    name = NAME_OF_TRAINING
+    remedy = "Train for longer, by --steps or --train-minutes; a new training starts from the beginning."
+    if stopped_by == "time" and steps and curve and curve[-1][0] < MOST_STEPS * steps:
+        done = curve[-1][0]
+        sentence = (
+            f"The training was ended by its time limit after {done} of {steps} steps; the network has not "
+            "learned all that it could, and what else is found of the result may come from that."
+        )
+        return Finding(name, "warning", sentence, remedy)
     known = [(step, error) for step, error in curve if error is not None and math.isfinite(error)]
     if len(known) < LEAST_MEASUREMENTS:
         sentence = (
@@ -82,10 +95,9 @@ def check_training(curve: Sequence[tuple[int, float | None]], stopped_by: str) -
     if falling > STILL_FALLING and stopped_by != "plateau":
         sentence = (
             f"The training ended after {known[-1][0]} steps while the network was still learning: its error "
-            "at "
-            f"held-out voxels fell by {falling:.0%} in the last quarter, and {STILL_FALLING:.0%} is the "
-            "limit; "
-            "the result is less sharp, or noisier, than it could be."
+            f"at held-out voxels fell from {before:.3g} in the quarter before to {last:.3g} in the last, by "
+            f"{falling:.0%} where {STILL_FALLING:.0%} is the limit; the result is less sharp, or noisier, "
+            "than it could be."
         )
         return Finding(name, "warning", sentence, remedy)
     if last > 1.2 * float(errors.min()):
@@ -117,7 +129,8 @@ def check_explanation(residual: Residual) -> Finding:
         )
     share = residual.unexplained
     sentence = (
-        f"The model explains the data to the noise: no; {measured}, and {share:.1%} of the structure is left."
+        f"The model explains the data to the noise: no; {share:.1%} of the structure is left "
+        f"({UNEXPLAINED:.0%} is the limit), {measured}."
     )
     if share < UNEXPLAINED:
         return Finding("explains-data", "note", sentence, "So little is usual where an image is bright.")
@@ -145,16 +158,24 @@ def check_psf_by_residual(residual: Residual, origin: Origin = "given") -> Findi
     """
     correlation, share = _strongest(residual.correlation), residual.unexplained
     if residual.chi_square <= EXPLAINED[1] or share < UNEXPLAINED or correlation < STRUCTURED:
-        return Finding("psf-seems-wrong", "good", "Nothing in the residual speaks against the PSF.")
+        told = f"Too little is left over to speak against the PSF: {share:.1%} of the structure"
+        limit = f" ({UNEXPLAINED:.0%} is the limit)" if share < UNEXPLAINED else ", and that is like noise"
+        return Finding("psf-seems-wrong", "good", f"{told}{limit}.")
+    if origin == "unfinished-network":
+        sentence = (
+            f"What the result leaves over ({share:.1%} of the structure) tells nothing of the PSF, as the "
+            "network was still learning."
+        )
+        return Finding("psf-seems-wrong", "note", sentence, NETWORK_OR_PSF)
     if origin == "network":
         sentence = (
-            f"Either the network has not learned enough, or the PSF is wrong: {share:.0%} of the structure "
+            f"Either the network has not learned enough, or the PSF is wrong: {share:.1%} of the structure "
             f"in the image is left over by the result ({UNEXPLAINED:.0%} is the limit), and what is left "
             f"has a shape of its own (neighbours correlated by {correlation:.2f}, limit {STRUCTURED:g})."
         )
         return Finding("psf-seems-wrong", "warning", sentence, NETWORK_OR_PSF)
     sentence = (
-        f"The PSF seems wrong: {share:.0%} of the structure in the image is left over by the result "
+        f"The PSF seems wrong: {share:.1%} of the structure in the image is left over by the result "
         f"({UNEXPLAINED:.0%} is the limit), and what is left has a shape of its own (neighbours correlated "
         "by "
         f"{correlation:.2f}, limit {STRUCTURED:g}), not that of noise."
@@ -237,6 +258,7 @@ def _growth_in_the_dark(image: Image, result: Image, noise: NoiseModel) -> float
 SHARPER: Mapping[Origin, str] = {
     "network": "Train longer (--steps), or let Richardson-Lucy follow the network (--refine 20); if that "
     "does not help, the PSF is wider than that of the microscope.",
+    "unfinished-network": "Train longer (--steps, --train-minutes); nothing else can be told before.",
     "chosen": "These settings predict hidden voxels best, so sharper ones cost noise: try more --iterations "
     "or a narrower --sieve by hand, and compare. If the detail does not come, look to the PSF and the "
     "background.",

@@ -211,8 +211,8 @@ def check_fit(checkpoint: Checkpoint, psf: PSF, voxel_size_um: tuple[float, ...]
     trained = checkpoint.voxel_size_um
     if trained and voxel_size_um and not np.allclose(trained, voxel_size_um, rtol=0.01):
         raise ModelError(
-            f"the model was trained for voxels of {_sizes(trained)} um, "
-            f"but the volume has {_sizes(voxel_size_um)} um; train a model for this volume."
+            f"the model was trained for voxels of {_sizes(trained)} µm, "
+            f"but the volume has {_sizes(voxel_size_um)} µm; train a model for this volume."
         )
     difference = _psf_difference(checkpoint.psf, psf.array)
     if difference > PSF_TOLERANCE:

@@ -102,9 +102,9 @@ def paper_noise(ndim: int) -> NoiseModel:
 
 
 def paper_psf(ndim: int) -> PSF:
-    """Make the PSF of Papkov et al. 2023: NA 0.8 in water, light of 0.6 um, voxels of 0.406 um, 17 wide.
+    """Make the PSF of Papkov et al. 2023: NA 0.8 in water, light of 0.6 µm, voxels of 0.406 µm, 17 wide.
 
-    In 2D it is the plane 3.05 um out of focus, the first of the 17 planes of their reference code.
+    In 2D it is the plane 3.05 µm out of focus, the first of the 17 planes of their reference code.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def paper_psf(ndim: int) -> PSF:
     )
     if ndim == 3:
         return whole
-    return PSF(whole.array[0] / whole.array[0].sum(), lateral, name="paper, 3.05 um out of focus")
+    return PSF(whole.array[0] / whole.array[0].sum(), lateral, name="paper, 3.05 µm out of focus")
 
 
 class SimulatedBox(NamedTuple):

@@ -1,6 +1,6 @@
 """What a report measures in worker processes: plain functions that take and give what pickles well.
 
-look_at_box      noise of the image, contrast of the result, its brightest place
+look_at_box      noise of the image, its contrast, its brightest place
 measure_box      residual: image minus the result blurred again, in units of the noise; the detail kept
 cut_residual     the same, as pictures of its planes
 repeat_box       the run's own method on two halves of the data, and their Fourier shell correlation
@@ -98,8 +98,8 @@ class Look(NamedTuple):
     ----------
     noise : of the image
     correlation : of neighbouring voxels' noise, along every axis
-    contrast : standard deviation of the result, in data units
-    place : brightest place of the result, in voxels of the stack
+    contrast : standard deviation of the smoothed image, in data units, where the result is not empty
+    place : its brightest place there, in voxels of the stack
     empty : whether the result is 0 in a part of the box, as outside a mask
     """
 
@@ -157,15 +157,20 @@ def look_at_box(pair: Pairing, box: Box) -> Look | None:
         return None
     if not _measurable(image):
         return None
-    # A single bright voxel, as of a broken pixel, is no interesting place.
-    smooth = gaussian_filter(result.astype(np.float32), 1.5)
+    # By the image, not the result, so that all methods are shown at one place; and smoothed, as a single
+    # bright voxel, of a broken pixel say, is no interesting place.
+    smooth = gaussian_filter(image.astype(np.float32), 1.5)
+    nothing = result == pair.offset
+    empty = bool(np.mean(nothing) > 0.01)
+    if empty and not nothing.all():
+        smooth[nothing] = smooth[~nothing].min()
     peak = np.unravel_index(int(smooth.argmax()), smooth.shape)
     return Look(
         estimate_noise(image, pair.background),
         noise_correlation(image),
-        float(result.std()),
+        float(smooth.std()),
         tuple(part.start + int(i) for part, i in zip(box, peak, strict=True)),
-        bool(np.mean(result == pair.offset) > 0.01),
+        empty,
     )
 
 

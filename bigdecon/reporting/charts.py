@@ -157,7 +157,9 @@ def _marks(chart: Chart, x: _Scale, y: _Scale) -> Iterator[Markup]:
             at = x(mark.at)
             yield Markup('<path class="mark" d="M{0} {1}V{2}"/>').format(f"{at:.1f}", TOP, HEIGHT - BOTTOM)
             end = "end" if at > WIDTH / 2 else "start"
-            yield _text(at + (-4 if end == "end" else 4), TOP + 10, mark.text, end)
+            yield _text(
+                at + (-4 if end == "end" else 4), _free_height(chart, at, mark.text, x, y), mark.text, end
+            )
         else:
             at = y(mark.at)
             yield Markup('<path class="mark" d="M{0} {1}H{2}"/>').format(LEFT, f"{at:.1f}", WIDTH - RIGHT)
@@ -184,6 +186,16 @@ def _free_place(chart: Chart, mark: Mark, x: _Scale, y: _Scale) -> tuple[float, 
         return int(within.sum()) + sum(left - 2 < at < left + width + 2 for at in upright)
 
     return min(places, key=crossed, default=(WIDTH - RIGHT - 3 - width, level - 4))
+
+
+def _free_height(chart: Chart, at: float, text: str, x: _Scale, y: _Scale) -> float:
+    """Choose how high the words beside an upright mark stand: as far up as fewest lines cross them."""
+    width = LETTER * len(text) + 8
+    left = at - width if at > WIDTH / 2 else at
+    points = np.concatenate([_on_paper(line, x, y) for line in chart.lines])
+    points = points[(points[:, 0] > left) & (points[:, 0] < left + width)]
+    heights = np.arange(TOP + 10, HEIGHT - BOTTOM - 4, 13.0)
+    return float(min(heights, key=lambda h: int(((points[:, 1] > h - 12) & (points[:, 1] < h + 4)).sum())))
 
 
 def _on_paper(line: Line, x: _Scale, y: _Scale) -> NDArray[Any]:

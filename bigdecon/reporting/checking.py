@@ -12,6 +12,7 @@ from bigdecon.diagnosis.input_checks import check_psf_alone
 from bigdecon.diagnosis.optics_checks import KnownOptics
 from bigdecon.diagnosis.result_checks import (
     NAME_OF_NOISE,
+    NAME_OF_TRAINING,
     Origin,
     check_clipping,
     check_detail,
@@ -60,10 +61,19 @@ def findings_of_stack(
     return found
 
 
-def origin_of_settings(config: RunConfig) -> Origin:
-    """Tell whether a network was trained, settings were chosen from the image, or given."""
+def origin_of_settings(config: RunConfig, found: Sequence[Named] = ()) -> Origin:
+    """Tell whether a network was trained, settings were chosen from the image, or given.
+
+    Parameters
+    ----------
+    config : of the run
+    found : by `findings_of_run`, which knows whether a training ended too early
+    """
     if config.method not in CLASSICAL:
-        return "network"
+        early = any(
+            finding.name == NAME_OF_TRAINING and finding.severity == "warning" for _, finding in found
+        )
+        return "unfinished-network" if early else "network"
     return "chosen" if what_to_tune(config) else "given"
 
 
@@ -94,7 +104,7 @@ def findings_of_run(subject: Subject) -> list[Named]:
     for channel, model in zip(result.channels, subject.models, strict=False):
         curve = [(point.step, point.held_out_error) for point in model.curve]
         name = channel.name if len(subject.models) > 1 else ""
-        found.append((name, check_training(curve, model.stopped_by)))
+        found.append((name, check_training(curve, model.stopped_by, model.config.steps)))
     voxels = math.prod(result.shape)
     found.append(("", check_clipping(subject.status.clipped, voxels, subject.work.layout.dtype)))
     return found

@@ -25,7 +25,7 @@ from bigdecon.reporting.curves import (
     training_charts,
     tuning_charts,
 )
-from bigdecon.reporting.facts import Row, facts_of
+from bigdecon.reporting.facts import Row, facts_of, method_in_words
 from bigdecon.reporting.measures import StackMeasures
 from bigdecon.reporting.measuring import BUDGET_BYTES, BUDGET_SECONDS, Runner, measure_stack
 from bigdecon.reporting.numbers import Reach, numbers_of, reaches_of
@@ -152,10 +152,12 @@ def gather(subject: Subject, run: Runner, *, seconds: float | None = None, machi
         sections.append(section)
         if measures.agreements:
             halved.add(channel)
-    of_stacks = findings_of_stacks(
-        [section.measures for section in sections], in_um=in_um, origin=origin_of_settings(subject.config)
-    )
     found = findings_of_run(subject)
+    of_stacks = findings_of_stacks(
+        [section.measures for section in sections],
+        in_um=in_um,
+        origin=origin_of_settings(subject.config, found),
+    )
     for section, findings in zip(sections, of_stacks, strict=True):
         found += [(section.heading, finding) for finding in findings]
     status = subject.status
@@ -180,7 +182,7 @@ def gather(subject: Subject, run: Runner, *, seconds: float | None = None, machi
 
 
 def _state(subject: Subject) -> str:
-    method = subject.config.method
+    method = method_in_words(subject.config)
     source = shown_url(str(subject.record.provenance["input"].get("location") or subject.config.input))
     made = f"Made from {source} by {method}, {subject.status.created[:10]}."
     if subject.status.state == "incomplete":
@@ -235,7 +237,7 @@ def _section(subject: Subject, measures: StackMeasures, side: int, budget: Readi
             *(() if measures.spectrum is None else (("residual", spectrum_chart(measures)),)),
         ),
         quality=quality_map(measures, size),
-        quality_marks=quality_marks(measures),
+        quality_marks=quality_marks(),
         numbers=numbers_of(subject, measures),
         reaches=reaches_of(measures, in_um=size is not None),
         notes=(*measures.notes, *told),

@@ -28,8 +28,8 @@ STEEP = 10.0
 """Power over noise from which the chart of the residual is logarithmic."""
 MOST_KEPT = 1.6
 """Top of the chart of detail: noise that went into a result raises what seems kept."""
-LEAST_SPREAD = math.log2(4.0)
-"""A misfit of 1 gets the darkest colour of the map, one of 4 (or a quarter) the lightest, or the worst."""
+WORST_SHOWN = math.log2(16.0)
+"""A misfit of 1 gets the darkest colour of the map, one of 16 (or 1/16) and beyond the lightest."""
 MARKS = 5
 """Of the scale beside the map."""
 
@@ -154,20 +154,13 @@ def quality_map(measures: StackMeasures, size: tuple[float, ...] | None) -> Mark
     if lost:
         alt += f"; {len(lost)} places lack blocks"
     aspect = size[-2] / size[-1] if size else 1.0
-    spread = (0.0, quality_spread(measures))
+    spread = (0.0, WORST_SHOWN)
     return draw_map(measures.sample.cuts[-2:], values, lost, worst, spread, alt, aspect, labels)
 
 
-def quality_spread(measures: StackMeasures) -> float:
-    """Give the misfit of the lightest colour of the map, as the power of two of its ratio to noise."""
-    found = [abs(math.log2(measured.chi_square)) for measured in measures.measured.values()]
-    return max([LEAST_SPREAD, *found])
-
-
-def quality_marks(measures: StackMeasures) -> tuple[str, ...]:
+def quality_marks() -> tuple[str, ...]:
     """Give the numbers of the scale beside the map, from 1 upwards."""
-    top = quality_spread(measures)
-    return tuple(f"{2 ** (top * mark / (MARKS - 1)):.2g}" for mark in range(MARKS))
+    return tuple(f"{2 ** (WORST_SHOWN * mark / (MARKS - 1)):.2g}" for mark in range(MARKS))
 
 
 def _short(misfit: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,11 @@ from bigdecon.distributed.allocation import allocated_cores
 from bigdecon.reporting.subject import Subject
 from bigdecon.running.classical_settings import how_chosen, settings_in_words
 
-__all__ = ["Row", "describe_machine", "facts_of"]
+__all__ = ["Row", "describe_machine", "facts_of", "method_in_words"]
 
+EARLIER = "without what an earlier, interrupted run had done"
+SLACK_SECONDS = 300.0
+"""Making the report may take as long, and it comes after the run."""
 TOLD_ELSEWHERE = {"input", "output", "psf", "method", "tiling", "slurm", "dry_run", "overwrite", "report"}
 
 
@@ -56,7 +60,7 @@ def _image(subject: Subject) -> Iterator[Row]:
 
 def _method(subject: Subject) -> Iterator[Row]:
     config = subject.config
-    yield Row("Method", config.method)
+    yield Row("Method", method_in_words(config))
     for channel, tuned in enumerate(subject.tuned):
         several = len(subject.tuned) > 1
         name = f"Settings, {subject.result.channels[channel].name}" if several else "Settings"
@@ -74,6 +78,12 @@ def _method(subject: Subject) -> Iterator[Row]:
     if given:
         yield Row("Asked for", ", ".join(f"{row.name.replace('_', '-')} {row.value}" for row in given))
     yield Row("Seed", str(config.seed))
+
+
+def method_in_words(config: RunConfig) -> str:
+    """Name the method, and what follows it."""
+    after = f", then {config.refine} iterations of richardson-lucy" if config.refine is not None else ""
+    return f"{config.method}{after}"
 
 
 def _given(config: RunConfig) -> Iterator[Row]:
@@ -100,7 +110,8 @@ def _short(value: Any) -> str:
 def _time(subject: Subject, seconds: float | None, machine: str) -> Iterator[Row]:
     yield Row("Begun", subject.status.created.replace("T", " ").replace("+00:00", " UTC"))
     if seconds is not None:
-        yield Row("Run", duration(seconds), "without what an earlier, interrupted run had done")
+        earlier = "" if _in_one_go(subject.status.created, seconds) else EARLIER
+        yield Row("Run", duration(seconds), earlier)
     for channel, model in zip(subject.result.channels, subject.models, strict=False):
         name = f"Training, {channel.name}" if len(subject.models) > 1 else "Training"
         yield Row(name, duration(model.seconds), f"on {model.device}")
@@ -109,6 +120,15 @@ def _time(subject: Subject, seconds: float | None, machine: str) -> Iterator[Row
     if skipped:
         yield Row("Skipped", f"{skipped} blocks", "constant, or dimmer than --skip-dim")
     yield Row("Device", str(subject.record.provenance.get("device", "unknown")), machine)
+
+
+def _in_one_go(created: str, seconds: float) -> bool:
+    """Tell whether a run of so many seconds that has just ended is the one that began the result."""
+    try:
+        begun = datetime.fromisoformat(created)
+        return (datetime.now(UTC) - begun).total_seconds() < seconds + SLACK_SECONDS
+    except (ValueError, TypeError):
+        return True
 
 
 def duration(seconds: float) -> str:

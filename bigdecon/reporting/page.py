@@ -130,7 +130,7 @@ def _view(section: Section) -> dict[str, Any]:
         "residuals": [
             Shot(
                 picture_svg(plane, f"Residual in the plane {name}", light=True),
-                caption=f"What is left, {name}.",
+                caption=f"What is left in the box with most contrast, {name} through its middle.",
             )
             for name, plane in section.residuals.items()
         ],

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from bigdecon.diagnosis.findings import Finding, Severity
+from bigdecon.diagnosis.result_checks import NAME_OF_TRAINING
 
 __all__ = ["Statement", "Verdict", "verdict_of"]
 
@@ -124,7 +125,9 @@ def _said(first: tuple[str, Finding], *more: tuple[str, Finding], brief: bool = 
     """Give a finding as a sentence, or the first part of it; with its channel, and whether it is alone."""
     channel, finding = first
     sentence = finding.sentence
-    if brief:
+    if brief and sentence.startswith(EXPLAINED_LEAD + "no"):
+        sentence = "The result does not explain the image to its noise"
+    elif brief:
         sentence = sentence.partition(";")[0]
     elif sentence.startswith(EXPLAINED_LEAD):  # the question says it already
         sentence = sentence.partition("; ")[2] or sentence
@@ -137,9 +140,14 @@ def _said(first: tuple[str, Finding], *more: tuple[str, Finding], brief: bool = 
 
 def _listed(found: Sequence[tuple[str, Finding]]) -> str:
     """Give the first few findings, in short."""
-    groups = _by_name(found)
+    groups = sorted(_by_name(found), key=lambda group: _rank(group[0][1].name))
     more = f" And {len(groups) - 3} more, below." if len(groups) > 3 else ""
     return " ".join(_said(*group, brief=True) for group in groups[:3]) + more
+
+
+def _rank(name: str) -> int:
+    """Put first what explains the rest, and last what nobody can mend after the recording."""
+    return {NAME_OF_TRAINING: 0, "undersampling": 2}.get(name, 1)
 
 
 def _trust(
@@ -162,7 +170,8 @@ def _trust(
         things = len(_by_name(doubtful))
         count = "one thing" if things == 1 else f"{things} things"
         because = f"Look at {count} first. {_listed(doubtful)}"
-        return Statement(question, "warning", "With care", because)
+        unexplained = any(finding.name == "explains-data" for _, finding in doubtful)
+        return Statement(question, "warning", "Rather not" if unexplained else "With care", because)
     if not measured:
         because = "Nothing speaks against it, but without the input image and the PSF little can be checked."
         return Statement(question, "unknown", UNKNOWN, because)

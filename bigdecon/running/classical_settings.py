@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bigdecon.config import CLASSICAL, ClassicalSettings, Method, RunConfig
@@ -139,7 +140,9 @@ def settings_in_words(method: str, settings: ClassicalSettings) -> str:
 
 def how_chosen(tuned: Tuned) -> str:
     """Say that settings were chosen, and from how many; "" where all were given."""
-    several = f", from {len(tuned.trials)} settings" if len(tuned.trials) > 1 else ""
+    # One row of numbers of iterations is one course of the method.
+    tried = len({replace(trial.settings, iterations=0) for trial in tuned.trials})
+    several = f", from {tried} settings" if tried > 1 else ""
     return f"chosen by hidden voxels{several}" if tuned.trials else ""
 
 

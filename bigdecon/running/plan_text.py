@@ -49,7 +49,7 @@ def _describe_input(plan: RunPlan) -> list[tuple[str, str]]:
         ("", f"{volume.axes} {shape}, {volume.dtype}"),
     ]
     size = volume.voxel_size_um
-    text = "unknown" if size is None else " x ".join(f"{s:g}" for s in size) + " um"
+    text = "unknown" if size is None else " x ".join(f"{s:g}" for s in size) + " µm"
     lines.append(("voxel size", text))
     notes = dict.fromkeys(f.sentence for f in plan.findings if (f.name, f.severity) == SAMPLING_NOTE)
     lines += [("note", sentence) for sentence in notes]
@@ -60,7 +60,7 @@ def _describe_input(plan: RunPlan) -> list[tuple[str, str]]:
         label = f"background {channel.name}".strip()
         part = _part_looked_at(stats.sampled)
         brightness = f"mean {_figure(stats.mean)}, maximum {_figure(stats.maximum)}"
-        lines.append((label, f"{_figure(stats.background)} (camera offset), {brightness}{part}"))
+        lines.append((label, f"{_figure(stats.background)}, {brightness}{part}"))
     return lines
 
 

@@ -24,12 +24,12 @@ def size_warnings(config: RunConfig, volume: Volume, psfs: Sequence[PSF]) -> lis
     size = volume.voxel_size_um
     if size and len(size) == 3 and size[0] < 0.9 * min(size[1:]):
         found.append(
-            f"the voxel is smaller along z ({size[0]:g} um) than in the plane, which is rare; "
+            f"the voxel is smaller along z ({size[0]:g} µm) than in the plane, which is rare; "
             "voxel sizes are given in the order Z Y X."
         )
     if size and max(size[-2:]) > 1.5 * min(size[-2:]):
         found.append(
-            f"the voxel is {size[-2]:g} um along y and {size[-1]:g} um along x, which is rare; "
+            f"the voxel is {size[-2]:g} µm along y and {size[-1]:g} µm along x, which is rare; "
             "voxel sizes are given in the order Z Y X."
         )
     least = min(psfs, key=lambda psf: max(psf.array.shape))

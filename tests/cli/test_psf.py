@@ -139,9 +139,9 @@ def test_check_takes_the_optics_from_the_file(made):
     assert "by theory" in result.output
     assert "Warning" not in result.output
     wrong = psf_command("check", made, "--psf-voxel-size", "0.2", "0.2", "0.2")
-    assert "Warning: The PSF was made with voxels of 0.2 x 0.1 x 0.1 um" in wrong.output
+    assert "Warning: The PSF was made with voxels of 0.2 x 0.1 x 0.1 µm" in wrong.output
     other = psf_command("check", made, "--na", "0.8", "--wavelength", "0.461", "--refractive-index", "1")
-    assert "light of 0.52 um where the image has 0.461 um" in other.output
+    assert "light of 0.52 µm where the image has 0.461 µm" in other.output
 
 
 @pytest.mark.parametrize("axes", ["yzx", "yxz", "xyz", "xzy", "zxy"])

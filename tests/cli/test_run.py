@@ -348,7 +348,7 @@ def test_plan_progress_and_result(here, run, cluster):
     assert (code, err) == (0, "")
     for part in (
         "16 x 28 x 32, uint16",
-        "0.3 x 0.2 x 0.2 um",
+        "0.3 x 0.2 x 0.2 µm",
         "9 x 7 x 7",
         "blocks",
         "memory",

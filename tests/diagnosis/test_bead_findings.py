@@ -103,8 +103,8 @@ def test_sampling_is_held_against_the_limit():
     for size, axis in [((0.6, 0.1, 0.1), 0), ((0.2, 0.2, 0.2), 1)]:
         found = check_sampling(size, None, known)
         assert found.severity == "warning"
-        assert f"{size[axis]:g} um along {'zyx'[axis]}" in found.sentence
-        assert f"is {theory.sampling_um[axis]:.3g} um" in found.sentence
+        assert f"{size[axis]:g} µm along {'zyx'[axis]}" in found.sentence
+        assert f"is {theory.sampling_um[axis]:.3g} µm" in found.sentence
 
 
 def test_without_optics_sampling_is_told_by_the_width(healthy):

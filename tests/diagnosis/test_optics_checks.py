@@ -179,7 +179,7 @@ def test_what_nothing_tells_stays_silent():
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ({"wavelength_um": 0.461}, "light of 0.52 um where the image has 0.461 um"),
+        ({"wavelength_um": 0.461}, "light of 0.52 µm where the image has 0.461 µm"),
         ({"numerical_aperture": 0.8}, "an NA of 1.2 where the image has 0.8"),
         ({"refractive_index": 1.515}, "an immersion of index 1.33 where the image has 1.515"),
     ],

@@ -109,16 +109,16 @@ def test_noise_alone_says_nothing_of_the_psf(ndim):
 
 
 def test_nyquist_limits_of_the_optics():
-    """For NA 1.2 in water at 0.52 um: 0.108 um in the plane, 0.344 um along z."""
+    """For NA 1.2 in water at 0.52 µm: 0.108 µm in the plane, 0.344 µm along z."""
     assert check_sampling((0.34, 0.108, 0.108), None, KNOWN).severity == "good"
     slightly = check_sampling((0.34, 0.13, 0.13), None, KNOWN)
     assert slightly.severity == "note"
     coarse = check_sampling((0.34, 0.2, 0.2), None, KNOWN)
     assert coarse.severity == "warning"
-    assert "0.2 um along" in coarse.sentence
-    assert "0.108 um" in coarse.sentence
+    assert "0.2 µm along" in coarse.sentence
+    assert "0.108 µm" in coarse.sentence
     thick = check_sampling((0.8, 0.1, 0.1), None, KNOWN)
-    assert "0.344 um" in thick.sentence
+    assert "0.344 µm" in thick.sentence
     assert "along z" in thick.sentence
     flat = replace(KNOWN, refractive_index=None)
     assert check_sampling((0.8, 0.1, 0.1), None, flat).severity == "good"

@@ -278,7 +278,7 @@ def test_another_psf_is_refused_with_the_difference(other: NDArray[np.float32]) 
 
 
 def test_other_voxels_or_dimensions_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"voxels of 0\.2 x 0\.1 um, but the volume has 0\.2 x 0\.2 um"):
+    with pytest.raises(ModelError, match=r"voxels of 0\.2 x 0\.1 µm, but the volume has 0\.2 x 0\.2 µm"):
         check_fit(checkpoint(), PSF(psf_array()), (0.2, 0.2))
     with pytest.raises(ModelError, match="for 2D images, but the PSF has 3"):
         check_fit(checkpoint(), PSF(psf_array((3, 3, 3))), None)

@@ -256,7 +256,7 @@ def test_the_papers_psf(ndim):
 
 
 def test_the_papers_2d_psf_is_the_plane_3_um_from_the_focus():
-    """Alike to the outermost plane of the 3D PSF, 3.25 um away, and much less to the focal one."""
+    """Alike to the outermost plane of the 3D PSF, 3.25 µm away, and much less to the focal one."""
     volume, plane = paper_psf(3).array, paper_psf(2).array
     likeness = [np.corrcoef(plane.ravel(), z.ravel())[0, 1] for z in volume]
     assert max(likeness) == max(likeness[0], likeness[1], likeness[-1], likeness[-2])

@@ -96,10 +96,10 @@ def test_planes_of_the_residual_lie_in_the_box():
 
 def test_the_brightest_place_is_no_single_pixel():
     pair = pairing()
-    data = pair.result.source.array.copy()
+    data = pair.image.source.array.copy()
     data[10, 12, 14] += 30_000  # a broken pixel
     data[18:24, 30:36, 30:36] += 3_000
-    place = look_at_box(Pairing(pair.image, Volume.from_array(data).stack(), PSF, BACKGROUND), BOX).place
+    place = look_at_box(Pairing(Volume.from_array(data).stack(), pair.result, PSF, BACKGROUND), BOX).place
     assert all(abs(at - middle) <= 4 for at, middle in zip(place, (20.5, 32.5, 32.5), strict=True))
 
 

@@ -132,4 +132,5 @@ def test_words_name_what_a_method_goes_by_and_nothing_else():
 )
 def test_words_say_from_how_many_settings_was_chosen(trials, words):
     settings = ClassicalSettings()
-    assert how_chosen(Tuned(settings, (Trial(settings, 1.0, 0.0),) * trials)) == words
+    tried = [replace(settings, sieve=0.5 * i, iterations=k) for i in range(trials) for k in (1, 2)]
+    assert how_chosen(Tuned(settings, tuple(Trial(one, 1.0, 0.0) for one in tried))) == words

@@ -176,8 +176,8 @@ def test_a_paper_sized_training_on_a_cpu_is_warned_of(config):
     ("size", "told"),
     [
         ((0.3, 0.1, 0.1), None),
-        ((0.1, 0.3, 0.3), "smaller along z (0.1 um)"),
-        ((0.13, 0.13, 0.3), "0.13 um along y and 0.3 um along x"),
+        ((0.1, 0.3, 0.3), "smaller along z (0.1 µm)"),
+        ((0.13, 0.13, 0.3), "0.13 µm along y and 0.3 µm along x"),
         ((0.3, 0.1, 0.12), None),
     ],
 )
@@ -213,7 +213,7 @@ def test_the_plan_says_what_matters(config):
     text = "\n".join(f"{heading} {words}" for heading, words in describe_plan(plan))
     for part in (
         "zyx 40 x 150 x 300, uint16",
-        "0.3 x 0.2 x 0.2 um",
+        "0.3 x 0.2 x 0.2 µm",
         "7 x 7 x 7",
         "450 training steps",
         "cpu",
