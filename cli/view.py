@@ -56,14 +56,7 @@ def command(output_path: str, input_path: str | None, port: int, host: str, brow
         if path:
             check_image_path(path)
     from bigdecon.viewing.file_server import FileServer
-    from bigdecon.viewing.neuroglancer import (
-        common_contrast,
-        common_size,
-        is_installed,
-        look_at,
-        viewer,
-        viewer_state,
-    )
+    from bigdecon.viewing.neuroglancer import common_contrast, is_installed, look_at, viewer, viewer_state
 
     result = _store(output_path)
     roots = {"input": _store(input_path, beside=result)} if input_path else {}
@@ -74,10 +67,7 @@ def command(output_path: str, input_path: str | None, port: int, host: str, brow
             server = stack.enter_context(FileServer(roots, host=host, port=port, stores=True))
             if is_installed():
                 images = [look_at(str(root), name, f"{server.url}/{name}") for name, root in roots.items()]
-                for image in images:
-                    if image.voxel_size_um is None and any(other.voxel_size_um for other in images):
-                        click.echo(f"The {image.name} has no voxel size; it is shown with that of the other.")
-                state = viewer_state(common_contrast(common_size(images)))
+                state = viewer_state(common_contrast(images))
                 page = stack.enter_context(viewer(state, host=host, port=port and port + 1))
                 click.echo(f"Viewer:     {page}")
                 _open_browser(page, wanted=browser)
@@ -120,14 +110,14 @@ def _store(path: str, beside: Path | None = None) -> Path:
     Parameters
     ----------
     path : as it was given
-    beside : a result of this image, whose voxel size it has if it knows none itself
+    beside : a result of this image, with its voxel size
 
     Raises
     ------
     OptionError
         if it is elsewhere
     VolumeError
-        if it is no OME-Zarr
+        if it is no OME-Zarr, or has no voxel size where the result has one: they would not lie side by side
     """
     from bigdecon.io.reading import inspect_volume
     from bigdecon.storage.object_path import ObjectPath
@@ -139,17 +129,22 @@ def _store(path: str, beside: Path | None = None) -> Path:
             f"{place} is not on this machine; copy it here first (aws s3 sync, or bigdecon convert {place} "
             "copy.ome.zarr), or give a viewer its https address if the bucket may be read and allows CORS."
         )
-    found = inspect_volume(place)
+    found, missing = inspect_volume(place), _missing_size(place, beside)
     if not found.format.startswith("OME-Zarr"):
         raise VolumeError(
             f"{path} is {found.format}, which browsers cannot read; make an OME-Zarr of it first: "
-            f"bigdecon convert {path} {place.name.partition('.')[0]}.ome.zarr{_size_option(place, beside)}."
+            f"bigdecon convert {path} {place.name.partition('.')[0]}.ome.zarr{missing}."
+        )
+    if missing:
+        raise VolumeError(
+            f"{path} has no voxel size, and the result has one: they would not lie side by side; make a copy "
+            f"that has it: bigdecon convert {path} {place.name.partition('.')[0]}_sized.ome.zarr{missing}."
         )
     return place
 
 
-def _size_option(place: Path, beside: Path | None) -> str:
-    """Give the option that an image without a voxel size needs; "" where it has one, or none is known."""
+def _missing_size(place: Path, beside: Path | None) -> str:
+    """Give the option that an image without a voxel size needs for `convert`; "" where nothing is missing."""
     from bigdecon.io.reading import open_volume
 
     if beside is None or open_volume(place).voxel_size_um is not None:

@@ -17,15 +17,7 @@ from bigdecon.errors import OptionError
 from bigdecon.io.reading import inspect_volume, open_volume
 from bigdecon.volume import Channel, Volume
 
-__all__ = [
-    "ViewedImage",
-    "common_contrast",
-    "common_size",
-    "is_installed",
-    "look_at",
-    "viewer",
-    "viewer_state",
-]
+__all__ = ["ViewedImage", "common_contrast", "is_installed", "look_at", "viewer", "viewer_state"]
 
 PERCENTILES = (0.1, 99.9)
 SAMPLE_ZYX = (64, 512, 512)
@@ -134,19 +126,6 @@ def common_contrast(images: Sequence[ViewedImage]) -> list[ViewedImage]:
     pairs = zip(*(image.limits for image in images), strict=True)
     limits = tuple((min(low for low, _ in some), max(high for _, high in some)) for some in pairs)
     return [image._replace(limits=limits) for image in images]
-
-
-def common_size(images: Sequence[ViewedImage]) -> list[ViewedImage]:
-    """Give images that do not know the size of their voxels that of another one with as many axes."""
-    sizes = [image.voxel_size_um for image in images if image.voxel_size_um]
-    return [
-        image
-        if image.voxel_size_um
-        else image._replace(
-            voxel_size_um=next((size for size in sizes if len(size) == len(image.shape)), None)
-        )
-        for image in images
-    ]
 
 
 def viewer_state(images: Sequence[ViewedImage]) -> dict[str, Any]:

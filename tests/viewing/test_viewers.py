@@ -109,6 +109,18 @@ def test_what_cannot_be_shown_is_told(tmp_path):
             ask(command, arguments, catch_exceptions=False)
 
 
+def test_an_input_without_a_voxel_size_is_not_shown_beside_a_result_that_has_one(tmp_path):
+    result = write_spots(tmp_path / "out.ome.zarr")
+    Image.new("L", (8, 9)).save(tmp_path / "a.tif")
+    write_ome_zarr(Volume.from_array(np.zeros((6, 7, 8), "uint8")), tmp_path / "b.ome.zarr", dtype="uint8")
+    option = " --voxel-size 0.3 0.1 0.1"
+    for name, words in (("a.tif", "a.ome.zarr"), ("b.ome.zarr", "b_sized.ome.zarr")):
+        with pytest.raises(VolumeError, match=f"bigdecon convert .*{name} {words}{option}"):
+            CliRunner().invoke(
+                command, [str(result), "--input", str(tmp_path / name)], catch_exceptions=False
+            )
+
+
 def test_it_serves_until_it_is_interrupted(tmp_path, running):
     process, told = running(write_spots(tmp_path / "a.ome.zarr"))
     with urllib.request.urlopen(told["Result:"] + "/zarr.json", timeout=20) as answer:
