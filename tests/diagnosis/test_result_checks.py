@@ -72,6 +72,9 @@ def test_a_result_of_a_wrong_psf_does_not(ndim, seed):
     assert of_network.severity == "warning"
     assert of_network.sentence.startswith("Either the network has not learned enough, or the PSF is wrong")
     assert "richardson-lucy" in of_network.remedy
+    early = check_psf_by_residual(residual, "unfinished-network")
+    assert early.severity == "note"
+    assert "tells nothing of the PSF" in early.sentence
     assert check_trust([explained, psf]).severity == max(
         explained.severity, psf.severity, key=SEVERITIES.index
     )
@@ -232,6 +235,10 @@ def test_training(seed):
     worse = check_training(curve(rising * jitter), "steps")
     assert worse.severity == "warning"
     assert "got worse" in worse.sentence
+    cut = check_training(curve(flat * jitter), "time", 8000)
+    assert cut.severity == "warning"
+    assert "after 4000 of 8000 steps" in cut.sentence
+    assert check_training(curve(flat * jitter), "time", 4200).severity == "good"
     few = check_training(curve([None, None, 3.0, math.nan, 2.0]), "time")
     assert few.severity == "note"
     assert "2 times" in few.sentence

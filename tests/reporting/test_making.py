@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import json
 import re
 import shutil
@@ -15,11 +16,12 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from bigdecon import pipeline
 from bigdecon.config import TilingConfig
 from bigdecon.deconvolution.ledger import Ledger
 from bigdecon.distributed.progress import Message
 from bigdecon.errors import OutputError, VolumeError, WriteError
-from bigdecon.io.provenance import PSFRecord
+from bigdecon.io.provenance import PSFRecord, read_run
 from bigdecon.io.stored_psf import keep_psfs, kept_psf
 from bigdecon.optics.psf import psf_from_array
 from bigdecon.reporting import making
@@ -293,3 +295,13 @@ def test_a_report_replaces_nothing_but_itself(tmp_path, restore):
     assert make_report(result.output).page == page
     assert make_report(result.output, place=tmp_path / "b.html").page == tmp_path / "b.html"
     assert make_report(result.output, place=tmp_path / "b.html").page == tmp_path / "b.html"
+
+
+def test_a_result_keeps_the_time_when_its_run_began(tmp_path, restore, monkeypatch):
+    """The record is written again when the run ends, with what it has found out."""
+    hours = itertools.count(1)
+    monkeypatch.setattr(pipeline, "now", lambda: f"2026-01-01T{next(hours):02d}:00:00+00:00")
+    result = restore(write_image(tmp_path / "a.ome.zarr", specimen()), report=False)
+    record = read_run(result.output / "bigdecon" / "run.json")
+    assert record.finished
+    assert record.provenance["created"] == "2026-01-01T01:00:00+00:00"

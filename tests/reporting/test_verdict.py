@@ -35,6 +35,26 @@ def test_the_worst_of_a_kind_answers():
     assert "too narrow" in verdict.statements[2].because
 
 
+def test_what_explains_the_rest_comes_first_and_what_nobody_can_mend_last():
+    coarse = Finding("undersampling", "warning", "The voxels are too large.")
+    early = Finding(
+        "training-not-converged", "warning", "The training was ended by time; and so on."
+    )
+    _, verdict = tones(coarse, NARROW, early)
+    because = verdict.statements[0].because
+    places = [because.index(words) for words in ("The training", "The PSF is too narrow", "The voxels")]
+    assert places == sorted(places)
+    assert verdict.statements[0].answer == "With care"
+
+
+def test_a_result_that_does_not_explain_its_image_is_not_recommended():
+    told = "The model explains the data to the noise: no; 12.9% of the structure is left."
+    _, verdict = tones(Finding("explains-data", "warning", told), PSF_FINE)
+    assert (verdict.statements[0].tone, verdict.statements[0].answer) == ("warning", "Rather not")
+    assert "The result does not explain the image to its noise." in verdict.statements[0].because
+    assert verdict.statements[1].because == "12.9% of the structure is left."
+
+
 def test_distrust_comes_first_and_says_why():
     told, verdict = tones(GOOD, AWFUL, NARROW)
     assert told[0] == told[2] == "distrust"
@@ -77,4 +97,7 @@ def test_the_channel_is_named():
     ],
 )
 def test_a_report_knows_where_settings_came_from(settings, origin):
-    assert origin_of_settings(RunConfig("a.tif", ("psf.tif",), **settings)) == origin
+    config = RunConfig("a.tif", ("psf.tif",), **settings)
+    assert origin_of_settings(config) == origin
+    early = [("", Finding("training-not-converged", "warning", "Too early."))]
+    assert origin_of_settings(config, early) == ("unfinished-network" if origin == "network" else origin)
