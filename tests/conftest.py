@@ -8,6 +8,7 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,7 +20,8 @@ from tests.browser import browser  # noqa: F401  (a fixture for whoever asks)
 from tests.servers import object_store
 from tests.slurm import slurm_node  # noqa: F401  (a fixture for whoever asks)
 
-THREADS = "2"
+THREADS = "1"
+"""Of torch in a process: a few processes test at once, and the images are small."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "MPLBACKEND": "Agg",
         "OMP_NUM_THREADS": THREADS,
         "MKL_NUM_THREADS": THREADS,
+        "OMP_WAIT_POLICY": "passive",  # threads that wait leave the core to the other processes of the pool
         "AWS_EC2_METADATA_DISABLED": "true",
         "NO_COLOR": "1",
         "COLUMNS": "120",
@@ -71,12 +74,29 @@ def _leaves_the_machine(address: Any) -> bool:
         return False
 
 
+@contextmanager
+def workers_forked() -> Iterator[None]:
+    """Fork workers from one server that has imported what they need: each import takes seconds.
+
+    Commands, and the tests of clusters, start their workers as users' do.
+    """
+    import dask
+    from distributed.utils import get_mp_context
+
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context().set_forkserver_preload(["bigdecon.pipeline", "torch._dynamo"])
+        yield
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """Address of a cluster that the tests of a module share: one worker with two threads."""
     from bigdecon.distributed.cluster import connect
 
-    with connect(workers=1, threads=2, memory_limit="3GiB", dashboard_address="none", device="cpu") as opened:
+    with (
+        workers_forked(),
+        connect(workers=1, threads=2, memory_limit="3GiB", dashboard_address="none", device="cpu") as opened,
+    ):
         yield str(opened.client.scheduler.address)
 
 

@@ -19,7 +19,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from click.testing import CliRunner
 
 import bigdecon
 from tests.browser import browser  # noqa: F401
-from tests.documents import fill_user_folder
+from tests.documents import fill_user_folder, shortened
 from tests.test_project import commands
 
 ROOT = Path(__file__).parents[1]
@@ -180,28 +179,6 @@ def test_other_pages_are_run_by_tests_of_their_own(page: Path) -> None:
 # --- what is shown runs -----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """Address of a cluster that all pages share."""
-    from bigdecon.distributed.cluster import connect
-
-    with connect("local", dashboard_address="none") as connection:
-        yield connection.client.scheduler.address
-
-
-def quick(words: list[str], cluster: str) -> list[str]:
-    """Cut what takes long."""
-    if words[0] not in ("run", "plan") or "slurm" in words:
-        return words
-    method = words[words.index("--method") + 1] if "--method" in words else "siamese"
-    words = [*words, *([] if "--cluster" in words else ["--cluster", cluster])]
-    if method == "siamese" and "--model" not in words:
-        words += ["--steps", "2"]
-    elif method == "richardson-lucy" and "--iterations" not in words:
-        words += ["--iterations", "2", "--background", "0", "--sieve", "1"]
-    return words
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if p.name not in OWN_TESTS and blocks(p, "console")], ids=lambda page: page.stem
@@ -212,7 +189,7 @@ def test_commands_run(page: Path, tmp_path: Path, cluster: str, monkeypatch: pyt
     monkeypatch.chdir(fill_user_folder(tmp_path))
     lines = [line[2:] for text in blocks(page, "console") for line in joined(text) if line[:2] == "$ "]
     for words in (words for line in lines for words in calls(line) if words[0] not in SERVING):
-        result = CliRunner().invoke(main, quick(words, cluster))
+        result = CliRunner().invoke(main, shortened(words, cluster))
         assert result.exit_code == 0, f"bigdecon {shlex.join(words)}\n{result.output}\n{result.exception!r}"
 
 
@@ -340,6 +317,8 @@ def build(folder: Path, checkout: Path = ROOT) -> subprocess.CompletedProcess[st
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if built := os.environ.get("BUILT_SITE"):
+        return Path(built)
     folder = tmp_path_factory.mktemp("site")
     done = build(folder)
     assert done.returncode == 0, done.stderr
