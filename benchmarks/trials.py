@@ -472,12 +472,12 @@ def settings_for(options: argparse.Namespace) -> Settings:
 
 def volumes(options: argparse.Namespace) -> list[Data]:
     """Name filaments in 3D, one volume a seed: of the paper's shape on a GPU, else a sixteenth of it."""
-    shape = (24, 40, 48) if options.quick else (128, 256, 512) if options.device != "cpu" else (64, 128, 128)
+    shape = (16, 32, 32) if options.quick else (128, 256, 512) if options.device != "cpu" else (64, 128, 128)
     return [Data("filaments", shape, seed) for seed in range(1 if options.quick else options.seeds)]
 
 
 def images(options: argparse.Namespace) -> Sequence[Data]:
     """List the 2D images; with --quick the first two, cropped."""
     if options.quick:
-        return [replace(d, crop=96, shape=d.shape and (96, 96)) for d in images_in(options.images)[:2]]
+        return [replace(d, crop=64, shape=d.shape and (64, 64)) for d in images_in(options.images)[:2]]
     return images_in(options.images)

@@ -23,6 +23,9 @@ from tests.slurm import slurm_node  # noqa: F401  (a fixture for whoever asks)
 THREADS = "1"
 """Of torch in a process: a few processes test at once, and the images are small."""
 
+LONGEST = ("test_benchmarks.py", "test_pipeline.py", "test_run_object_store.py")
+"""Files that take a minute or more, one test after the other."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Settle the environment, for this process and those it starts, before torch and dask are imported."""
@@ -50,12 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files of many slow tests, so that no process ends long after the others.
+    """Begin with the files of long or many slow tests, so that no process ends long after the others.
 
     Skip what needs a GPU where there is none; torch is imported only if some test asks.
     """
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: (item.path.name not in LONGEST, -slow[item.path]))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -15,6 +15,7 @@ from bigdecon.distributed.cluster import connect
 from bigdecon.distributed.progress import Message
 from bigdecon.errors import RunError
 from bigdecon.optics.psf import psf_from_array, save_psf
+from tests.conftest import workers_forked
 from tests.runs import SIZE, kernel, specimen, voxels, write_image
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered"
@@ -23,7 +24,10 @@ ILLEGAL = "CUDA error: an illegal memory access was encountered"
 @pytest.fixture
 def cluster():
     """Two workers for one test: what is done to them is gone with them."""
-    with connect(workers=2, threads=1, memory_limit="2GiB", dashboard_address="none", device="cpu") as opened:
+    with (
+        workers_forked(),
+        connect(workers=2, threads=1, memory_limit="2GiB", dashboard_address="none", device="cpu") as opened,
+    ):
         yield opened.client
 
 

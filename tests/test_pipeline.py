@@ -453,7 +453,7 @@ def decoded(config, tmp_path, name, **changes):
 @pytest.fixture(params=["richardson-lucy", "siamese"])
 def several_regions(request, tmp_path, psf):
     """A configuration with several blocks, shards and regions, on a cluster of its own."""
-    image = write_image(tmp_path / "a.ome.zarr", specimen((16, 70, 200)))
+    image = write_image(tmp_path / "a.ome.zarr", specimen((8, 70, 136)))
     return RunConfig(
         str(image),
         (str(psf),),

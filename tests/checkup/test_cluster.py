@@ -9,6 +9,7 @@ import pytest
 
 from bigdecon.checkup.cluster import check_dashboard, check_slurm
 from bigdecon.distributed.cluster import connect
+from tests.conftest import workers_forked
 
 PREFIX = "/user/ada/"
 
@@ -36,9 +37,12 @@ def pages():
 
 
 def test_a_real_dashboard_answers():
-    with connect(
-        workers=1, threads=1, memory_limit="2GiB", dashboard_address="127.0.0.1:0", device="cpu"
-    ) as opened:
+    with (
+        workers_forked(),
+        connect(
+            workers=1, threads=1, memory_limit="2GiB", dashboard_address="127.0.0.1:0", device="cpu"
+        ) as opened,
+    ):
         port = opened.client.scheduler_info()["services"]["dashboard"]
         (finding,) = check_dashboard(opened.dashboard_link, port, {})
     assert finding.severity == "good"

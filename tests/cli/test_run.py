@@ -24,6 +24,7 @@ from bigdecon.learning.checkpoint import Checkpoint, save_checkpoint
 from bigdecon.learning.unet import UNet
 from bigdecon.optics.psf import load_psf
 from bigdecon.volume import Channel, Volume
+from tests.conftest import workers_forked
 from tests.runs import listing
 
 SHAPE = (16, 28, 32)
@@ -108,7 +109,10 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cluster():
     """Address of a cluster that several tests share."""
-    with connect(workers=1, threads=2, memory_limit="2GiB", dashboard_address="none", device="cpu") as opened:
+    with (
+        workers_forked(),
+        connect(workers=1, threads=2, memory_limit="2GiB", dashboard_address="none", device="cpu") as opened,
+    ):
         yield opened.client.scheduler.address
 
 

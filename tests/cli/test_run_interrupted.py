@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ import zarr
 from scipy.ndimage import gaussian_filter
 
 from bigdecon.deconvolution.ledger import Ledger
+from bigdecon.distributed.cluster import connect
 from bigdecon.io.writing import write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.volume import Volume
+from tests.conftest import workers_forked
 
 pytestmark = pytest.mark.slow
 
@@ -103,20 +106,30 @@ def wait_for(process, folder: Path, pattern: str) -> None:
         time.sleep(0.005)
 
 
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[tuple[str, str]]:
+    """Options of a run that uses a cluster that is there: whose workers compute must not matter."""
+    with (
+        workers_forked(),
+        connect(workers=1, threads=1, memory_limit="3GiB", dashboard_address="none", device="cpu") as opened,
+    ):
+        yield "--cluster", str(opened.client.scheduler.address)
+
+
 def voxels(path):
     return zarr.open_group(path, mode="r")["0"][:]
 
 
-def test_killed_in_training(tmp_path):
+def test_killed_in_training(tmp_path, elsewhere):
     write_case(tmp_path, (60, 70))
-    finish(start(tmp_path, "undisturbed", *TRAINED))
+    finish(start(tmp_path, "undisturbed", *TRAINED, *elsewhere))
     output = tmp_path / "out"
     process = start(tmp_path, "out", *TRAINED)
     wait_for(process, output, "bigdecon/training/channel-0.safetensors")
     process.kill()
     process.communicate()
     assert not (output / "bigdecon" / "model").exists()
-    events = finish(start(tmp_path, "out", *TRAINED))
+    events = finish(start(tmp_path, "out", *TRAINED, *elsewhere))
     steps = [event["step"] for event in events if event["event"] == "TrainingProgress"]
     assert steps[0] > 20
     np.testing.assert_array_equal(voxels(output), voxels(tmp_path / "undisturbed"))
@@ -125,9 +138,9 @@ def test_killed_in_training(tmp_path):
     assert not (output / "bigdecon" / "training").exists()
 
 
-def test_killed_in_deconvolution(tmp_path):
+def test_killed_in_deconvolution(tmp_path, elsewhere):
     write_case(tmp_path, (16, 80, 900))
-    finish(start(tmp_path, "undisturbed", *ITERATED))
+    finish(start(tmp_path, "undisturbed", *ITERATED, *elsewhere))
     output = tmp_path / "out"
     process = start(tmp_path, "out", *ITERATED)
     wait_for(process, output, "bigdecon/ledger/??/l0*.json")
@@ -137,7 +150,7 @@ def test_killed_in_deconvolution(tmp_path):
     assert 1 <= len(written) < 900 // UNIT
     shards = [output / "0" / "0" / "0" / str(key.start[-1] // UNIT) for key in written]
     before = {shard: shard.stat().st_mtime_ns for shard in shards}
-    events = finish(start(tmp_path, "out", *ITERATED))
+    events = finish(start(tmp_path, "out", *ITERATED, *elsewhere))
     counted = [event["done"] for event in events if event["event"] == "RegionDone"]
     assert counted[0] == len(written)
     assert {shard: shard.stat().st_mtime_ns for shard in shards} == before
@@ -158,9 +171,9 @@ def wait_for_more(process, folder: Path, files: int) -> None:
 CHOSEN = ("--method", "richardson-lucy", "--block", "64")
 
 
-def test_stopped_twice_while_settings_are_chosen(tmp_path):
+def test_stopped_twice_while_settings_are_chosen(tmp_path, elsewhere):
     write_case(tmp_path, (12, 48, 48))
-    undisturbed = finish(start(tmp_path, "undisturbed", *CHOSEN))
+    undisturbed = finish(start(tmp_path, "undisturbed", *CHOSEN, *elsewhere))
     kept, before = tmp_path / ".out.choosing", 0
     for number in (signal.SIGINT, signal.SIGKILL):
         process = start(tmp_path, "out", *CHOSEN)
@@ -172,7 +185,7 @@ def test_stopped_twice_while_settings_are_chosen(tmp_path):
         assert len(list(kept.glob("*[0-9a-f].npz"))) >= max(1, before)
         before = len(list(kept.glob("*[0-9a-f].npz")))
         assert not (tmp_path / "out").exists()
-    events = finish(start(tmp_path, "out", *CHOSEN))
+    events = finish(start(tmp_path, "out", *CHOSEN, *elsewhere))
     steps = [event for event in events if event["event"] == "ChoosingProgress"]
     assert steps[-1]["done"] == steps[-1]["total"] > before
     assert steps[-1]["kept"] == before  # those were not evaluated again

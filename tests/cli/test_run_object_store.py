@@ -13,7 +13,15 @@ from bigdecon.deconvolution.ledger import Ledger
 from bigdecon.io.reading import open_volume
 from bigdecon.storage import places
 from bigdecon.storage.places import as_place
-from tests.cli.test_run_interrupted import ITERATED, TRAINED, UNIT, finish, start, write_case
+from tests.cli.test_run_interrupted import (
+    ITERATED,
+    TRAINED,
+    UNIT,
+    elsewhere,  # noqa: F401  (a fixture)
+    finish,
+    start,
+    write_case,
+)
 from tests.servers import FaultyProxy
 
 pytestmark = pytest.mark.slow
@@ -50,9 +58,9 @@ def refused(process) -> str:
     return err
 
 
-def test_killed_in_training_and_its_model_used_again(tmp_path, s3):
+def test_killed_in_training_and_its_model_used_again(tmp_path, s3, elsewhere):  # noqa: F811
     write_case(tmp_path, (60, 70))
-    finish(start(tmp_path, "local", *TRAINED))
+    finish(start(tmp_path, "local", *TRAINED, *elsewhere))
     output = as_place(f"{s3}/out.ome.zarr")
     process = start(tmp_path, str(output), *TRAINED)
     wait_for(process, output, "bigdecon/training/channel-0.safetensors")
@@ -73,9 +81,9 @@ def test_killed_in_training_and_its_model_used_again(tmp_path, s3):
     same(output, f"{s3}/again.ome.zarr")
 
 
-def test_killed_in_deconvolution_behind_a_server_that_fails(tmp_path, s3, proxy):
+def test_killed_in_deconvolution_behind_a_server_that_fails(tmp_path, s3, proxy, elsewhere):  # noqa: F811
     write_case(tmp_path, (16, 80, 900))
-    finish(start(tmp_path, "local", *ITERATED))
+    finish(start(tmp_path, "local", *ITERATED, *elsewhere))
     proxy.every(7)
     output = as_place(f"{s3}/out.ome.zarr")
     process = start(tmp_path, str(output), *ITERATED)

@@ -17,6 +17,7 @@ from bigdecon.distributed.page_feed import PageFeed
 from bigdecon.distributed.progress import Message, RegionDone
 from bigdecon.distributed.run_state import MapOutline
 from bigdecon.pipeline import run
+from tests.conftest import workers_forked
 from tests.runs import SIZE, kernel, specimen, write_image
 
 READ = """
@@ -66,7 +67,10 @@ def wait_for(what, seconds=20.0):
 
 
 def test_the_page_is_served_and_loads_nothing_from_elsewhere():
-    with connect(workers=1, threads=1, device="cpu", dashboard_address="127.0.0.1:0") as opened:
+    with (
+        workers_forked(),
+        connect(workers=1, threads=1, device="cpu", dashboard_address="127.0.0.1:0") as opened,
+    ):
         assert opened.page_link == opened.dashboard_link.removesuffix("status") + "bigdecon"
         page = fetch(opened.page_link)
         addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
@@ -80,7 +84,7 @@ def test_the_page_is_served_and_loads_nothing_from_elsewhere():
 
 
 def test_without_a_dashboard_there_is_no_page():
-    with connect(workers=1, threads=1, device="cpu", dashboard_address="none") as opened:
+    with workers_forked(), connect(workers=1, threads=1, device="cpu", dashboard_address="none") as opened:
         assert opened.page_link == ""
         assert not opened.page.is_open
         assert not plugin(opened.client)
@@ -118,7 +122,10 @@ def test_a_feed_that_leads_nowhere_passes_events_on():
 
 
 def test_a_scheduler_that_is_gone_costs_a_run_nothing_but_its_page():
-    with connect(workers=1, threads=1, device="cpu", dashboard_address="127.0.0.1:0") as opened:
+    with (
+        workers_forked(),
+        connect(workers=1, threads=1, device="cpu", dashboard_address="127.0.0.1:0") as opened,
+    ):
         feed = opened.page
     feed.begin("too late")
     feed.beside(lambda event: None)(Message("too late"))

@@ -15,6 +15,7 @@ from distributed import Client
 from bigdecon.distributed.cluster import connect
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import OptionError, ReadError, RunError, SchedulerLostError, WriteError
+from tests.conftest import workers_forked
 
 
 def double(number: int) -> int:
@@ -198,7 +199,7 @@ def test_a_task_that_kills_its_workers_is_named(connection):
 
 @pytest.mark.slow
 def test_a_cluster_without_workers_is_given_up():
-    with connect(workers=1, threads=1, dashboard_address="none", device="cpu") as opened:
+    with workers_forked(), connect(workers=1, threads=1, dashboard_address="none", device="cpu") as opened:
         client = opened.client
         client.retire_workers(list(client.nthreads()))
         with pytest.raises(SchedulerLostError, match="has had no workers for this"):

@@ -22,6 +22,7 @@ from bigdecon.pipeline import run
 from bigdecon.running.planning import prepare
 from bigdecon.storage.object_path import ObjectPath
 from bigdecon.volume import ArraySource, Volume
+from tests.conftest import workers_forked
 from tests.runs import SIZE, kernel, specimen, write_image
 
 PLAIN = {"method": "richardson-lucy", "iterations": 2, "sieve": 0.0, "background": 0.0}
@@ -188,7 +189,10 @@ def test_a_bad_psf_is_no_matter_of_planning(config, tmp_path):
 
 @pytest.mark.slow
 def test_on_a_cluster_that_is_there_its_workers_count_and_calibrate(config):
-    with connect(workers=2, threads=3, memory_limit="3GiB", dashboard_address="none", device="cpu") as opened:
+    with (
+        workers_forked(),
+        connect(workers=2, threads=3, memory_limit="3GiB", dashboard_address="none", device="cpu") as opened,
+    ):
         there = replace(config, **PLAIN, cluster=opened.client.scheduler.address)
         found = forecast(there, calibrate_seconds=0.0)
     workers = found.estimate.workers

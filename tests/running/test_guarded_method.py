@@ -24,6 +24,7 @@ from bigdecon.distributed.progress import Event, Message, subscribe
 from bigdecon.errors import DeviceLostError
 from bigdecon.running.guarded_method import GuardedMethod
 from bigdecon.volume import Volume
+from tests.conftest import workers_forked
 
 SHAPE = (64, 192)
 ILLEGAL = "CUDA error: an illegal memory access was encountered"
@@ -32,9 +33,12 @@ ILLEGAL = "CUDA error: an illegal memory access was encountered"
 @pytest.fixture(scope="module")
 def two_gpus() -> Iterator[Connection]:
     """Two workers, each of which sees one of two GPUs that are not there."""
-    with connect(
-        threads=1, memory_limit="1GiB", dashboard_address="none", device="cuda", gpus=("3", "7")
-    ) as opened:
+    with (
+        workers_forked(),
+        connect(
+            threads=1, memory_limit="1GiB", dashboard_address="none", device="cuda", gpus=("3", "7")
+        ) as opened,
+    ):
         yield opened
 
 
