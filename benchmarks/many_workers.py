@@ -150,7 +150,7 @@ def simulated_workers(count: int) -> Iterator[Connection]:
         Client(cluster) as client,
     ):
         # TCP, as on a cluster: LocalCluster would take the short way within the process.
-        share = -(-count // PROCESSES)
+        share = max(4, -(-count // PROCESSES))  # a process takes seconds of imports
         starts = range(0, count, share)
         arguments = [(cluster.scheduler_address, range(a, min(a + share, count))) for a in starts]
         spawn = multiprocessing.get_context("spawn")

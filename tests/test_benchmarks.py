@@ -103,7 +103,8 @@ def test_a_large_volume_is_planned_within_the_limits(tmp_path: Path) -> None:
 def test_many_simulated_workers_are_kept_busy(tmp_path: Path) -> None:
     """In small: all blocks are done, none faster than its 0.3 s allow."""
     result, plot = tmp_path / "workers.json", tmp_path / "plot.png"
-    call("many_workers.py", "--quick", "--output", result, "--plot", plot, folder=tmp_path)
+    command = [sys.executable, str(BENCHMARKS / "many_workers.py"), "--quick"]
+    subprocess.run([*command, "--output", result, "--plot", plot], check=True, capture_output=True)
     found = json.loads(result.read_text())
     assert found["throughput"]["blocks"] >= 8 * 16
     assert 0 < found["throughput"]["efficiency"] <= 1
