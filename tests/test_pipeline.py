@@ -23,6 +23,7 @@ from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.running import planning
 from bigdecon.running.choosing import choosing_folder
 from bigdecon.running.plan_text import describe_plan
+from tests.conftest import workers_forked
 from tests.runs import NAMED, SHAPE, SIZE, attributes, kernel, snapshot, specimen, voxels, write_image
 
 
@@ -452,9 +453,9 @@ def decoded(config, tmp_path, name, **changes):
 
 @pytest.fixture(params=["richardson-lucy", "siamese"])
 def several_regions(request, tmp_path, psf):
-    """A configuration with several blocks, shards and regions, on a cluster of its own."""
+    """A configuration with several blocks, shards and regions, on clusters of its own."""
     image = write_image(tmp_path / "a.ome.zarr", specimen((8, 70, 136)))
-    return RunConfig(
+    config = RunConfig(
         str(image),
         (str(psf),),
         method=request.param,
@@ -469,6 +470,8 @@ def several_regions(request, tmp_path, psf):
         ome_version="0.4",
         tiling=TilingConfig(block=64),
     )
+    with workers_forked():
+        yield config
 
 
 @pytest.mark.slow
