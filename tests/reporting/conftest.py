@@ -20,7 +20,7 @@ def psf(tmp_path_factory):
     return write_psf(tmp_path_factory.mktemp("psf") / "psf.tif")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def restore(cluster, psf):
     """Run with quick settings on the shared cluster; keyword arguments are those of RunConfig."""
 

@@ -37,13 +37,14 @@ def pixels(element):
     return np.asarray(Image.open(io.BytesIO(element.screenshot_as_png)).convert("L"), float)
 
 
-@pytest.fixture
-def made(tmp_path, restore):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, restore):
     """A report of two channels with oblong voxels and names that a page could trip over."""
+    folder = tmp_path_factory.mktemp("made")
     data = np.stack([specimen((20, 60, 90)), specimen((20, 60, 90), 1)])
     size = (0.6, 0.2, 0.2)
-    psf = write_psf(tmp_path / "<b>psf & co.tif", size=size)
-    image = write_image(tmp_path / "a<script>alert(1)<_script>.ome.zarr", data, "czyx", size)
+    psf = write_psf(folder / "<b>psf & co.tif", size=size)
+    image = write_image(folder / "a<script>alert(1)<_script>.ome.zarr", data, "czyx", size)
     return restore(image, psf=(str(psf),), iterations=15, accelerate=True).report
 
 
@@ -207,8 +208,12 @@ def test_a_page_without_an_input_in_a_browser(made, browser, tmp_path):
     from selenium.webdriver.common.by import By
 
     output = made.page.parent / f"{made.page.name.removesuffix('.report.html')}.ome.zarr"
-    (tmp_path / "a<script>alert(1)<_script>.ome.zarr").rename(tmp_path / "moved.ome.zarr")
-    alone = make_report(output, place=tmp_path / "alone.html")
+    image = made.page.parent / "a<script>alert(1)<_script>.ome.zarr"
+    image.rename(tmp_path / "moved.ome.zarr")
+    try:
+        alone = make_report(output, place=tmp_path / "alone.html")
+    finally:
+        (tmp_path / "moved.ome.zarr").rename(image)
     browser.get(alone.page.as_uri())
     assert browser.get_log("browser") == []
     assert not browser.find_elements(By.CSS_SELECTOR, ".before, .pair.both")
