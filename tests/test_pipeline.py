@@ -454,7 +454,7 @@ def decoded(config, tmp_path, name, **changes):
 @pytest.fixture(params=["richardson-lucy", "siamese"])
 def several_regions(request, tmp_path, psf):
     """A configuration with several blocks, shards and regions, on clusters of its own."""
-    image = write_image(tmp_path / "a.ome.zarr", specimen((8, 70, 136)))
+    image = write_image(tmp_path / "a.ome.zarr", specimen((16, 40, 200)))
     config = RunConfig(
         str(image),
         (str(psf),),
