@@ -81,7 +81,7 @@ def _leaves_the_machine(address: Any) -> bool:
 def workers_forked() -> Iterator[None]:
     """Fork workers from one server that has imported what they need: each import takes seconds.
 
-    Commands, and the tests of clusters, start their workers as users' do.
+    Commands, and the tests of how clusters start and end, have theirs spawned, as users do.
     """
     import dask
     from distributed.utils import get_mp_context
