@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["choose_precision", "has_fast_bfloat16"]
+__all__ = ["choose_precision", "has_fast_bfloat16", "has_sound_bfloat16"]
 
 TOLERANCE = 1e-3
 """Largest difference from float32 that half precision may make, as part of the output's range."""
+UNSOUND_PLANES = 2
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
@@ -24,6 +25,24 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     except (AttributeError, RuntimeError):
         return False
     return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
+
+
+def has_sound_bfloat16(device: torch.device, patch_shape: Sequence[int], depth: int) -> bool:
+    """Tell whether gradients in bfloat16 are right for patches of this shape.
+
+    On a CPU, torch's gradient of the weights of a 3x3x3 convolution reads memory that is not its own where
+    the image is exactly two planes deep (seen with torch 2.13 and oneDNN 3.12; float32 is right, and so are
+    all other depths). A patch of 8 planes is two deep at the bottom of a network with three levels.
+
+    Parameters
+    ----------
+    device : that trains
+    patch_shape : ([z,] y, x), in voxels
+    depth : levels of the network, each of half the extent of the one above
+    """
+    if device.type != "cpu" or len(patch_shape) < 3:
+        return True
+    return all(patch_shape[0] // 2**level != UNSOUND_PLANES for level in range(depth))
 
 
 @torch.inference_mode()

@@ -24,7 +24,7 @@ from bigdecon.learning.loop import TrainingLoop, TrainingStep, exact_margin, run
 from bigdecon.learning.losses import Bounds, LossTerms, Passes, deconvolution_loss
 from bigdecon.learning.masking import neighbour_mean, replace_masked, stratified_mask
 from bigdecon.learning.patches import PatchBatch, PatchPool
-from bigdecon.learning.precision import has_fast_bfloat16
+from bigdecon.learning.precision import has_fast_bfloat16, has_sound_bfloat16
 from bigdecon.learning.schedule import last_step, rate_factor, stop_reason
 from bigdecon.optics.psf import PSF, symmetries
 from bigdecon.storage.places import Place
@@ -104,6 +104,8 @@ class _Trainer(TrainingLoop):
         if self.config.valid_losses:
             self.margin = exact_margin(self.psf.array, pool.patch_shape)
         self.resume()
+        depth = self.config.network.depth
+        self.half = self.half and has_sound_bfloat16(self.device, pool.patch_shape, depth)
 
     def stop_reason(self) -> str:
         """Tell why the training is over; empty while it is not."""

@@ -360,3 +360,20 @@ def test_all_time_points_and_the_right_channel_are_learnt_from() -> None:
     assert done.stats.mean == pytest.approx(array[:, 1].mean(), rel=1e-5)
     alone = train(volume.select(channels=[1]), psf, config(steps=2))
     assert same_weights(done, alone)
+
+
+@pytest.mark.parametrize("planes", [4, 8, 12, 16])
+def test_gradients_in_half_precision_are_those_of_float32_for_thin_volumes_too(planes: int) -> None:
+    """Where the processor has bfloat16; one of its kernels is wrong for images two planes deep."""
+    image = np.random.default_rng(0).normal(100, 10, (planes, 24, 24)).astype(np.float32)
+    settings = config(3, network=NetworkConfig(3, 8, 3), patch_shape=(planes, 16, 16))
+    gradients = []
+    for mixed in (True, False):
+        changed = replace(settings, mixed_precision=mixed)
+        trainer, pool = trainer_for(changed, Volume.from_array(image), PSF(gaussian((3, 3, 3))))
+        trainer.learn(pool.draw(0, 2))
+        slopes = [p.grad.flatten() for p in trainer.network.parameters() if p.grad is not None]
+        gradients.append(torch.cat(slopes))
+    half, exact = gradients
+    assert torch.isfinite(half).all()
+    assert float((half - exact).norm() / exact.norm()) < 0.3

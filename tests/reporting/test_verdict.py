@@ -37,9 +37,7 @@ def test_the_worst_of_a_kind_answers():
 
 def test_what_explains_the_rest_comes_first_and_what_nobody_can_mend_last():
     coarse = Finding("undersampling", "warning", "The voxels are too large.")
-    early = Finding(
-        "training-not-converged", "warning", "The training was ended by time; and so on."
-    )
+    early = Finding("training-not-converged", "warning", "The training was ended by time; and so on.")
     _, verdict = tones(coarse, NARROW, early)
     because = verdict.statements[0].because
     places = [because.index(words) for words in ("The training", "The PSF is too narrow", "The voxels")]
