@@ -28,6 +28,7 @@ import psutil
 import zarr
 from scipy.ndimage import uniform_filter
 
+import bigdecon.running.methods_on_workers as methods_on_workers
 import bigdecon.running.regions as regions
 from bigdecon.config import RunConfig
 from bigdecon.deconvolution.lease import Lease
@@ -215,13 +216,13 @@ def walk(plan: RunPlan, method: Any, connection: Connection, samples: Samples | 
 
     done = [0]
     create_ome_zarr(plan.output, plan.volume, plan.layout, name="output")
-    original = regions.classical_method
-    regions.classical_method = lambda *arguments: method  # type: ignore[assignment]
+    original = methods_on_workers.classical_method
+    methods_on_workers.classical_method = lambda *arguments: method  # type: ignore[assignment]
     try:
         with Lease(plan.bookkeeping) as lease, sampling(samples, done, connection):
             regions.restore_regions(plan, connection, (), note, lease)
     finally:
-        regions.classical_method = original
+        methods_on_workers.classical_method = original
 
 
 @contextmanager

@@ -39,6 +39,7 @@ RESULT = HERE / "results" / "many_workers.json"
 PLOT = HERE.parent / "docs" / "blocks_and_time.png"
 BLOCK_SECONDS = 0.3
 WORKERS, QUICK_WORKERS = 64, 8
+START_SECONDS = 120
 PROCESSES = 8
 """That the workers live in: threads of one process wait for one another."""
 BLOCKS_PER_WORKER, QUICK_BLOCKS_PER_WORKER = 80, 20
@@ -157,7 +158,7 @@ def simulated_workers(count: int) -> Iterator[Connection]:
         processes = [spawn.Process(target=_work, args=one, daemon=True) for one in arguments]
         for process in processes:
             process.start()
-        client.wait_for_workers(count)
+        client.wait_for_workers(count, timeout=START_SECONDS)
         try:
             with connect(client) as connection:
                 yield connection
@@ -172,7 +173,10 @@ def _work(address: str, numbers: range) -> None:
     """Be many workers of one thread each, until the scheduler retires them."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     # Each would sample the stacks of all threads a hundred times a second, those of the others as well.
-    dask.config.set({"distributed.worker.profile.enabled": False})
+    # and look at the machine twice a second, which each would do for all of its process.
+    dask.config.set(
+        {"distributed.worker.profile.enabled": False, "distributed.admin.system-monitor.interval": "10s"}
+    )
 
     async def live() -> None:
         workers = [

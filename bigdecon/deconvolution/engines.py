@@ -10,10 +10,12 @@ their halos, at some 35 tasks a block; it serves any array, the result of other 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise, product
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 from uuid import uuid4
 
 import dask.array as da
@@ -38,7 +40,7 @@ from bigdecon.deconvolution.tiling import BlockGrid
 from bigdecon.errors import OptionError
 from bigdecon.volume import ArraySource, Box, Stack
 
-__all__ = ["DaskSource", "attempt_blocks", "choose_engine", "deconvolve_stack"]
+__all__ = ["DaskSource", "MethodOnWorkers", "attempt_blocks", "choose_engine", "deconvolve_stack"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,19 @@ class DaskSource:
     def __getitem__(self, selection: Box, /) -> NDArray[Any]:
         """Compute a part."""
         return np.asarray(self.array[selection].compute(), dtype=self.dtype)
+
+
+class MethodOnWorkers(NamedTuple):
+    """How a worker comes by a method, in few bytes: this travels with every block.
+
+    Attributes
+    ----------
+    make : makes the method in the worker; called for every block, so that it must remember what is dear
+    needs : what `make` is called with, and what lies on the workers already
+    """
+
+    make: Callable[..., Deconvolver]
+    needs: tuple[Delayed, ...] = ()
 
 
 def choose_engine(stack: Stack, engine: Engine = "auto") -> Literal["map-overlap", "direct"]:
@@ -138,7 +153,7 @@ def deconvolve_stack(
 
 def attempt_blocks(
     stack: Stack,
-    deconvolver: Deconvolver | Delayed,
+    method: MethodOnWorkers,
     cores: Sequence[Box],
     *,
     grid: BlockGrid,
@@ -154,21 +169,21 @@ def attempt_blocks(
     Parameters
     ----------
     stack : image of axes ([z,] y, x)
-    deconvolver : the method; give a `Delayed` one where it already lies on the workers
+    method : how a worker makes it
     cores : blocks of the grid
     grid : the blocks of the whole stack
     engine : how blocks get their halo; both give the same voxels
     rules : what is done besides the method
     run : hexadecimal digits that tell the run, for the names of the tasks
     """
-    method = deconvolver if isinstance(deconvolver, Delayed) else _once(deconvolver, deconvolver.name)
     if engine == "direct":
         return _attempt_directly(stack, method, cores, grid, rules, run)
+    made: Delayed = delayed(method.make, pure=False)(*method.needs, dask_key_name=f"method-{uuid4().hex}")
     around = tuple(
         slice(min(core[axis].start for core in cores), max(core[axis].stop for core in cores))
         for axis in range(stack.ndim)
     )
-    restored = _deconvolve_overlapping(stack, method, grid, around, DECONVOLVE, rules)
+    restored = _deconvolve_overlapping(stack, made, grid, around, DECONVOLVE, rules)
     cells = [core for _, core in _cells(grid.cuts_within(around))]
     parts = {str(core): part for core, part in zip(cells, restored.to_delayed().ravel(), strict=True)}
     wrap = delayed(_as_block, pure=False, traverse=False)
@@ -180,16 +195,29 @@ def attempt_blocks(
 
 
 def _attempt_directly(
-    stack: Stack, method: Delayed, cores: Sequence[Box], grid: BlockGrid, rules: BlockRules, run: str
+    stack: Stack,
+    method: MethodOnWorkers,
+    cores: Sequence[Box],
+    grid: BlockGrid,
+    rules: BlockRules,
+    run: str,
 ) -> list[Delayed]:
-    image = _once(stack, "image")
+    """Make one task a block that needs no other task, but for what lies on the workers.
+
+    What each block has in common travels as bytes, which the scheduler passes on unseen; a node of its own
+    would have to be fetched by every worker that gets one of the region's blocks.
+    """
+    root, _ = stack.locate(tuple(slice(0, n) for n in stack.shape))
+    # Voxels in memory go to the workers once.
+    images = (_once(stack, "image"),) if isinstance(root, ArraySource | DaskSource) else ()
+    common = pickle.dumps(_Common(None if images else stack, method.make, rules))
+    needs: list[Any] = [*images, *method.needs]
     names = _block_keys(DECONVOLVE, stack, cores, run)
     tasks: dict[Any, Any] = {
-        name: (_attempt_block, image.key, method.key, _Block(core, grid.grow(core)), rules)
+        name: (_attempt_block, common, _Block(core, grid.grow(core)), *(each.key for each in needs))
         for name, core in zip(names, cores, strict=True)
     }
     layer = f"deconvolve-blocks-{uuid4().hex}"
-    needs: list[Any] = [image, method]
     graph = HighLevelGraph.from_collections(layer, tasks, dependencies=needs)
     return [Delayed(name, graph, layer=layer) for name in names]
 
@@ -286,8 +314,27 @@ def _deconvolve_block(stack: Stack, deconvolver: Deconvolver, block: _Block) -> 
     return restore_block(stack, deconvolver, block.core, block.grown or block.core, BlockRules()).voxels
 
 
-def _attempt_block(stack: Stack, deconvolver: Deconvolver, block: _Block, rules: BlockRules) -> RestoredBlock:
-    return attempt_block(stack, deconvolver, block.core, block.grown or block.core, rules)
+class _Common(NamedTuple):
+    """What all blocks of a region have in common; the image is None where its voxels lie on the workers."""
+
+    stack: Stack | None
+    make: Callable[..., Deconvolver]
+    rules: BlockRules
+
+
+@lru_cache(maxsize=16)
+def _unpacked(common: bytes) -> _Common:
+    """Unpack once in a process what the blocks of a region have in common."""
+    found: _Common = pickle.loads(common)
+    return found
+
+
+def _attempt_block(common: bytes, block: _Block, *needs: Any) -> RestoredBlock:
+    """Do the whole work of the direct engine on one block; `needs` are the image, if not packed, and more."""
+    stack, make, rules = _unpacked(common)
+    if stack is None:
+        stack, *needs = needs  # type: ignore[assignment]
+    return attempt_block(stack, make(*needs), block.core, block.grown or block.core, rules)
 
 
 def _as_block(voxels: NDArray[np.float32], block: _Block) -> RestoredBlock:

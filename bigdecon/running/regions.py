@@ -19,14 +19,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from dask.delayed import Delayed, delayed
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
 
-from bigdecon.config import CLASSICAL
 from bigdecon.deconvolution.block import BlockRules
 from bigdecon.deconvolution.engines import attempt_blocks
 from bigdecon.deconvolution.lease import Lease
 from bigdecon.deconvolution.ledger import Extent, Fault, Ledger, RegionKey, RegionRecord
-from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.tiling import overlap
 from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.devices import gpu_workers
@@ -44,13 +43,11 @@ from bigdecon.distributed.run_state import MapOutline
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import RunError
 from bigdecon.io.layout import OutputLayout
-from bigdecon.learning.checkpoint import load_checkpoint
-from bigdecon.running.guarded_method import GuardedMethod
+from bigdecon.running.methods_on_workers import MethodOfRegion, method_of_channel
 from bigdecon.running.planning import RunPlan
 from bigdecon.running.worker_tasks import (
     Output,
     UnitJob,
-    load_network,
     summarize_region,
     write_coarse_unit,
     write_unit,
@@ -65,9 +62,6 @@ REGION_REMEDY = (
     "give the workers more memory and the same command again, or start anew with a smaller --block, "
     "--overwrite, and --model with this output if it is trained"
 )
-
-MethodOnWorkers = Callable[[str], Delayed]
-"""Says how to get the deconvolver for a region of that name; small in every region's graph."""
 
 
 @dataclass
@@ -177,7 +171,7 @@ def restore_regions(
     walk.ledger.sweep()
     keys = plan.work.keys()
     run_id = uuid4().hex
-    methods = [_method(plan, c, models, connection, run_id) for c in range(plan.volume.n_channels)]
+    methods = [method_of_channel(plan, c, models, connection, run_id) for c in range(plan.volume.n_channels)]
     connection.page.show_map(_map_outline(plan, run_id))
     workers = able_workers(plan, connection)
     walked = Walked()
@@ -228,39 +222,6 @@ def _report(faults: Sequence[Fault], in_all: int, limit: int, listener: Listener
         )
 
 
-def _method(
-    plan: RunPlan, channel: int, models: tuple[Place, ...], connection: Connection, run_id: str
-) -> MethodOnWorkers:
-    """Say how to make the deconvolver: small in every region's graph, loaded once by every worker."""
-    if plan.config.method in CLASSICAL:
-        threads = connection.threads_per_worker if plan.device == "cpu" else None
-        name, psf = plan.config.method, plan.psfs[channel].array
-        classical = classical_method(name, psf, plan.tuned[channel].settings, plan.device, threads)
-        # A key of its own each time: under one key the scheduler would mix up channels and runs.
-        return lambda region: delayed(
-            GuardedMethod(classical, run_id, region), name=f"method-{name}-{uuid4().hex}", traverse=False
-        )
-    arguments = (
-        models[channel].absolute(),
-        load_checkpoint(models[channel]).sha256,
-        plan.stats[channel],
-        plan.device,
-        plan.tile,
-        plan.config.preset != "paper" or plan.config.method == "ssi",
-        connection.threads_per_worker,
-        plan.config.refine,
-        max(0.0, plan.background(channel)),
-    )
-
-    def load(region: str) -> Delayed:
-        network = delayed(load_network, pure=False)(*arguments, dask_key_name=f"network-{uuid4().hex}")
-        name = f"method-{uuid4().hex}"
-        method: Delayed = delayed(GuardedMethod, pure=False)(network, run_id, region, dask_key_name=name)
-        return method
-
-    return load
-
-
 class _RegionWork:
     """The graph of one region, made when its turn comes, and made again where it failed.
 
@@ -271,7 +232,7 @@ class _RegionWork:
     def __init__(
         self,
         plan: RunPlan,
-        method: MethodOnWorkers,
+        method: MethodOfRegion,
         key: RegionKey,
         earlier: RegionRecord | None,
         run_id: str,
@@ -291,19 +252,20 @@ class _RegionWork:
             replaced = [core for core in replaced if Extent.from_box(core) in missing]
         cores = [core for core in replaced if plan.mask is None or plan.mask.touches(core)]
         blocks = self._blocks(cores, engine)
-        write = delayed(write_unit, pure=False)
-        written = [
-            write(
+        # One dictionary: dask's `delayed` would look through every job, and join a graph for each block.
+        tasks: dict[Any, Any] = {
+            f"write-region-{uuid4().hex}": (
+                write_unit,
                 job,
-                [block for core, block in zip(cores, blocks, strict=True) if overlap(core, job.unit)],
-                dask_key_name=f"write-region-{uuid4().hex}",
+                [block.key for core, block in zip(cores, blocks, strict=True) if overlap(core, job.unit)],
             )
             for job in self._jobs(replaced, earlier)
-        ]
-        result: Delayed = delayed(summarize_region, pure=False)(
-            written, time.time(), earlier, dask_key_name=f"finish-region-{key.name}-{uuid4().hex}"
-        )
-        return result
+        }
+        finish = f"finish-region-{key.name}-{uuid4().hex}"
+        tasks[finish] = (summarize_region, list(tasks), time.time(), earlier)
+        needed = list({id(block.dask): block for block in blocks}.values())
+        layer = f"region-{uuid4().hex}"
+        return Delayed(finish, HighLevelGraph.from_collections(layer, tasks, needed), layer=layer)
 
     def _blocks(self, cores: Sequence[Box], engine: Any) -> list[Delayed]:
         plan, key = self._plan, self._key

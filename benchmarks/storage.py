@@ -1,0 +1,177 @@
+"""Time reading and writing of a shard as a run does it, beside the codec alone and beside plain files.
+
+    python benchmarks/storage.py            chunks of 128^3 in a shard of 512^3
+    python benchmarks/storage.py --quick    chunks of 32^3 in a shard of 64^3
+
+By turns, on the same voxels: what `bigdecon run` does (`ZarrSource` to read; `write_box` to write, with
+flushing to the disk and the hash for the ledger); the codec alone, on the same chunks in as many threads as
+there are cores, in memory; and the same stored bytes to or from a plain file. All must give the same voxels.
+Files come from the system's cache: what counts is what is added to the codec. With tensorstore installed, its
+reading and writing of the same files is timed as well; `bigdecon run` does not use it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import machine
+import numcodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from bigdecon.io.boxes import digest
+from bigdecon.io.layout import plan_output
+from bigdecon.io.writing import create_ome_zarr, write_box
+from bigdecon.io.zarr_source import open_zarr_source
+from bigdecon.volume import Volume
+
+RESULT = Path(__file__).parent / "results" / "storage.json"
+ROUNDS = 5
+CODEC = {"cname": "zstd", "clevel": 1, "shuffle": numcodecs.Blosc.SHUFFLE}
+"""As `io/writing.py` has it."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a small shard, one round")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    options = parser.parse_args()
+    load, threads = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    chunk, shard = (32, 64) if options.quick else (128, 512)
+    rounds = 1 if options.quick else ROUNDS
+    numcodecs.blosc.use_threads = False  # each chunk in one thread, as zarr has it
+    cases = []
+    with tempfile.TemporaryDirectory() as folder:
+        for dtype in ("uint16", "float32"):
+            cases.append(measure(Path(folder) / dtype, dtype, chunk, shard, threads, rounds))
+            print(json.dumps(cases[-1]), flush=True)
+    result = {
+        **machine.describe(),
+        "quick": options.quick,
+        "load_at_start": round(load, 1),
+        "threads": threads,
+        "tensorstore": machine.version("tensorstore"),
+        "cases": cases,
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure(folder: Path, dtype: str, chunk: int, shard: int, threads: int, rounds: int) -> dict[str, Any]:
+    """Time all ways on one shard of photon noise."""
+    voxels = noise(chunk, shard, dtype)
+    volume = Volume.from_array(voxels, "zyx", voxel_size_um=(1, 1, 1))
+    layout = plan_output(volume, dtype=dtype, chunk=chunk, shard=shard, unit=chunk)
+    image = folder / "a.ome.zarr"
+    create_ome_zarr(image, volume, layout, name="a")
+    box = tuple(slice(0, n) for n in voxels.shape)
+
+    def write() -> str:
+        return write_box(image, layout, 0, 0, 0, box, voxels)
+
+    written = write()
+    source = open_zarr_source(str(image), "0", 3)
+    cuts = [slice(start, start + chunk) for start in range(0, shard, chunk)]
+    parts = [np.ascontiguousarray(voxels[part]) for part in itertools.product(cuts, repeat=3)]
+    pool = ThreadPoolExecutor(threads)
+    encoded = list(pool.map(encode, parts))
+    plain, stored = folder / "plain", b"".join(encoded)
+    ways: dict[str, Callable[[], Any]] = {
+        "write": write,
+        "write, codec": lambda: list(pool.map(encode, parts)),
+        "write, plain": lambda: plainly(plain, stored),
+        "read": lambda: source[box],
+        "read, codec": lambda: list(pool.map(numcodecs.Blosc().decode, encoded)),
+        "read, plain": plain.read_bytes,
+        "hash": lambda: digest(voxels),
+    }
+    ways |= by_tensorstore(image / "0", voxels)
+    seconds = by_turns(ways, rounds)
+    same = digest(source[box]) == written == digest(voxels) and all(
+        np.array_equal(np.frombuffer(numcodecs.Blosc().decode(e), dtype), p.ravel())
+        for e, p in zip(encoded, parts, strict=True)
+    )
+    same &= all(digest(np.asarray(ways[name]())) == written for name in ways if name == "read, tensorstore")
+    pool.shutdown()
+    if not same:
+        raise SystemExit("what was read is not what was written")
+    return {
+        "dtype": dtype,
+        "chunk": [chunk] * 3,
+        "shard": [shard] * 3,
+        "MB": round(voxels.nbytes / 1e6, 1),
+        "stored_share": round(len(stored) / voxels.nbytes, 3),
+        "seconds": {name: round(s, 4) for name, s in seconds.items()},
+        "of_codec_speed": {
+            kind: round(seconds[f"{kind}, codec"] / seconds[kind], 3) for kind in ("read", "write")
+        },
+        "tensorstore_times_as_fast": {
+            kind: round(seconds[kind] / seconds[f"{kind}, tensorstore"], 2)
+            for kind in ("read", "write")
+            if f"{kind}, tensorstore" in seconds
+        },
+    }
+
+
+def noise(chunk: int, shard: int, dtype: str) -> NDArray[Any]:
+    """Make photon noise whose chunks differ; as float32 smoothed a little, as results are."""
+    rng = np.random.default_rng(0)
+    voxels = np.empty((shard,) * 3, dtype)
+    cuts = [slice(start, start + chunk) for start in range(0, shard, chunk)]
+    for number, part in enumerate(itertools.product(cuts, repeat=3)):
+        values = rng.poisson(100 + number, (chunk,) * 3).astype(np.float32)
+        voxels[part] = values if dtype == "uint16" else (values + np.roll(values, 1, 2)) / np.float32(3)
+    return voxels
+
+
+def encode(part: NDArray[Any]) -> bytes:
+    return bytes(numcodecs.Blosc(**CODEC).encode(part))
+
+
+def plainly(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on the disk, as `write_box` does."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def by_turns(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Give the median of some rounds, each way after the other."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, work in ways.items():
+            began = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def by_tensorstore(array: Path, voxels: NDArray[Any]) -> dict[str, Callable[[], Any]]:
+    """Give its ways, where it is installed; writing includes the hash, which a run needs."""
+    try:
+        import tensorstore
+    except ImportError:
+        return {}
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(array)}}
+    opened = tensorstore.open(spec).result()
+
+    def write() -> str:
+        opened.write(voxels).result()  # which waits for the disk
+        return digest(voxels)
+
+    return {"read, tensorstore": lambda: opened.read().result(), "write, tensorstore": write}
+
+
+if __name__ == "__main__":
+    main()
