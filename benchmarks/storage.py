@@ -3,11 +3,12 @@
     python benchmarks/storage.py            chunks of 128^3 in a shard of 512^3
     python benchmarks/storage.py --quick    chunks of 32^3 in a shard of 64^3
 
-By turns, on the same voxels: what `bigdecon run` does (`ZarrSource` to read; `write_box` to write, with
-flushing to the disk and the hash for the ledger); the codec alone, on the same chunks in as many threads as
-there are cores, in memory; and the same stored bytes to or from a plain file. All must give the same voxels.
-Files come from the system's cache: what counts is what is added to the codec. With tensorstore installed, its
-reading and writing of the same files is timed as well; `bigdecon run` does not use it.
+By turns, on the same voxels: what `bigdecon run` does (`ZarrSource` to read eight blocks with their halos, in
+as many threads as there are cores; `write_box` to write the shard, with flushing to the disk and the hash for
+the ledger); the codec alone, on the same chunks in as many threads, in memory; and the same stored bytes to or
+from a plain file. All must give the same voxels. Files come from the system's cache: what counts is what is
+added to the codec. With tensorstore installed, its reading and writing of the same files is timed as well;
+`bigdecon run` does not use it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -36,7 +38,7 @@ from bigdecon.io.zarr_source import open_zarr_source
 from bigdecon.volume import Volume
 
 RESULT = Path(__file__).parent / "results" / "storage.json"
-ROUNDS = 5
+ROUNDS = 3
 CODEC = {"cname": "zstd", "clevel": 1, "shuffle": numcodecs.Blosc.SHUFFLE}
 """As `io/writing.py` has it."""
 
@@ -85,23 +87,27 @@ def measure(folder: Path, dtype: str, chunk: int, shard: int, threads: int, roun
     parts = [np.ascontiguousarray(voxels[part]) for part in itertools.product(cuts, repeat=3)]
     pool = ThreadPoolExecutor(threads)
     encoded = list(pool.map(encode, parts))
+    boxes = blocks(chunk, shard)
+    touched = [encoded[i] for each in boxes for i in chunks_of(each, chunk, shard)]
     plain, stored = folder / "plain", b"".join(encoded)
     ways: dict[str, Callable[[], Any]] = {
         "write": write,
         "write, codec": lambda: list(pool.map(encode, parts)),
         "write, plain": lambda: plainly(plain, stored),
-        "read": lambda: source[box],
-        "read, codec": lambda: list(pool.map(numcodecs.Blosc().decode, encoded)),
+        "read": lambda: list(pool.map(source.__getitem__, boxes)),
+        "read, codec": lambda: list(pool.map(numcodecs.Blosc().decode, touched)),
         "read, plain": plain.read_bytes,
         "hash": lambda: digest(voxels),
     }
-    ways |= by_tensorstore(image / "0", voxels)
-    seconds = by_turns(ways, rounds)
+    ways |= by_tensorstore(image / "0", voxels, boxes, pool)
+    seconds, processor = by_turns(ways, rounds)
     same = digest(source[box]) == written == digest(voxels) and all(
         np.array_equal(np.frombuffer(numcodecs.Blosc().decode(e), dtype), p.ravel())
         for e, p in zip(encoded, parts, strict=True)
     )
-    same &= all(digest(np.asarray(ways[name]())) == written for name in ways if name == "read, tensorstore")
+    for name in {"read", "read, tensorstore"} & ways.keys():
+        found = zip(ways[name](), boxes, strict=True)
+        same &= all(np.array_equal(np.asarray(part), voxels[each]) for part, each in found)
     pool.shutdown()
     if not same:
         raise SystemExit("what was read is not what was written")
@@ -110,17 +116,36 @@ def measure(folder: Path, dtype: str, chunk: int, shard: int, threads: int, roun
         "chunk": [chunk] * 3,
         "shard": [shard] * 3,
         "MB": round(voxels.nbytes / 1e6, 1),
+        "decoded_for_one_voxel_read": round(
+            len(touched) * chunk**3 / sum(math.prod(p.stop - p.start for p in each) for each in boxes), 2
+        ),
         "stored_share": round(len(stored) / voxels.nbytes, 3),
         "seconds": {name: round(s, 4) for name, s in seconds.items()},
         "of_codec_speed": {
             kind: round(seconds[f"{kind}, codec"] / seconds[kind], 3) for kind in ("read", "write")
         },
+        "processor_seconds": {name: round(s, 4) for name, s in processor.items()},
         "tensorstore_times_as_fast": {
             kind: round(seconds[kind] / seconds[f"{kind}, tensorstore"], 2)
             for kind in ("read", "write")
             if f"{kind}, tensorstore" in seconds
         },
     }
+
+
+def blocks(chunk: int, shard: int) -> list[tuple[slice, ...]]:
+    """Give eight blocks around the middle of a shard, with a halo of a quarter."""
+    halo, middle = chunk // 4, shard // 2
+    sides = [
+        slice(max(0, start - halo), min(shard, start + chunk + halo)) for start in (middle - chunk, middle)
+    ]
+    return list(itertools.product(sides, repeat=3))
+
+
+def chunks_of(box: tuple[slice, ...], chunk: int, shard: int) -> list[int]:
+    """Number the chunks that a box touches, in C order."""
+    ranges = [range(part.start // chunk, -(-part.stop // chunk)) for part in box]
+    return [int(np.ravel_multi_index(i, (shard // chunk,) * 3)) for i in itertools.product(*ranges)]
 
 
 def noise(chunk: int, shard: int, dtype: str) -> NDArray[Any]:
@@ -146,18 +171,24 @@ def plainly(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def by_turns(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Give the median of some rounds, each way after the other."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def by_turns(ways: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Give the medians of some rounds, way after way: by the clock, and of the processors."""
+    wall: dict[str, list[float]] = {name: [] for name in ways}
+    processor: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, work in ways.items():
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             work()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(found) for name, found in seconds.items()}
+            wall[name].append(time.perf_counter() - began)
+            processor[name].append(time.process_time() - used)
+    return tuple(  # type: ignore[return-value]
+        {name: statistics.median(found) for name, found in each.items()} for each in (wall, processor)
+    )
 
 
-def by_tensorstore(array: Path, voxels: NDArray[Any]) -> dict[str, Callable[[], Any]]:
+def by_tensorstore(
+    array: Path, voxels: NDArray[Any], boxes: list[tuple[slice, ...]], pool: ThreadPoolExecutor
+) -> dict[str, Callable[[], Any]]:
     """Give its ways, where it is installed; writing includes the hash, which a run needs."""
     try:
         import tensorstore
@@ -170,7 +201,11 @@ def by_tensorstore(array: Path, voxels: NDArray[Any]) -> dict[str, Callable[[], 
         opened.write(voxels).result()  # which waits for the disk
         return digest(voxels)
 
-    return {"read, tensorstore": lambda: opened.read().result(), "write, tensorstore": write}
+    def read(box: tuple[slice, ...]) -> NDArray[Any]:
+        found: NDArray[Any] = opened[box].read().result()
+        return found
+
+    return {"read, tensorstore": lambda: list(pool.map(read, boxes)), "write, tensorstore": write}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from bigdecon.storage.write_errors import write_error
 from bigdecon.volume import Box
 
 __all__ = ["Converted", "convert", "digest", "read_box", "write_box"]
+
+_CONFIGURABLE = hasattr(zarr.Array, "with_config")
 
 
 class Converted(NamedTuple):
@@ -101,15 +104,21 @@ def write_box(
     values = data + 0.0 if data.dtype.kind == "f" else data  # an empty chunk would lose a negative zero
     selection = _full_selection(layout, timepoint, channel, box)
     part = values.reshape([part.stop - part.start for part in selection])
+    # Hashing takes about as long as packing; it lets go of the interpreter's lock.
+    hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
+    hashed = hasher.submit(digest, values)
     try:
-        array = _open_array(root, layout, level, writes=True)
+        whole = not _has_empty_chunk(part, target.chunks)
+        array = _open_array(root, layout, level, writes=True, stores_all=whole)
         if isinstance(root, Path):
             _replace_files(_owned_files(root, array, target, selection), array, selection, part)
         else:
             array[selection] = part
     except OSError as error:
         raise write_error(root, error) from error
-    return digest(values)
+    finally:
+        hasher.shutdown()
+    return hashed.result()
 
 
 def _replace_files(files: Sequence[Path], array: Any, selection: Box, values: NDArray[Any]) -> None:
@@ -141,26 +150,46 @@ def read_box(
     return np.ascontiguousarray(data.reshape(data.shape[-layout.n_spatial :]), dtype=layout.dtype)
 
 
-def _open_array(root: Place, layout: OutputLayout, level: int, *, writes: bool) -> Any:
-    """Open a level; in an object store its metadata are read once a process."""
+def _open_array(
+    root: Place, layout: OutputLayout, level: int, *, writes: bool, stores_all: bool = False
+) -> Any:
+    """Open a level; in an object store its metadata are read once a process.
+
+    With `stores_all` Zarr does not compare every chunk with zeros, which takes it longer than packing it and
+    all in one thread; to be asked for where no chunk is empty, and then it changes no byte.
+    """
     if isinstance(root, ObjectPath):
-        return _opened(root, layout, level, writes, os.getpid())
-    return _open_anew(root, layout, level, writes)
+        return _opened(root, layout, level, writes, stores_all, os.getpid())
+    return _open_anew(root, layout, level, writes, stores_all)
 
 
 @lru_cache(maxsize=64)
-def _opened(root: ObjectPath, layout: OutputLayout, level: int, writes: bool, pid: int) -> Any:
+def _opened(
+    root: ObjectPath, layout: OutputLayout, level: int, writes: bool, stores_all: bool, pid: int
+) -> Any:
     """Keep an array under its layout, so that another output in the same place is opened anew."""
-    return _open_anew(root, layout, level, writes)
+    return _open_anew(root, layout, level, writes, stores_all)
 
 
-def _open_anew(root: Place, layout: OutputLayout, level: int, writes: bool) -> Any:
-    return zarr.open_array(
+def _open_anew(root: Place, layout: OutputLayout, level: int, writes: bool, stores_all: bool) -> Any:
+    array = zarr.open_array(
         writable_store(root) if writes else open_store(str(root)),
         path=layout.levels[level].path,
         mode="r+" if writes else "r",
         zarr_format=layout.zarr_format,
     )
+    # Older versions of zarr cannot be told.
+    return array.with_config({"write_empty_chunks": True}) if stores_all and _CONFIGURABLE else array
+
+
+def _has_empty_chunk(values: NDArray[Any], chunks: Sequence[int]) -> bool:
+    """Tell whether a chunk of a write unit holds zeros only; most show by one voxel that they do not."""
+    starts = itertools.product(*(range(0, n, chunk) for n, chunk in zip(values.shape, chunks, strict=True)))
+    cells = (
+        values[tuple(slice(at, at + chunk) for at, chunk in zip(start, chunks, strict=True))]
+        for start in starts
+    )
+    return not all(cell[(0,) * cell.ndim] or cell[(-1,) * cell.ndim] or cell.any() for cell in cells)
 
 
 def _full_selection(layout: OutputLayout, timepoint: int, channel: int, box: Box) -> Box:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
+import zarr
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
@@ -17,7 +18,7 @@ from bigdecon.errors import VolumeError
 from bigdecon.storage import places, servers
 from bigdecon.storage.object_path import ObjectPath
 from bigdecon.storage.places import Place, resolve
-from bigdecon.storage.servers import QUICK, ask_async, is_url
+from bigdecon.storage.servers import CONNECTIONS, QUICK, ask_async, is_url
 from bigdecon.untrusted import read_regular
 
 __all__ = [
@@ -36,6 +37,22 @@ __all__ = [
 METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 NOTHING: tuple[str, ...] = ()
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+
+
+ZARRS_OWN_CONCURRENCY = 10
+"""Chunks that zarr has under way for one read or write unless it is told otherwise."""
+
+
+def _hide_latency() -> None:
+    """Have zarr ask a server for as many chunks at a time as there are connections, in this process.
+
+    A request takes an object store tens of milliseconds, mostly waiting: a block of 27 chunks, ten at a time,
+    would wait three times. On a disk, and in a network file system with its millisecond, zarr's own ten
+    already keep all cores decoding, and more would only hold more chunks in memory. Who has set another
+    number for zarr keeps it.
+    """
+    if zarr.config.get("async.concurrency") == ZARRS_OWN_CONCURRENCY:
+        zarr.config.set({"async.concurrency": CONNECTIONS})
 
 
 def filesystem(url: str) -> Any:
@@ -127,6 +144,7 @@ class RemoteStore(ReadOnlyStore):
 
     def __init__(self, url: str, *, read_only: bool = True) -> None:
         super().__init__(read_only=read_only)
+        _hide_latency()
         self.url = url
         self._is_open = True
 

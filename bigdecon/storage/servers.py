@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 __all__ = [
+    "CONNECTIONS",
     "OBJECT_STORES",
     "PATIENT",
     "QUICK",
@@ -43,6 +44,7 @@ CONNECT_TIMEOUT_S = 10
 SILENCE_TIMEOUT_S = 60
 """How long a server may send nothing."""
 CONNECTIONS = 64
+"""To one server, of a process."""
 AGAIN = (408, 409, 421, 425, 429)
 """Answers below 500 that pass: time-outs, conflicts, too many requests."""
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")

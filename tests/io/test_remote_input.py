@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from bigdecon.errors import BigdeconError, ReadError, VolumeError
 from bigdecon.io.identity import input_identity
 from bigdecon.io.reading import open_volume
 from bigdecon.io.remote_file import RemoteFile
 from bigdecon.io.writing import write_ome_zarr
+from bigdecon.io.zarr_source import open_zarr_source
 from bigdecon.storage.places import as_place, files_below, write
 from bigdecon.volume import Volume
 from tests.servers import FAULTS, FaultyProxy
@@ -53,6 +57,23 @@ def test_a_failure_now_and_then_passes_unnoticed(served, kind):
     assert np.array_equal(volume.stack()[BOX], data[BOX])
     assert input_identity(volume) == before
     assert proxy.done.count(kind) > 3
+
+
+def test_chunks_of_a_server_are_asked_for_together(http_folder):
+    """27 chunks of one block: the server answers none before all are asked for."""
+    folder, url, handler = http_folder
+    handler.ranges = True
+    data = np.arange(48**3, dtype=np.uint16).reshape((48,) * 3)
+    zarr.create_array(folder / "a.zarr", data=data, chunks=(16,) * 3)
+    together, answer = threading.Barrier(27), handler.do_GET
+
+    def hold(self):
+        if "/c/" in self.path:
+            together.wait(20)
+        answer(self)
+
+    handler.do_GET = hold
+    assert np.array_equal(open_zarr_source(f"{url}/a.zarr", "", 3)[(slice(0, 48),) * 3], data)
 
 
 @pytest.mark.parametrize("kind", ["500", "drop", "truncate"])

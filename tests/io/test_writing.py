@@ -259,6 +259,32 @@ def test_failing_disk_keeps_what_is_finished(tmp_path):
     assert np.array_equal(read_box(path, layout, 0, 0, 0, second), data[second])
 
 
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize("empties", [0, 3])
+def test_files_are_those_that_zarr_writes_by_itself(tmp_path, version, dtype, empties):
+    """Empty chunks have no bytes, others all of theirs, also where shards overhang the edge."""
+    data = np.random.default_rng(0).poisson(3, (40, 36, 52)).astype(dtype)
+    data[:16, :, :16] = data[: 16 * empties, :16, 32:48] = 0
+    data[0, 0, :48:16] = 0  # a chunk that begins with 0 is not empty for that
+    volume = Volume.from_array(data, "zyx")
+    layout = plan_output(volume, dtype=dtype, ome_version=version, chunk=16, shard=32, unit=16)
+    found = []
+    for name in ("ours", "zarr's"):
+        create_ome_zarr(tmp_path / name, volume, layout, name="a")
+        array = zarr.open_array(tmp_path / name / "0", mode="r+")
+        for box in write_boxes(layout.levels[0]):
+            if name == "ours":
+                write_box(tmp_path / name, layout, 0, 0, 0, box, data[box])
+            else:
+                array[box] = data[box]
+        files = (path for path in (tmp_path / name / "0").rglob("*") if path.is_file())
+        found.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
+    assert found[0] == found[1]
+    assert len(found[0]) > 3
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "ours" / "0", mode="r")[...], data)
+
+
 def test_digest_tells_values_shapes_and_types_apart():
     data = image((4, 6), "float32")
     others = [data + 1, data.reshape(6, 4), data.astype("float64")]
