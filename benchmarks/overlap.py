@@ -144,6 +144,7 @@ def measure(folder: Path, *, quick: bool, rounds: int) -> dict[str, Any]:
         "halo": halo,
         "io_seconds_per_block": round(found[1].device_seconds, 4),
         "cases": [asdict(one) for one in found],
+        "h200_tflops_assumed": round(H200_FLOPS / 1e12),
         "h200_seconds_per_block": round(_h200_seconds(block + 2 * halo), 5),
         "identical_bytes": bench.identical,
         "worker_peak_MiB": round(peak / 2**20),

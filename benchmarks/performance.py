@@ -42,6 +42,10 @@ def page(results: Path) -> str:
         section(results / "training_against_reference.json", "Training on a CPU", training),
         section(results / "inference_peak.json", "The network on a CPU", inference),
         section(results / "richardson_lucy_peers.json", "Richardson–Lucy on a CPU", richardson_lucy),
+        section(results / "timeline.json", "What is left of a training step", timeline),
+        section(results / "storage.json", "Reading and writing Zarr", storage),
+        section(results / "overlap.json", "From Zarr to Zarr", overlap),
+        section(results / "many_workers.json", "Scheduling", scheduling),
     ]
     return "\n".join(parts)
 
@@ -142,6 +146,110 @@ same voxels as here. As it is, it works on fewer voxels, and is quicker where th
 beside the image. Load of the machine: {min(loads)} to {max(loads)}.
 
 {table(("image", "PSF", "bigdecon", *(f"{peer}, times as long" for peer in peers)), rows)}
+"""
+
+
+def timeline(result: Result) -> str:
+    names = list(result["shares"])
+    return f"""\
+One step as torch's profiler saw it, which slows it down a little: {result["step"]}, in
+{result["precision"]} on {result["threads"]} threads, at a load of {result["load_at_start"]}:
+{result["step_ms"]:.0f} ms. The gradient of the PSF and the loss is part of "backward".
+
+![The stages of a training step over time, and below them what the processor did](training_timeline.png)
+
+{table(names, [[f"{result['shares'][name]:.1%}" for name in names]])}
+"""
+
+
+def storage(result: Result) -> str:
+    rows = [
+        (
+            case["dtype"],
+            kind,
+            f"{rate(case, kind):.0f} MB/s",
+            f"{case['of_codec_speed'][kind]:.0%}",
+            f"{case['seconds'][kind + ', plain'] / case['seconds'][kind]:.0%}",
+            f"{case['tensorstore_times_as_fast'].get(kind, '–')}",
+        )
+        for case in result["cases"]
+        for kind in ("read", "write")
+    ]
+    case = result["cases"][0]
+    chunk, shard, decoded = case["chunk"][0], case["shard"][0], case["decoded_for_one_voxel_read"]
+    hashing = [f"{one['seconds']['hash'] / one['seconds']['write, codec']:.1f}" for one in result["cases"]]
+    head = (
+        "voxels",
+        "",
+        "as a run does it",
+        "of the codec alone",
+        "of a plain file",
+        "tensorstore, times as fast",
+    )
+    return f"""\
+Chunks of {chunk}³ in a shard of {shard}³, noisy voxels, {result["threads"]} threads, at a load of
+{result["load_at_start"]}. Reading is of blocks with their halos, {decoded:.0f} voxels being decoded
+for one that is asked for, as a halo reaches into the chunks around; the codec alone decodes the same
+chunks in as many threads, without files. Writing includes flushing to the disk and the hash for the
+ledger, which alone takes {" and ".join(hashing)} times as long as packing in all threads.
+
+{table(head, rows)}
+
+tensorstore is no dependency: it would have to be clearly quicker in both.
+"""
+
+
+def rate(case: Result, kind: str) -> float:
+    """Give the decoded megabytes a second."""
+    megabytes = case["MB_read"] if kind == "read" else case["MB"]
+    return float(megabytes / case["seconds"][kind])
+
+
+def overlap(result: Result) -> str:
+    rows = [
+        (
+            f"{case['times_io']:g}",
+            f"{1000 * case['device_seconds']:.0f} ms",
+            f"{case['busy']:.0%}",
+            f"{case['busy_between']:.0%}",
+            f"{case['most_possible']:.0%}",
+        )
+        for case in result["cases"]
+    ]
+    side = "×".join(map(str, result["block"]))
+    io, gpu = result["io_seconds_per_block"], result["h200_seconds_per_block"]
+    head = (
+        "device, in times of reading and writing",
+        "a block",
+        "busy",
+        "between first and last block",
+        "at most",
+    )
+    return f"""\
+One worker with {result["threads"]} threads, and a stand-in for its GPU that takes a known time
+without the processors: {result["blocks"]} blocks of {side} voxels with a halo of {result["halo"]},
+from a store to a store.
+Without a device, a block takes {1000 * io:.0f} ms there, on {result["machine"]["cores"]} cores at a load of
+{result["load_at_start"]}. All runs wrote the same bytes.
+
+{table(head, rows)}
+
+So few blocks have a long beginning and end, in which there is nothing to compute yet, or only to write.
+At {result["h200_tflops_assumed"]} TFLOP/s, which is assumed of an H200 and not measured, a block takes
+{1000 * gpu:.0f} ms through the network: with the cores of this machine, the device could be busy at most
+{min(1.0, gpu / io):.0%} of the time, as it waits for reading and writing. The worker took
+{result["worker_peak_MiB"]} MiB at most, of {result["planned_peak_MiB"]} MiB planned.
+"""
+
+
+def scheduling(result: Result) -> str:
+    found, cores = result["throughput"], result["machine"]["cores"]
+    own, most = 1000 * found["scheduler_cpu_seconds_per_block"], result["growth"][-1]["blocks"]
+    return f"""\
+{found["workers"]} simulated workers whose blocks take 0.3 s each were busy {found["efficiency"]:.0%} of the
+time ({found["blocks"]} blocks); they shared {cores} cores with scheduler and client, which spent {own:.1f} ms
+of processor time on a block. The time of blocks that take none grows with their number to the power
+of {result["exponent"]:.2f}, up to {most} of them.
 """
 
 

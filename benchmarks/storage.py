@@ -3,12 +3,12 @@
     python benchmarks/storage.py            chunks of 128^3 in a shard of 512^3
     python benchmarks/storage.py --quick    chunks of 32^3 in a shard of 64^3
 
-By turns, on the same voxels: what `bigdecon run` does (`ZarrSource` to read eight blocks with their halos, in
-as many threads as there are cores; `write_box` to write the shard, with flushing to the disk and the hash for
-the ledger); the codec alone, on the same chunks in as many threads, in memory; and the same stored bytes to or
-from a plain file. All must give the same voxels. Files come from the system's cache: what counts is what is
-added to the codec. With tensorstore installed, its reading and writing of the same files is timed as well;
-`bigdecon run` does not use it.
+By turns, on the same voxels: what `bigdecon run` does (`ZarrSource` to read eight blocks with their halos,
+in as many threads as there are cores; `write_box` to write the shard, with flushing to the disk and the hash
+for the ledger); the codec alone, on the same chunks in as many threads, in memory; and the same stored bytes
+to or from a plain file. All must give the same voxels. Files come from the system's cache: what counts is
+what is added to the codec. With tensorstore installed, its reading and writing of the same files is timed as
+well; `bigdecon run` does not use it.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ def measure(folder: Path, dtype: str, chunk: int, shard: int, threads: int, roun
         "chunk": [chunk] * 3,
         "shard": [shard] * 3,
         "MB": round(voxels.nbytes / 1e6, 1),
+        "MB_read": round(sum(voxels[each].nbytes for each in boxes) / 1e6, 1),
         "decoded_for_one_voxel_read": round(
             len(touched) * chunk**3 / sum(math.prod(p.stop - p.start for p in each) for each in boxes), 2
         ),
