@@ -1,6 +1,7 @@
 """Time reading and writing of a shard as a run does it, beside the codec alone and beside plain files.
 
     python benchmarks/storage.py            chunks of 128^3 in a shard of 512^3
+    python benchmarks/storage.py --shard 256
     python benchmarks/storage.py --quick    chunks of 32^3 in a shard of 64^3
 
 By turns, on the same voxels: what `bigdecon run` does (`ZarrSource` to read eight blocks with their halos,
@@ -46,10 +47,11 @@ CODEC = {"cname": "zstd", "clevel": 1, "shuffle": numcodecs.Blosc.SHUFFLE}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small shard, one round")
+    parser.add_argument("--shard", type=int, default=512, help="its side, in voxels, a multiple of 128")
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args()
     load, threads = os.getloadavg()[0], len(os.sched_getaffinity(0))
-    chunk, shard = (32, 64) if options.quick else (128, 512)
+    chunk, shard = (32, 64) if options.quick else (128, options.shard)
     rounds = 1 if options.quick else ROUNDS
     numcodecs.blosc.use_threads = False  # each chunk in one thread, as zarr has it
     cases = []

@@ -263,7 +263,7 @@ class _RegionWork:
         }
         finish = f"finish-region-{key.name}-{uuid4().hex}"
         tasks[finish] = (summarize_region, list(tasks), time.time(), earlier)
-        needed = list({id(block.dask): block for block in blocks}.values())
+        needed: list[Any] = list({id(block.dask): block for block in blocks}.values())
         layer = f"region-{uuid4().hex}"
         return Delayed(finish, HighLevelGraph.from_collections(layer, tasks, needed), layer=layer)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bigdecon.deconvolution.block import Deconvolver
+from bigdecon.deconvolution.block import BlockRules, Deconvolver
 from bigdecon.deconvolution.blockwise import deconvolve, plan_grid
-from bigdecon.deconvolution.engines import DaskSource, choose_engine, deconvolve_stack
+from bigdecon.deconvolution.engines import (
+    DaskSource,
+    MethodOnWorkers,
+    attempt_blocks,
+    choose_engine,
+    deconvolve_stack,
+)
 from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
 from bigdecon.errors import NonFiniteError, OptionError
 from bigdecon.volume import ArraySource, Channel, Stack, Volume
@@ -270,3 +277,34 @@ def test_the_protocol_is_met_and_a_lazy_graph_of_a_store_is_small(tmp_path: Path
     grid = BlockGrid.plan(stack.shape, 64, 2)
     lazy = deconvolve_stack(stack, LocalMax((2, 2)), grid=grid, engine="direct")
     assert len(pickle.dumps(dict(lazy.dask))) < 40_000
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("engine", ["direct", "map-overlap"])
+def test_blocks_of_a_run_are_those_of_the_lazy_volume(tmp_path: Path, stored: bool, engine: Any) -> None:
+    """Also where the method lies on the workers; and a stored image's block waits for nothing else."""
+    image = noise((40, 48))
+    np.save(tmp_path / "image.npy", image)
+    stack = Stack(FileSource(tmp_path / "image.npy") if stored else ArraySource(image), "yx")
+    grid = BlockGrid.plan(stack.shape, 16, 2)
+    cores = grid.blocks_within(grid.whole)
+    wanted = deconvolve_stack(stack, LocalMax((2, 2)), grid=grid, engine="direct").compute()
+    kept = dask.delayed(LocalMax((2, 2)), name="kept", traverse=False)
+    for method in (MethodOnWorkers(partial(LocalMax, (2, 2))), MethodOnWorkers(_itself, (kept,))):
+        blocks = attempt_blocks(stack, method, cores, grid=grid, engine=engine, rules=BlockRules())
+        for core, block in zip(cores, dask.compute(*blocks), strict=True):
+            assert block.core == core
+            np.testing.assert_array_equal(block.voxels, wanted[core])
+    alone = attempt_blocks(
+        stack,
+        MethodOnWorkers(partial(LocalMax, (2, 2))),
+        cores,
+        grid=grid,
+        engine="direct",
+        rules=BlockRules(),
+    )
+    assert len(dict(alone[0].dask)) == len(cores) + (not stored)
+
+
+def _itself(method: Deconvolver) -> Deconvolver:
+    return method
