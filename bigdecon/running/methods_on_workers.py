@@ -1,7 +1,7 @@
 """How worker processes come by the method of a channel: what travels, and what is made there and kept.
 
 A network's path travels with every block, and each worker loads the file once. A classical method with its
-PSF goes to the cluster once in a walk, and from worker to worker, where it stays.
+PSF goes to the cluster once for each region, and from there to the workers that restore its blocks.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ def method_of_channel(
     run_id : whose listeners are told of blocks and warnings
     """
     if plan.config.method in CLASSICAL:
-        method = _on_cluster(_classical(plan, channel, connection), plan.config.method, connection)
-        return lambda region: MethodOnWorkers(partial(_guarded, run_id=run_id, region=region), (method,))
+        name, method = plan.config.method, _classical(plan, channel, connection)
+        return lambda region: MethodOnWorkers(
+            partial(_guarded, run_id=run_id, region=region), (_sent(method, name),)
+        )
     arguments = _network_arguments(plan, channel, models, connection)
     return lambda region: MethodOnWorkers(partial(_guarded_network, arguments, run_id, region))
 
@@ -56,14 +58,14 @@ def _classical(plan: RunPlan, channel: int, connection: Connection) -> Deconvolv
     return classical_method(plan.config.method, psf, settings, plan.device, threads)
 
 
-def _on_cluster(method: Deconvolver, name: str, connection: Connection) -> Delayed:
-    """Send a method to the cluster once; a copy that is lost with its worker is made again from the graph.
+def _sent(method: Deconvolver, name: str) -> Delayed:
+    """Give a node of a region's graph that holds a method.
 
-    Its key is new each time: under one key the scheduler would mix up channels and runs.
+    One for each region: blocks go first to workers that have what they need, and one node for all regions
+    would send them all to the same few. The key is new each time, or the scheduler would mix up channels
+    and runs.
     """
-    sent: Delayed = connection.client.persist(
-        delayed(method, name=f"method-{name}-{uuid4().hex}", traverse=False)
-    )
+    sent: Delayed = delayed(method, name=f"method-{name}-{uuid4().hex}", traverse=False)
     return sent
 
 
