@@ -10,7 +10,6 @@ their halos, at some 35 tasks a block; it serves any array, the result of other 
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +21,7 @@ import dask.array as da
 import numpy as np
 from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
+from distributed.protocol import pickle  # which takes what a notebook defines by value
 from numpy.typing import NDArray
 
 from bigdecon.block_names import COLLECT, DECONVOLVE, block_key
