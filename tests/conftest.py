@@ -6,6 +6,7 @@ import ipaddress
 import os
 import signal
 import socket
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ LONGEST = ("test_benchmarks.py", "test_pipeline.py", "test_run_object_store.py")
 def pytest_configure(config: pytest.Config) -> None:
     """Settle the environment, for this process and those it starts, before torch and dask are imported."""
     cache = getattr(config, "cache", None)  # absent under -p no:cacheprovider
-    home = cache.mkdir("home") if cache else config.rootpath
+    home = cache.mkdir("home") if cache else Path(tempfile.mkdtemp(prefix="bigdecon-tests-"))
     fixed = {
         "HOME": str(home),
         "XDG_CACHE_HOME": str(home),
