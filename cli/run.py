@@ -183,14 +183,4 @@ def _tell_report(result: RunResult) -> None:
     if result.report is not None:
         first = result.report.statements[0]
         click.echo(f"Report: {result.report.page}")
-        click.echo(f"        {first.question} {first.answer}. {_told_once(first.because, result)}")
-
-
-def _told_once(because: str, result: RunResult) -> str:
-    """Point to the warnings from before the run began, instead of repeating them."""
-    findings = result.report.findings if result.report else ()
-    for _, finding in findings:
-        if any(finding.sentence in warning for warning in result.plan.warnings):
-            said = finding.sentence.partition(";")[0].rstrip(".") + "."  # as a verdict names it
-            because = because.replace(said, "The warning at the start.")
-    return because
+        click.echo(f"        {first.question} {first.answer}. {first.because}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -132,13 +133,13 @@ def _store(path: str, beside: Path | None = None) -> Path:
     found, missing = inspect_volume(place), _missing_size(place, beside)
     if not found.format.startswith("OME-Zarr"):
         raise VolumeError(
-            f"{path} is {found.format}, which browsers cannot read; make an OME-Zarr of it first: "
-            f"bigdecon convert {path} {place.name.partition('.')[0]}.ome.zarr{missing}."
+            f"{path} is {found.format}, which browsers cannot read; make an OME-Zarr of it first, and give "
+            f"that: {_conversion(path, place, missing)}"
         )
     if missing:
         raise VolumeError(
             f"{path} has no voxel size, and the result has one: they would not lie side by side; make a copy "
-            f"that has it: bigdecon convert {path} {place.name.partition('.')[0]}_sized.ome.zarr{missing}."
+            f"that has it, and give that: {_conversion(path, place, missing, '_sized')}"
         )
     return place
 
@@ -150,7 +151,17 @@ def _missing_size(place: Path, beside: Path | None) -> str:
     if beside is None or open_volume(place).voxel_size_um is not None:
         return ""
     size = open_volume(beside).voxel_size_um
-    return f" --voxel-size {' '.join(f'{s:g}' for s in size)}" if size else ""
+    if not size:
+        return ""
+    return (
+        f" --voxel-size {' '.join(f'{s:g}' for s in (1.0, *size)[-3:])}"  # in 2D the first counts for nothing
+    )
+
+
+def _conversion(path: str, place: Path, options: str, suffix: str = "") -> str:
+    """Give the command that makes an OME-Zarr of an image, to be pasted as it is."""
+    target = f"{place.name.partition('.')[0]}{suffix}.ome.zarr"
+    return f"bigdecon convert {shlex.quote(path)} {shlex.quote(target)}{options}"
 
 
 def _open_browser(page: str, *, wanted: bool) -> None:

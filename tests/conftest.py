@@ -9,7 +9,7 @@ import socket
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -97,10 +97,10 @@ def cluster() -> Iterator[str]:
     """Address of a cluster that the tests of a module share: one worker with two threads."""
     from bigdecon.distributed.cluster import connect
 
-    with (
-        workers_forked(),
-        connect(workers=1, threads=2, memory_limit="3GiB", dashboard_address="none", device="cpu") as opened,
-    ):
+    asked = {"workers": 1, "threads": 2, "memory_limit": "3GiB", "dashboard_address": "none", "device": "cpu"}
+    with ExitStack() as stack:
+        with workers_forked():
+            opened = stack.enter_context(connect(**asked))
         yield str(opened.client.scheduler.address)
 
 

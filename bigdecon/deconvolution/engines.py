@@ -10,6 +10,7 @@ their halos, at some 35 tasks a block; it serves any array, the result of other 
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,11 +18,11 @@ from itertools import pairwise, product
 from typing import Any, ClassVar, Literal, NamedTuple
 from uuid import uuid4
 
+import cloudpickle  # which takes by value what a notebook or script defines
 import dask.array as da
 import numpy as np
 from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
-from distributed.protocol import pickle  # which takes what a notebook defines by value
 from numpy.typing import NDArray
 
 from bigdecon.block_names import COLLECT, DECONVOLVE, block_key
@@ -83,7 +84,7 @@ class MethodOnWorkers(NamedTuple):
     Attributes
     ----------
     make : makes the method in the worker; called for every block, so that it must remember what is dear
-    needs : what `make` is called with, and what lies on the workers already
+    needs : nodes of the graph that `make` is called with; a worker gets each once
     """
 
     make: Callable[..., Deconvolver]
@@ -202,15 +203,15 @@ def _attempt_directly(
     rules: BlockRules,
     run: str,
 ) -> list[Delayed]:
-    """Make one task a block that needs no other task, but for what lies on the workers.
+    """Make one task a block, which needs no other but those that `method` names.
 
-    What each block has in common travels as bytes, which the scheduler passes on unseen; a node of its own
+    What else blocks have in common travels as bytes, which the scheduler passes on unseen; a node of its own
     would have to be fetched by every worker that gets one of the region's blocks.
     """
     root, _ = stack.locate(tuple(slice(0, n) for n in stack.shape))
     # Voxels in memory go to the workers once.
     images = (_once(stack, "image"),) if isinstance(root, ArraySource | DaskSource) else ()
-    common = pickle.dumps(_Common(None if images else stack, method.make, rules))
+    common = cloudpickle.dumps(_Common(None if images else stack, method.make, rules))
     needs: list[Any] = [*images, *method.needs]
     names = _block_keys(DECONVOLVE, stack, cores, run)
     tasks: dict[Any, Any] = {

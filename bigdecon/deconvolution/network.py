@@ -121,9 +121,9 @@ class NetworkDeconvolver:
     def __call__(self, block: NDArray[Any]) -> NDArray[np.float32]:
         """Restore a block ([z,] y, x) in data units; the result has its shape and units."""
         scaling = self.checkpoint.scaling(self.stats)
-        x = _ready_to_copy(self._padded(scaling.apply(block)), self.device)
+        x = self._padded(scaling.apply(block))
         with computing(self.threads, self.device, block.size):
-            y = self._restore(self._network(), x, self.tile)
+            y = self._restore(self._network(), torch.from_numpy(x), self.tile)
         return scaling.restore(y[tuple(slice(0, n) for n in block.shape)])
 
     def _padded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -201,9 +201,7 @@ class NetworkDeconvolver:
         Half precision overflows where a voxel is far brighter than any in training: then float32 serves.
         """
         kind = torch.device(self.device).type
-        batch = x.to(self.device, non_blocking=True)[None, None].contiguous(
-            memory_format=memory_format(x.ndim)
-        )
+        batch = x.to(self.device)[None, None].contiguous(memory_format=memory_format(x.ndim))
         if kind == "cuda" and self.checkpoint.precision != "float32":
             with torch.autocast(kind, getattr(torch, self.checkpoint.precision)):
                 quick: Tensor = network(batch)[0, 0].float()
@@ -211,17 +209,3 @@ class NetworkDeconvolver:
                 return quick
         y: Tensor = network(batch)
         return y[0, 0].float()
-
-
-def _ready_to_copy(x: NDArray[np.float32], device: str) -> Tensor:
-    """Give voxels for a GPU in pinned memory, from which it copies several times as fast by itself.
-
-    This is done while another thread's block is computed; torch keeps the memory for the next block.
-    """
-    tensor = torch.from_numpy(x)
-    if torch.device(device).type != "cuda":
-        return tensor
-    try:
-        return tensor.pin_memory()
-    except RuntimeError:  # the system gives no more of it
-        return tensor

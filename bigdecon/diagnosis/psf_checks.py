@@ -52,7 +52,7 @@ def check_orientation(psf_array: NDArray[Any], voxel_size_um: Sequence[float] | 
     steps = voxel_size_um or (1.0,) * psf_array.ndim
     widths = [w * s for w, s in zip(_widths(psf_array), steps, strict=True)]
     y, x = widths[-2:]
-    unit = "um" if voxel_size_um else "voxels"
+    unit = "µm" if voxel_size_um else "voxels"
     remedy = "Check the order of the PSF's axes (z, y, x) and its voxel size."
     effect = "the result is sharpened along the wrong axis."
     if max(y, x) > UNEQUAL_LATERALLY * min(y, x):

@@ -75,15 +75,11 @@ def check_training(
     """
     name = NAME_OF_TRAINING
     remedy = "Train for longer, by --steps or --train-minutes; a new training starts from the beginning."
-    if stopped_by == "time" and steps and curve and curve[-1][0] < MOST_STEPS * steps:
-        done = curve[-1][0]
-        sentence = (
-            f"The training was ended by its time limit after {done} of {steps} steps; the network has not "
-            "learned all that it could, and what else is found of the result may come from that."
-        )
-        return Finding(name, "warning", sentence, remedy)
     known = [(step, error) for step, error in curve if error is not None and math.isfinite(error)]
+    cut_short = stopped_by == "time" and bool(steps and curve) and curve[-1][0] < MOST_STEPS * (steps or 0)
     if len(known) < LEAST_MEASUREMENTS:
+        if cut_short:
+            return Finding(name, "warning", _cut_short(curve[-1][0], steps or 0), remedy)
         sentence = (
             f"The training was measured {len(known)} times only, too few to tell whether it was long enough."
         )
@@ -92,6 +88,8 @@ def check_training(
     quarter = max(2, len(errors) // 4)
     before, last = float(np.median(errors[-2 * quarter : -quarter])), float(np.median(errors[-quarter:]))
     falling = (before - last) / last if last > 0 else 0.0
+    if falling > STILL_FALLING and cut_short:
+        return Finding(name, "warning", _cut_short(curve[-1][0], steps or 0), remedy)
     if falling > STILL_FALLING and stopped_by != "plateau":
         sentence = (
             f"The training ended after {known[-1][0]} steps while the network was still learning: its error "
@@ -107,6 +105,13 @@ def check_training(
         )
         return Finding(name, "warning", sentence, "Take another --seed, or more of the image to train on.")
     return Finding(name, "good", f"The training had converged after {known[-1][0]} steps.")
+
+
+def _cut_short(done: int, steps: int) -> str:
+    return (
+        f"The training was ended by its time limit after {done} of {steps} steps; the network has not "
+        "learned all that it could, and what else is found of the result may come from that."
+    )
 
 
 def check_explanation(residual: Residual) -> Finding:

@@ -46,6 +46,7 @@ from bigdecon.learning.loop import TrainingStep
 from bigdecon.learning.ssi import train_ssi
 from bigdecon.learning.training import train
 from bigdecon.running.planning import RunPlan
+from bigdecon.storage.servers import is_url
 from bigdecon.volume import Volume
 
 __all__ = ["Calibration", "calibrate"]
@@ -140,7 +141,9 @@ def calibrate(
     return Calibration(
         step_seconds=trained.step_seconds if trained else None,
         block_seconds=block.seconds,
-        read_seconds=_of_io(read, busy) * math.prod(plan.grid.largest_block) / voxels.size,
+        read_seconds=_of_io(read, busy and not _is_far(plan.volume.location))
+        * math.prod(plan.grid.largest_block)
+        / voxels.size,
         write_seconds=written * _voxels_of_core(plan) / math.prod(_written_shape(plan)),
         coarse_seconds=coarse / math.prod(_halved(_written_shape(plan))),
         stored_share=_stored_share(plan, block.restored) if real else None,
@@ -152,6 +155,11 @@ def calibrate(
         choosing_seconds=choosing,
         load=load,
     )
+
+
+def _is_far(location: str | None) -> bool:
+    """Whether an image is read from a server, which is waited for however busy this machine is."""
+    return location is not None and is_url(location)
 
 
 def _of_io(lap: Lap, busy: bool) -> float:

@@ -151,8 +151,11 @@ def forecast(
             calibration = _calibrate(plan, workers, calibrate_seconds, remote, assumed, listener)
         if calibration is not None and config.report:
             psf, threads = plan.psfs[0].array, workers.threads
-            a_voxel = _on_a_worker(plan, remote, Call(time_box, (psf, threads)))
-            reporting = report_seconds(plan, workers, calibration, a_voxel)
+            try:
+                a_voxel = _on_a_worker(plan, remote, Call(time_box, (psf, threads)))
+                reporting = report_seconds(plan, workers, calibration, a_voxel)
+            except RunError as error:
+                assumed.told.append(f"the time of the report is not known: {error}")
     share = _masked_share(plan)
     if share < 1:
         assumed.told.append(f"about {share:.0%} of the blocks touch the mask; the others are left out.")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bigdecon.device_errors import device_in_words, is_out_of_memory, release_memory
-from bigdecon.learning.patches import PatchChoice, PatchPool
+from bigdecon.learning.patches import PatchBatch, PatchChoice, PatchPool
 from bigdecon.optics.psf import PSFSymmetries
 
 __all__ = ["DevicePatches", "TensorBatch", "patches_for"]
@@ -72,10 +72,16 @@ class DevicePatches:
         batch: int,
         symmetries: PSFSymmetries | None = None,
         margin: Sequence[int] | None = None,
-    ) -> TensorBatch:
-        """Draw what `PatchPool.draw` draws, voxel for voxel."""
-        patches = [self._cut(choice) for choice in self._pool.choose(step, batch, symmetries, margin)]
-        return TensorBatch(*(torch.stack(part)[:, None] for part in zip(*patches, strict=True)))
+    ) -> TensorBatch | PatchBatch:
+        """Draw what `PatchPool.draw` draws, voxel for voxel; on the host if the device is full just now."""
+        try:
+            patches = [self._cut(choice) for choice in self._pool.choose(step, batch, symmetries, margin)]
+            return TensorBatch(*(torch.stack(part)[:, None] for part in zip(*patches, strict=True)))
+        except Exception as error:
+            # The next batch is drawn while a step fills the memory; the step itself can do with less.
+            if not is_out_of_memory(error):
+                raise
+        return self._pool.draw(step, batch, symmetries, margin)
 
     def _cut(self, choice: PatchChoice) -> TensorBatch:
         shape = self._pool.patch_shape

@@ -98,8 +98,8 @@ class Look(NamedTuple):
     ----------
     noise : of the image
     correlation : of neighbouring voxels' noise, along every axis
-    contrast : standard deviation of the smoothed image, in data units, where the result is not empty
-    place : its brightest place there, in voxels of the stack
+    contrast : standard deviation of the smoothed image, in data units
+    place : its brightest place, in voxels of the stack
     empty : whether the result is 0 in a part of the box, as outside a mask
     """
 
@@ -160,17 +160,13 @@ def look_at_box(pair: Pairing, box: Box) -> Look | None:
     # By the image, not the result, so that all methods are shown at one place; and smoothed, as a single
     # bright voxel, of a broken pixel say, is no interesting place.
     smooth = gaussian_filter(image.astype(np.float32), 1.5)
-    nothing = result == pair.offset
-    empty = bool(np.mean(nothing) > 0.01)
-    if empty and not nothing.all():
-        smooth[nothing] = smooth[~nothing].min()
     peak = np.unravel_index(int(smooth.argmax()), smooth.shape)
     return Look(
         estimate_noise(image, pair.background),
         noise_correlation(image),
         float(smooth.std()),
         tuple(part.start + int(i) for part, i in zip(box, peak, strict=True)),
-        empty,
+        bool(np.mean(result == pair.offset) > 0.01),
     )
 
 

@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bigdecon.config import CLASSICAL, RunConfig
+from bigdecon.config import CLASSICAL
 from bigdecon.diagnosis.findings import Finding
 from bigdecon.diagnosis.input_checks import check_psf_alone
 from bigdecon.diagnosis.optics_checks import KnownOptics
 from bigdecon.diagnosis.result_checks import (
     NAME_OF_NOISE,
-    NAME_OF_TRAINING,
     Origin,
     check_clipping,
     check_detail,
@@ -21,6 +20,7 @@ from bigdecon.diagnosis.result_checks import (
     check_psf_by_residual,
     check_training,
 )
+from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.reporting.measures import StackMeasures
 from bigdecon.reporting.subject import Subject
 from bigdecon.running.classical_settings import what_to_tune
@@ -31,7 +31,7 @@ __all__ = [
     "findings_of_run",
     "findings_of_stack",
     "findings_of_stacks",
-    "origin_of_settings",
+    "origins_of_settings",
 ]
 
 Named = tuple[str, Finding]
@@ -61,26 +61,27 @@ def findings_of_stack(
     return found
 
 
-def origin_of_settings(config: RunConfig, found: Sequence[Named] = ()) -> Origin:
-    """Tell whether a network was trained, settings were chosen from the image, or given.
+def origins_of_settings(subject: Subject) -> tuple[Origin, ...]:
+    """Tell of each channel whether a network was trained, settings were chosen from the image, or given."""
+    if subject.config.method in CLASSICAL:
+        origin: Origin = "chosen" if what_to_tune(subject.config) else "given"
+        return (origin,) * subject.result.n_channels
+    early = [_training(model).severity == "warning" for model in subject.models]
+    early += [False] * (subject.result.n_channels - len(early))
+    return tuple("unfinished-network" if short else "network" for short in early)
 
-    Parameters
-    ----------
-    config : of the run
-    found : by `findings_of_run`, which knows whether a training ended too early
-    """
-    if config.method not in CLASSICAL:
-        early = any(
-            finding.name == NAME_OF_TRAINING and finding.severity == "warning" for _, finding in found
-        )
-        return "unfinished-network" if early else "network"
-    return "chosen" if what_to_tune(config) else "given"
+
+def _training(model: Checkpoint) -> Finding:
+    curve = [(point.step, point.held_out_error) for point in model.curve]
+    return check_training(curve, model.stopped_by, model.config.steps)
 
 
 def findings_of_stacks(
-    stacks: Sequence[StackMeasures], *, in_um: bool = True, origin: Origin = "given"
+    stacks: Sequence[StackMeasures], origins: Sequence[Origin], *, in_um: bool = True
 ) -> list[list[Finding]]:
     """Judge channels at time points; the noise of a channel only where two halves told it, if any did.
+
+    `origins` are of the settings, one a channel.
 
     Halves are compared at one time point of a channel. At the others only dark places could be looked at,
     which are a weaker witness and may contradict.
@@ -89,7 +90,7 @@ def findings_of_stacks(
     return [
         [
             finding
-            for finding in findings_of_stack(measures, in_um=in_um, origin=origin)
+            for finding in findings_of_stack(measures, in_um=in_um, origin=origins[measures.channel])
             if finding.name != NAME_OF_NOISE or measures.agreements or measures.channel not in told
         ]
         for measures in stacks
@@ -102,9 +103,7 @@ def findings_of_run(subject: Subject) -> list[Named]:
     if not subject.findings:
         found += findings_of_psfs(subject)
     for channel, model in zip(result.channels, subject.models, strict=False):
-        curve = [(point.step, point.held_out_error) for point in model.curve]
-        name = channel.name if len(subject.models) > 1 else ""
-        found.append((name, check_training(curve, model.stopped_by, model.config.steps)))
+        found.append((channel.name if len(subject.models) > 1 else "", _training(model)))
     voxels = math.prod(result.shape)
     found.append(("", check_clipping(subject.status.clipped, voxels, subject.work.layout.dtype)))
     return found

@@ -15,7 +15,7 @@ from bigdecon.diagnosis.shared_reads import ReadingBudget, decoded_bytes
 from bigdecon.errors import NonFiniteError, ReadError
 from bigdecon.optics.psf import PSF, check_psf
 from bigdecon.reporting.charts import Chart
-from bigdecon.reporting.checking import findings_of_run, findings_of_stacks, origin_of_settings
+from bigdecon.reporting.checking import findings_of_run, findings_of_stacks, origins_of_settings
 from bigdecon.reporting.curves import (
     agreement_chart,
     detail_charts,
@@ -154,9 +154,7 @@ def gather(subject: Subject, run: Runner, *, seconds: float | None = None, machi
             halved.add(channel)
     found = findings_of_run(subject)
     of_stacks = findings_of_stacks(
-        [section.measures for section in sections],
-        in_um=in_um,
-        origin=origin_of_settings(subject.config, found),
+        [section.measures for section in sections], origins_of_settings(subject), in_um=in_um
     )
     for section, findings in zip(sections, of_stacks, strict=True):
         found += [(section.heading, finding) for finding in findings]

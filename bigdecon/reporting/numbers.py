@@ -74,7 +74,11 @@ def reaches_of(measures: StackMeasures, *, in_um: bool) -> tuple[Reach, ...]:
     curves: dict[str, DetailCurve] = {one.direction: one for one in measures.detail}
 
     def length(value: float | None, otherwise: str = NOWHERE) -> str:
-        return f"{value:.2g} {'µm' if in_um else 'voxels'}" if value else otherwise
+        if not value:
+            return otherwise
+        return (
+            f"{value:.0f}" * (value >= 10) + f"{value:.2g}" * (value < 10) + (" µm" if in_um else " voxels")
+        )
 
     reaches = []
     for direction, words in DIRECTIONS.items():

@@ -85,7 +85,7 @@ def verdict_of(
     answers = [
         _trust(findings, measured, missing, unfinished),
         _statement("Does the model explain the data to the noise?", EXPLAINED, explained, measured),
-        _statement("Does the PSF fit the data?", FITS, _named(findings, PSF_CHECKS), measured),
+        _fit_of_psf(_named(findings, PSF_CHECKS), measured),
     ]
     return Verdict(tuple(answers), tuple(ranked))
 
@@ -111,6 +111,15 @@ def _statement(
     return Statement(
         question, worst, answers[worst], " ".join(_said(*group) for group in _by_name(alike)[:2])
     )
+
+
+def _fit_of_psf(found: Sequence[tuple[str, Finding]], measured: bool) -> Statement:
+    """Answer for the PSF; where the residual cannot tell, checks that are in order do not clear it."""
+    question = "Does the PSF fit the data?"
+    silent = [pair for pair in found if pair[1].name == "psf-seems-wrong" and pair[1].severity == "note"]
+    if measured and silent and not any(f.severity in ("distrust", "warning") for _, f in found):
+        return Statement(question, "unknown", UNKNOWN, _said(*silent))
+    return _statement(question, FITS, found, measured)
 
 
 def _by_name(found: Sequence[tuple[str, Finding]]) -> list[list[tuple[str, Finding]]]:

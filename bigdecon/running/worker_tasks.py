@@ -9,6 +9,7 @@ write_coarse_unit          a shard of a coarser level
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -54,6 +55,10 @@ __all__ = [
     "write_unit",
 ]
 
+KEPT_NETWORKS = 32
+"""Channels whose networks a worker keeps: images with more are rare, and each is some megabytes."""
+_loading = threading.Lock()
+
 
 def train_on_worker(
     volume: Volume,
@@ -90,7 +95,6 @@ def train_on_worker(
         return learn(volume, psf, training)
 
 
-@lru_cache(maxsize=8)
 def load_network(
     path: Place,
     sha256: str,
@@ -107,8 +111,25 @@ def load_network(
     With `refine` so many accelerated iterations of Richardson-Lucy follow, with the PSF that the network was
     trained for, and a `background` in data units.
 
-    It is kept for the next region; the digest tells it from another run's under the same path.
+    It is kept for the next block; the digest tells it from another run's under the same path. Threads that
+    ask at the same time wait for one of them to load it.
     """
+    with _loading:
+        return _load_network(path, sha256, stats, device, tile, exact_tiles, threads, refine, background)
+
+
+@lru_cache(maxsize=KEPT_NETWORKS)
+def _load_network(
+    path: Place,
+    sha256: str,
+    stats: IntensityStats,
+    device: str,
+    tile: int | None,
+    exact_tiles: bool,
+    threads: int,
+    refine: int | None,
+    background: float,
+) -> NetworkDeconvolver | RefinedNetwork:
     cpu_threads = threads if device == "cpu" else None
     checkpoint = load_checkpoint(path)
     if checkpoint.sha256 != sha256:

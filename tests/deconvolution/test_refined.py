@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +22,9 @@ from bigdecon.deconvolution.network import NetworkDeconvolver, NetworkNeeds
 from bigdecon.deconvolution.refined import RefinedNeeds, RefinedNetwork
 from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.intensity import IntensityStats
-from bigdecon.learning.checkpoint import Checkpoint, save_checkpoint
+from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bigdecon.learning.unet import UNet
+from bigdecon.running import worker_tasks
 from bigdecon.running.worker_tasks import load_network
 from bigdecon.volume import Volume
 
@@ -102,6 +106,27 @@ def test_a_worker_loads_it_with_the_networks_own_psf(checkpoint, tmp_path: Path)
     np.testing.assert_array_equal(loaded.lucy.psf, checkpoint.psf)
     assert (loaded.lucy.iterations, loaded.lucy.background, loaded.lucy.accelerate) == (7, 90.0, True)
     assert isinstance(load_network(path, checkpoint.sha256, STATS, "cpu", None, True, 1), NetworkDeconvolver)
+
+
+def test_threads_that_ask_at_once_load_a_network_once(checkpoint, tmp_path: Path, monkeypatch) -> None:
+    path = save_checkpoint(checkpoint, tmp_path / "m")
+    loads: list[Path] = []
+    together = threading.Barrier(4)
+
+    def load(place: Path) -> Checkpoint:
+        loads.append(place)
+        time.sleep(0.2)  # long enough for the others to ask
+        return load_checkpoint(place)
+
+    def ask(_: int) -> object:
+        together.wait()
+        return load_network(path, checkpoint.sha256, STATS, "cpu", None, True, 1)
+
+    monkeypatch.setattr(worker_tasks, "load_checkpoint", load)
+    with ThreadPoolExecutor(4) as pool:
+        networks = list(pool.map(ask, range(4)))
+    assert loads == [path]
+    assert all(network is networks[0] for network in networks)
 
 
 def test_only_a_refined_network_has_its_background_chosen() -> None:

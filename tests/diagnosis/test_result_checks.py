@@ -235,10 +235,12 @@ def test_training(seed):
     worse = check_training(curve(rising * jitter), "steps")
     assert worse.severity == "warning"
     assert "got worse" in worse.sentence
-    cut = check_training(curve(flat * jitter), "time", 8000)
-    assert cut.severity == "warning"
-    assert "after 4000 of 8000 steps" in cut.sentence
-    assert check_training(curve(flat * jitter), "time", 4200).severity == "good"
+    for errors in (falling * jitter, falling[:3]):
+        cut = check_training(curve(errors), "time", 8000)
+        assert cut.severity == "warning"
+        assert f"after {100 * len(errors)} of 8000 steps" in cut.sentence
+    assert check_training(curve(flat * jitter), "time", 8000).severity == "good"
+    assert "while the network was still learning" in check_training(curve(falling), "time", 4200).sentence
     few = check_training(curve([None, None, 3.0, math.nan, 2.0]), "time")
     assert few.severity == "note"
     assert "2 times" in few.sentence

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 
 from bigdecon.distributed.cluster import connect
@@ -10,8 +12,8 @@ from tests.conftest import workers_forked
 
 @pytest.fixture(scope="module")
 def connection():
-    with (
-        workers_forked(),
-        connect(workers=1, threads=2, memory_limit="1GiB", dashboard_address="none", device="cpu") as opened,
-    ):
+    asked = {"workers": 1, "threads": 2, "memory_limit": "1GiB", "dashboard_address": "none", "device": "cpu"}
+    with ExitStack() as stack:
+        with workers_forked():
+            opened = stack.enter_context(connect(**asked))
         yield opened

@@ -72,6 +72,17 @@ def test_a_device_without_room_leaves_them_on_the_host(
     assert "cut on the host" in caplog.text
 
 
+def test_a_device_that_is_full_just_now_has_a_batch_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: DevicePatches, choice: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    pool = pool_of(np.random.default_rng(0).random((20, 20)).astype(np.float32), (8, 8))
+    patches = DevicePatches(pool, CPU)
+    monkeypatch.setattr(DevicePatches, "_cut", full)
+    for one, other in zip(pool.draw(3, 2), patches.draw(3, 2), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.gpu
 def test_a_gpu_cuts_the_same_patches() -> None:
     pool = pool_of(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from bigdecon.config import RunConfig
 from bigdecon.diagnosis.findings import Finding
-from bigdecon.reporting.checking import origin_of_settings
+from bigdecon.learning.checkpoint import CurvePoint
+from bigdecon.reporting.checking import origins_of_settings
 from bigdecon.reporting.verdict import verdict_of
 
 GOOD = Finding("explains-data", "good", "The model explains the data to the noise: yes; 1.02 is left.")
@@ -95,7 +98,27 @@ def test_the_channel_is_named():
     ],
 )
 def test_a_report_knows_where_settings_came_from(settings, origin):
-    config = RunConfig("a.tif", ("psf.tif",), **settings)
-    assert origin_of_settings(config) == origin
-    early = [("", Finding("training-not-converged", "warning", "Too early."))]
-    assert origin_of_settings(config, early) == ("unfinished-network" if origin == "network" else origin)
+    subject = SimpleNamespace(
+        config=RunConfig("a.tif", ("psf.tif",), **settings), result=SimpleNamespace(n_channels=2), models=()
+    )
+    assert origins_of_settings(subject) == (origin, origin)
+
+
+def test_an_early_end_of_one_training_says_nothing_of_another():
+    curve = [CurvePoint(100 * (i + 1), 1.0, 3 - i / 20) for i in range(20)]
+    early, done = (
+        SimpleNamespace(config=SimpleNamespace(steps=steps), curve=curve, stopped_by=why)
+        for steps, why in ((4000, "time"), (2000, "plateau"))
+    )
+    subject = SimpleNamespace(
+        config=RunConfig("a.tif", ("psf.tif",)), result=SimpleNamespace(n_channels=3), models=(early, done)
+    )
+    assert origins_of_settings(subject) == ("unfinished-network", "network", "network")
+
+
+def test_checks_in_order_do_not_clear_a_psf_of_which_the_residual_tells_nothing():
+    turned = Finding("psf-orientation", "good", "The PSF's axes are in the usual order.")
+    silent = Finding("psf-seems-wrong", "note", "What is left tells nothing of the PSF.")
+    _, verdict = tones(GOOD, turned, silent)
+    assert (verdict.statements[2].answer, verdict.statements[2].because) == ("Not known", silent.sentence)
+    assert tones(GOOD, turned, silent, NARROW)[1].statements[2].answer == "Perhaps not"
