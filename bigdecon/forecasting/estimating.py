@@ -221,6 +221,8 @@ def estimate_memory(plan: RunPlan, workers: WorkersPlanned) -> Memory:
     voxels = math.prod(plan.volume.spatial_shape) * plan.volume.n_timepoints
     pool = memory_of_pool(voxels, plan.volume.dtype.itemsize) if plan.training else 0
     step = memory_of_step(plan.training, plan.device) if plan.training else 0
+    # What patches are cut from lies on the GPU, too, in float32 (learning/device_patches.py).
+    held = memory_of_pool(voxels, 4) if plan.training else 0
     block, waiting = plan.bytes_per_worker, _waiting_bytes(plan, workers)
     here, training = (0, pool) if on_gpu else (block, pool + step)
     chunk = decoded_chunk_bytes(plan.volume.source)
@@ -232,7 +234,7 @@ def estimate_memory(plan: RunPlan, workers: WorkersPlanned) -> Memory:
         step=step,
         least=program + max(here, training, chunk),
         peak=program + max(here + max(waiting, chunk), training),
-        gpu=max(block, step) if on_gpu else None,
+        gpu=max(block, step + held) if on_gpu else None,
     )
 
 
