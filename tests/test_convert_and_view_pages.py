@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,8 @@ def test_every_command_for_converting(folder):
 
 @pytest.mark.slow
 def test_every_command_for_viewing(folder):
-    write_ome_zarr(Volume.from_array(np.ones((6, 48, 50), "uint16")), folder / "volume.ome.zarr")
+    volume = Volume.from_array(np.ones((6, 48, 50), "uint16"), voxel_size_um=(0.3, 0.1, 0.1))
+    write_ome_zarr(volume, folder / "volume.ome.zarr")
     found = commands("viewers.md")
     assert [line.split()[0] for line in found] == ["view", "convert"]
     for line in found:
@@ -62,7 +64,8 @@ def test_every_command_for_viewing(folder):
         )
         try:
             if line.startswith("view"):
-                told = "".join(iter(process.stdout.readline, "Ctrl-C ends it.\n"))
+                lines = takewhile(lambda line: line not in ("", "Ctrl-C ends it.\n"), process.stdout)
+                told = "".join(lines)
                 assert "/result" in told
                 assert "/input" in told
                 process.send_signal(signal.SIGINT)
