@@ -76,9 +76,8 @@ def reaches_of(measures: StackMeasures, *, in_um: bool) -> tuple[Reach, ...]:
     def length(value: float | None, otherwise: str = NOWHERE) -> str:
         if not value:
             return otherwise
-        return (
-            f"{value:.0f}" * (value >= 10) + f"{value:.2g}" * (value < 10) + (" µm" if in_um else " voxels")
-        )
+        figures = f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+        return f"{figures} {'µm' if in_um else 'voxels'}"
 
     reaches = []
     for direction, words in DIRECTIONS.items():

@@ -39,3 +39,8 @@ def test_what_is_missing_is_told_from_what_is_not_known(image, carried, said):
 
 def test_nothing_measured_gives_no_row():
     assert reaches_of(StackMeasures(0, 0, Sample((), ())), in_um=True) == ()
+
+
+def test_long_lengths_are_whole_numbers_of_any_type():
+    plane = reaches_of(measures(after=np.float64(123.4), axial=False), in_um=True)[0]
+    assert plane.after == "123 µm"
