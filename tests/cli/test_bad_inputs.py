@@ -326,7 +326,7 @@ BAD = {
     "report as PDF": (["report", "good.ome.zarr", "-o", "a.pdf"], "give a name that ends in .html"),
     "shell": (["completion", "tcsh"], "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
     "view missing": (["view", "gone.ome.zarr"], "there is no file or folder "),
-    "view of a TIFF": (["view", "good.tif"], "make an OME-Zarr of it first: bigdecon convert good.tif good"),
+    "view of a TIFF": (["view", "good.tif"], "first, and give that: bigdecon convert good.tif good"),
     "view on a port that cannot be": (
         ["view", "good.ome.zarr", "--port", 70000, "--no-browser"],
         "give 1024 to 65535, or 0 for any that is free",
