@@ -169,7 +169,7 @@ def check_psf_by_residual(residual: Residual, origin: Origin = "given") -> Findi
     if origin == "unfinished-network":
         sentence = (
             f"What the result leaves over ({share:.1%} of the structure) tells nothing of the PSF, as the "
-            "network was still learning."
+            "training itself is in doubt."
         )
         return Finding("psf-seems-wrong", "note", sentence, NETWORK_OR_PSF)
     if origin == "network":
