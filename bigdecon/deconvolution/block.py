@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from bigdecon.deconvolution.tiling import trim
 from bigdecon.errors import NonFiniteError, ReadError
-from bigdecon.volume import Box, Stack
+from bigdecon.volume import Box
 
 __all__ = [
     "MEMORY_OF_CONSTANTS",
     "BlockNeeds",
     "BlockRules",
     "Deconvolver",
+    "Readable",
     "RestoredBlock",
     "Shortcut",
     "WrappedMethod",
@@ -115,6 +116,13 @@ class BlockRules:
     dim_below: float | None = None
 
 
+class Readable(Protocol):
+    """What blocks are read from: a `Stack`, or a part of one that is in memory already."""
+
+    def __getitem__(self, box: Box, /) -> NDArray[Any]:
+        """Read a box of voxels of the stack."""
+
+
 class RestoredBlock(NamedTuple):
     """One block's result.
 
@@ -132,7 +140,7 @@ class RestoredBlock(NamedTuple):
     fault: str = ""
 
 
-def read_block(stack: Stack, box: Box) -> NDArray[Any]:
+def read_block(stack: Readable, box: Box) -> NDArray[Any]:
     """Read a box of voxels and refuse what cannot be computed with.
 
     Raises
@@ -163,7 +171,7 @@ def check_finite(data: NDArray[Any], box: Box) -> NDArray[Any]:
 
 
 def restore_block(
-    stack: Stack, deconvolver: Deconvolver, core: Box, grown: Box, rules: BlockRules
+    stack: Readable, deconvolver: Deconvolver, core: Box, grown: Box, rules: BlockRules
 ) -> RestoredBlock:
     """Read a block with its halo, restore it, and cut the halo off.
 
@@ -177,7 +185,7 @@ def restore_block(
 
 
 def attempt_block(
-    stack: Stack, deconvolver: Deconvolver, core: Box, grown: Box, rules: BlockRules
+    stack: Readable, deconvolver: Deconvolver, core: Box, grown: Box, rules: BlockRules
 ) -> RestoredBlock:
     """Do as `restore_block`, some times where it fails, and in the end give a block with a fault.
 

@@ -10,15 +10,12 @@ their halos, at some 35 tasks a block; it serves any array, the result of other 
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise, product
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 from uuid import uuid4
 
-import cloudpickle  # which takes by value what a notebook or script defines
 import dask.array as da
 import numpy as np
 from dask.delayed import Delayed, delayed
@@ -31,17 +28,17 @@ from bigdecon.deconvolution.block import (
     BlockRules,
     Deconvolver,
     RestoredBlock,
-    attempt_block,
     check_finite,
     read_block,
     restore_block,
     restore_grown,
 )
+from bigdecon.deconvolution.packed_blocks import Block, MethodOnWorkers, attempt_packed, once, pack_blocks
 from bigdecon.deconvolution.tiling import BlockGrid
 from bigdecon.errors import OptionError
 from bigdecon.volume import ArraySource, Box, Stack
 
-__all__ = ["DaskSource", "MethodOnWorkers", "attempt_blocks", "choose_engine", "deconvolve_stack"]
+__all__ = ["DaskSource", "attempt_blocks", "choose_engine", "deconvolve_stack"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,19 +73,6 @@ class DaskSource:
     def __getitem__(self, selection: Box, /) -> NDArray[Any]:
         """Compute a part."""
         return np.asarray(self.array[selection].compute(), dtype=self.dtype)
-
-
-class MethodOnWorkers(NamedTuple):
-    """How a worker comes by a method, in few bytes: this travels with every block.
-
-    Attributes
-    ----------
-    make : makes the method in the worker; called for every block, so that it must remember what is dear
-    needs : nodes of the graph that `make` is called with; a worker gets each once
-    """
-
-    make: Callable[..., Deconvolver]
-    needs: tuple[Delayed, ...] = ()
 
 
 def choose_engine(stack: Stack, engine: Engine = "auto") -> Literal["map-overlap", "direct"]:
@@ -146,7 +130,7 @@ def deconvolve_stack(
         on computing, if a block holds NaN or infinity
     """
     box = grid.whole if box is None else box
-    method = deconvolver if isinstance(deconvolver, Delayed) else _once(deconvolver, deconvolver.name)
+    method = deconvolver if isinstance(deconvolver, Delayed) else once(deconvolver, deconvolver.name)
     if engine == "direct":
         return _deconvolve_directly(stack, method, grid, box, name_hint)
     return _deconvolve_overlapping(stack, method, grid, box, name_hint)
@@ -190,7 +174,7 @@ def attempt_blocks(
     wrap = delayed(_as_block, pure=False, traverse=False)
     names = _block_keys(COLLECT, stack, cores, run)
     return [
-        wrap(parts[str(core)], _Block(core), dask_key_name=name)
+        wrap(parts[str(core)], Block(core), dask_key_name=name)
         for core, name in zip(cores, names, strict=True)
     ]
 
@@ -203,23 +187,16 @@ def _attempt_directly(
     rules: BlockRules,
     run: str,
 ) -> list[Delayed]:
-    """Make one task a block, which needs no other but those that `method` names.
-
-    What else blocks have in common travels as bytes, which the scheduler passes on unseen; a node of its own
-    would have to be fetched by every worker that gets one of the region's blocks.
-    """
-    root, _ = stack.locate(tuple(slice(0, n) for n in stack.shape))
-    # Voxels in memory go to the workers once.
-    images = (_once(stack, "image"),) if isinstance(root, ArraySource | DaskSource) else ()
-    common = cloudpickle.dumps(_Common(None if images else stack, method.make, rules))
-    needs: list[Any] = [*images, *method.needs]
+    """Make one task a block, which needs no other but those that `method` names."""
+    packed = pack_blocks(stack, method, rules)
     names = _block_keys(DECONVOLVE, stack, cores, run)
+    needs = [each.key for each in packed.needs]
     tasks: dict[Any, Any] = {
-        name: (_attempt_block, common, _Block(core, grid.grow(core)), *(each.key for each in needs))
+        name: (attempt_packed, packed.common, Block(core, grid.grow(core)), *needs)
         for name, core in zip(names, cores, strict=True)
     }
     layer = f"deconvolve-blocks-{uuid4().hex}"
-    graph = HighLevelGraph.from_collections(layer, tasks, dependencies=needs)
+    graph = HighLevelGraph.from_collections(layer, tasks, dependencies=packed.needs)
     return [Delayed(name, graph, layer=layer) for name in names]
 
 
@@ -231,11 +208,11 @@ def _block_keys(kind: str, stack: Stack, cores: Sequence[Box], run: str) -> list
 
 def _deconvolve_directly(stack: Stack, method: Delayed, grid: BlockGrid, box: Box, name: str) -> da.Array:
     """Make one task a block: read core and halo, deconvolve, trim."""
-    image = _once(stack, "image")
+    image = once(stack, "image")
     cuts = grid.cuts_within(box)
     name = f"{name}-{uuid4().hex}"
     tasks = {
-        (name, *index): (_deconvolve_block, image.key, method.key, _Block(core, grid.grow(core)))
+        (name, *index): (_deconvolve_block, image.key, method.key, Block(core, grid.grow(core)))
         for index, core in _cells(cuts)
     }
     return _array(name, tasks, cuts, np.float32, image, method)
@@ -287,8 +264,8 @@ def _read_cells(stack: Stack, cuts: Sequence[Sequence[int]]) -> da.Array:
     root, place = stack.locate(tuple(slice(axis[0], axis[-1]) for axis in cuts))
     selection = tuple(p.start if a in "tc" else p for a, p in zip(stack.axes, place, strict=True))
     if not isinstance(root, ArraySource | DaskSource):
-        image = _once(stack, "image")
-        reads = {(name, *index): (_read_core, image.key, _Block(core)) for index, core in _cells(cuts)}
+        image = once(stack, "image")
+        reads = {(name, *index): (_read_core, image.key, Block(core)) for index, core in _cells(cuts)}
         return _array(name, reads, cuts, stack.dtype, image)
     chunks = _extents(cuts)
     if isinstance(root, DaskSource):
@@ -296,64 +273,25 @@ def _read_cells(stack: Stack, cuts: Sequence[Sequence[int]]) -> da.Array:
     else:  # each chunk travels with the task that needs it, as a view
         name_in_memory = f"in-memory-{uuid4().hex}"
         data = da.from_array(root.array[selection], chunks, name_in_memory)
-    checks = {
-        (name, *index): (_check_core, (data.name, *index), _Block(core)) for index, core in _cells(cuts)
-    }
+    checks = {(name, *index): (_check_core, (data.name, *index), Block(core)) for index, core in _cells(cuts)}
     return _array(name, checks, cuts, stack.dtype, data)
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A block's place, in voxels of the stack; a plain value, which Dask does not look into."""
-
-    core: Box
-    grown: Box | None = None
-
-
-def _deconvolve_block(stack: Stack, deconvolver: Deconvolver, block: _Block) -> NDArray[np.float32]:
+def _deconvolve_block(stack: Stack, deconvolver: Deconvolver, block: Block) -> NDArray[np.float32]:
     """Do the whole work of the direct engine on one block."""
     return restore_block(stack, deconvolver, block.core, block.grown or block.core, BlockRules()).voxels
 
 
-class _Common(NamedTuple):
-    """What all blocks of a region have in common; the image is None where its voxels lie on the workers."""
-
-    stack: Stack | None
-    make: Callable[..., Deconvolver]
-    rules: BlockRules
-
-
-@lru_cache(maxsize=16)
-def _unpacked(common: bytes) -> _Common:
-    """Unpack once in a process what the blocks of a region have in common."""
-    found: _Common = pickle.loads(common)
-    return found
-
-
-def _attempt_block(common: bytes, block: _Block, *needs: Any) -> RestoredBlock:
-    """Do the whole work of the direct engine on one block; `needs` are the image, if not packed, and more."""
-    stack, make, rules = _unpacked(common)
-    if stack is None:
-        stack, *needs = needs  # type: ignore[assignment]
-    return attempt_block(stack, make(*needs), block.core, block.grown or block.core, rules)
-
-
-def _as_block(voxels: NDArray[np.float32], block: _Block) -> RestoredBlock:
+def _as_block(voxels: NDArray[np.float32], block: Block) -> RestoredBlock:
     return RestoredBlock(block.core, voxels)
 
 
-def _read_core(stack: Stack, block: _Block) -> NDArray[Any]:
+def _read_core(stack: Stack, block: Block) -> NDArray[Any]:
     return read_block(stack, block.core)
 
 
-def _check_core(data: NDArray[Any], block: _Block) -> NDArray[Any]:
+def _check_core(data: NDArray[Any], block: Block) -> NDArray[Any]:
     return check_finite(data, block.core)
-
-
-def _once(value: object, prefix: str) -> Delayed:
-    """Put a value into the graph as one node. Its name is random: hashing voxels or weights would cost."""
-    node: Delayed = delayed(value, name=f"{prefix}-{uuid4().hex}", traverse=False)
-    return node
 
 
 def _cells(cuts: Sequence[Sequence[int]]) -> Iterator[tuple[tuple[int, ...], Box]]:

@@ -37,7 +37,9 @@ __all__ = [
     "CutFaces",
     "Tile",
     "block_cuts",
+    "bundle_boxes",
     "grow",
+    "hull",
     "overlap",
     "pyramid_weights",
     "region_boxes",
@@ -90,6 +92,12 @@ def overlap(one: Box, other: Box) -> Box | None:
     """Give what two boxes have in common; None if that is nothing."""
     common = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
     return common if all(part.start < part.stop for part in common) else None
+
+
+def hull(boxes: Sequence[Box]) -> Box:
+    """Give the smallest box that holds all of some boxes."""
+    axes = zip(*boxes, strict=True)
+    return tuple(slice(min(p.start for p in axis), max(p.stop for p in axis)) for axis in axes)
 
 
 def trim(core: Box, grown: Box) -> Box:
@@ -214,6 +222,16 @@ def region_boxes(grid: BlockGrid, write_shape: Sequence[int], *, target_voxels: 
     counts = _units_a_region(units, target_voxels)
     faces = [(*cuts[:-1:count], cuts[-1]) for cuts, count in zip(units, counts, strict=True)]
     return list(_boxes_between(faces))
+
+
+def bundle_boxes(grid: BlockGrid, write_shape: Sequence[int], region: Box) -> list[Box]:
+    """Cut a region of `region_boxes` into the smallest boxes of whole blocks and whole write units."""
+    axes = zip(region, grid.cuts, write_shape, strict=True)
+    cuts = [
+        [cut for cut in _common_cuts(along, unit) if part.start <= cut <= part.stop]
+        for part, along, unit in axes
+    ]
+    return list(_boxes_between(cuts))
 
 
 class Tile(NamedTuple):

@@ -133,10 +133,12 @@ class BlocksRestored:
     ----------
     region : its name
     blocks : how many since this worker's last event on the region
+    seconds : that they took together, from voxels to voxels; of blocks at a time, each counts
     """
 
     region: str
     blocks: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -265,12 +267,13 @@ def stage(name: str, total: int, listener: Listener) -> Iterator[None]:
     listener(StageFinished(name, time.monotonic() - started))
 
 
-def count_block(run_id: str, region: str) -> None:
+def count_block(run_id: str, region: str, seconds: float = 0.0) -> None:
     """Tell the listeners of a run, from within a task, that one more block of a region is restored.
 
-    Blocks may take milliseconds, and every event costs the scheduler some time: they are told of together.
+    It took so many seconds. Blocks may take milliseconds, and every event costs the scheduler some time:
+    they are told of together.
     """
-    _TALLY.add(run_id, region)
+    _TALLY.add(run_id, region, seconds)
 
 
 class _Tally:
@@ -279,17 +282,17 @@ class _Tally:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._told = -float("inf")
-        self._untold: Counter[tuple[str, str]] = Counter()
+        self._untold: dict[tuple[str, str], list[float]] = {}
 
-    def add(self, run_id: str, region: str) -> None:
+    def add(self, run_id: str, region: str, seconds: float) -> None:
         with self._lock:
-            self._untold[run_id, region] += 1
+            self._untold.setdefault((run_id, region), []).append(seconds)
             if time.monotonic() < self._told + TALLY_SECONDS:
                 return
             self._told = time.monotonic()
-            due, self._untold = self._untold, Counter()
+            due, self._untold = self._untold, {}
         for (run, name), blocks in due.items():
-            publish(BlocksRestored(name, blocks), run)
+            publish(BlocksRestored(name, len(blocks), sum(blocks)), run)
 
 
 _TALLY = _Tally()

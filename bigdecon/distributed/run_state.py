@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,14 +116,15 @@ class BlockMap:
         self._computed: set[BlockPlace] = set()
 
     def began(self, place: BlockPlace) -> None:
-        """Note that a worker has a block."""
-        self._flying.add(place)
+        """Note that a worker has a block, or all blocks of a box."""
+        self._flying.update(self._blocks(place))
 
     def ended(self, place: BlockPlace, *, done: bool) -> None:
-        """Note that it has it no longer."""
-        self._flying.discard(place)
+        """Note that it has them no longer."""
+        blocks = self._blocks(place)
+        self._flying.difference_update(blocks)
         if done:
-            self._computed.add(place)
+            self._computed.update(blocks)
 
     def enter(
         self, start: Sequence[int], stop: Sequence[int], timepoint: int, channel: int, missing: Sequence[Any]
@@ -154,14 +155,22 @@ class BlockMap:
         return self._count(self._flying)
 
     def voxels(self, place: BlockPlace) -> int:
-        """Count the voxels of a block; 0 for one that is not on this map."""
+        """Count the voxels of a block, or a box; 0 for one that is not on this map."""
         number = 1
-        for cuts, start in zip(self.outline.cuts, place.start, strict=True):
+        for cuts, start, stop in zip(self.outline.cuts, place.start, place.stop or place.start, strict=True):
             index = bisect_right(cuts, start) - 1
             if not 0 <= index < len(cuts) - 1:
                 return 0
-            number *= cuts[index + 1] - cuts[index]
+            number *= max(stop, cuts[index + 1]) - cuts[index]
         return number
+
+    def _blocks(self, place: BlockPlace) -> list[BlockPlace]:
+        """Give the blocks of a box one by one; those of one that is not on this map are none."""
+        if not place.stop:
+            return [place]
+        axes = zip(self.outline.cuts, place.start, place.stop, strict=True)
+        starts = ([cuts[i] for i in _range(cuts, start, stop)] for cuts, start, stop in axes)
+        return [BlockPlace(place.timepoint, place.channel, start) for start in product(*starts)]
 
     def _count(self, places: set[BlockPlace]) -> NDArray[np.int64]:
         counts = np.zeros_like(self.total)

@@ -16,7 +16,7 @@ from typing import Any
 from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from bigdecon.block_names import COLLECT, DECONVOLVE, read_block_key
+from bigdecon.block_names import BUNDLE, COLLECT, DECONVOLVE, read_block_key
 from bigdecon.distributed.progress import from_dict
 from bigdecon.distributed.run_state import MapOutline, RunState
 
@@ -25,7 +25,7 @@ __all__ = ["OPERATION", "RunWatch"]
 OPERATION = "bigdecon_page"
 """What the scheduler's new handler is called."""
 
-_BLOCKS = (DECONVOLVE, COLLECT)
+_BLOCKS = (DECONVOLVE, COLLECT, BUNDLE)
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class RunWatch(SchedulerPlugin):
             self.state.finish_regions(regions, earlier=earlier)
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
-        """Note that a worker gets a block, or is done with it."""
+        """Note that a worker gets a block, or several in one task, or is done with them."""
         if type(key) is not str or not key.startswith(_BLOCKS) or "processing" not in (start, finish):
             return
         place = read_block_key(key, self._run) if self._run else None

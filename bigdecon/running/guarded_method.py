@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,8 @@ class GuardedMethod(WrappedMethod):
         DeviceMemoryError
             if the memory does not suffice for the smallest part of the block
         """
+        began = time.monotonic()
         with messages_sent(self.run_id), device_watched():
             restored = restore_within_memory(self.method, block)
-        count_block(self.run_id, self.region)
+        count_block(self.run_id, self.region, time.monotonic() - began)
         return restored

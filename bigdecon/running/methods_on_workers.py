@@ -15,8 +15,8 @@ from dask.delayed import Delayed, delayed
 
 from bigdecon.config import CLASSICAL
 from bigdecon.deconvolution.block import Deconvolver
-from bigdecon.deconvolution.engines import MethodOnWorkers
 from bigdecon.deconvolution.methods import classical_method
+from bigdecon.deconvolution.packed_blocks import MethodOnWorkers
 from bigdecon.distributed.cluster import Connection
 from bigdecon.learning.checkpoint import load_checkpoint
 from bigdecon.running.guarded_method import GuardedMethod

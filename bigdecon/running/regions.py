@@ -10,22 +10,14 @@ region has its faults too, and is made again.
 
 from __future__ import annotations
 
-import itertools
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import uuid4
 
-from dask.delayed import Delayed
-from dask.highlevelgraph import HighLevelGraph
-
-from bigdecon.deconvolution.block import BlockRules
-from bigdecon.deconvolution.engines import attempt_blocks
 from bigdecon.deconvolution.lease import Lease
-from bigdecon.deconvolution.ledger import Extent, Fault, Ledger, RegionKey, RegionRecord
+from bigdecon.deconvolution.ledger import Fault, Ledger, RegionKey, RegionRecord
 from bigdecon.deconvolution.tiling import overlap
 from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.devices import gpu_workers
@@ -43,17 +35,15 @@ from bigdecon.distributed.run_state import MapOutline
 from bigdecon.distributed.scheduling import Call, Task, run_tasks
 from bigdecon.errors import RunError
 from bigdecon.io.layout import OutputLayout
-from bigdecon.running.methods_on_workers import MethodOfRegion, method_of_channel
+from bigdecon.running.bundles import Bundling
+from bigdecon.running.methods_on_workers import method_of_channel
 from bigdecon.running.planning import RunPlan
+from bigdecon.running.region_work import RegionWork
 from bigdecon.running.worker_tasks import (
     Output,
-    UnitJob,
-    summarize_region,
     write_coarse_unit,
-    write_unit,
 )
 from bigdecon.storage.places import Place
-from bigdecon.volume import Box
 
 __all__ = ["Walked", "able_workers", "restore_regions", "write_coarser_levels"]
 
@@ -112,6 +102,7 @@ class _Walk:
         in_flight: int,
         on_done: Callable[[RegionKey, RegionRecord], None] = lambda key, record: None,
         run_id: str = "",
+        on_blocks: Callable[[BlocksRestored], None] = lambda event: None,
     ) -> None:
         """Do the tasks of all regions that the ledger lacks, or knows with faults, and enter them.
 
@@ -142,6 +133,7 @@ class _Walk:
         def hear(event: Event) -> None:
             if isinstance(event, BlocksRestored):
                 counter.restored(event.region, event.blocks)
+                on_blocks(event)
             else:
                 self.listener(event)
 
@@ -175,9 +167,10 @@ def restore_regions(
     connection.page.show_map(_map_outline(plan, run_id))
     workers = able_workers(plan, connection)
     walked = Walked()
+    bundling = Bundling(plan, connection, keys)
 
     def task(key: RegionKey, earlier: RegionRecord | None) -> Task[RegionKey]:
-        work = _RegionWork(plan, methods[key.channel], key, earlier, run_id, lease.id)
+        work = RegionWork(plan, methods[key.channel], key, earlier, run_id, lease.id, bundling.suits)
         return Task(key, work.build, "region", REGION_REMEDY, workers)
 
     def done(key: RegionKey, record: RegionRecord) -> None:
@@ -185,10 +178,12 @@ def restore_regions(
         if record.faults:
             _report(record.faults, walked.n_faults, plan.config.max_failed, listener)
 
-    in_flight = 2 * (len(workers) or connection.n_workers)
+    count = len(workers) or connection.n_workers
+    # In each region one bundle may be left, while all threads should have one.
+    in_flight = max(2 * count, count * (connection.threads_per_worker + 1))
     blocks = len(plan.grid) * plan.volume.n_timepoints * plan.volume.n_channels
     with stage("deconvolve", blocks, listener):
-        walk.go(keys, task, in_flight, done, run_id)
+        walk.go(keys, task, in_flight, done, run_id, bundling.hear)
     return walked
 
 
@@ -220,86 +215,6 @@ def _report(faults: Sequence[Fault], in_all: int, limit: int, listener: Listener
             f"{in_all} blocks could not be restored, more than the {limit} of --max-failed, the last because "
             f"{reason}; what is finished is kept: mend the cause and give the same command again."
         )
-
-
-class _RegionWork:
-    """The graph of one region, made when its turn comes, and made again where it failed.
-
-    Only the first attempt trusts what an earlier run wrote. From the second on each block is on its own:
-    one that fails no longer takes the region with it.
-    """
-
-    def __init__(
-        self,
-        plan: RunPlan,
-        method: MethodOfRegion,
-        key: RegionKey,
-        earlier: RegionRecord | None,
-        run_id: str,
-        writer: str,
-    ) -> None:
-        self._plan, self._method, self._key = plan, method, key
-        self._earlier, self._run_id, self._writer = earlier, run_id, writer
-        self._engine = plan.engine
-
-    def build(self) -> Delayed:
-        """Restore the blocks, write the shards."""
-        plan, key, earlier, engine = self._plan, self._key, self._earlier, self._engine
-        self._earlier, self._engine = None, "direct"
-        replaced = plan.grid.blocks_within(key.box)
-        if earlier is not None:
-            missing = {fault.extent for fault in earlier.faults}
-            replaced = [core for core in replaced if Extent.from_box(core) in missing]
-        cores = [core for core in replaced if plan.mask is None or plan.mask.touches(core)]
-        blocks = self._blocks(cores, engine)
-        # One dictionary: dask's `delayed` would look through every job, and join a graph for each block.
-        tasks: dict[Any, Any] = {
-            f"write-region-{uuid4().hex}": (
-                write_unit,
-                job,
-                [block.key for core, block in zip(cores, blocks, strict=True) if overlap(core, job.unit)],
-            )
-            for job in self._jobs(replaced, earlier)
-        }
-        finish = f"finish-region-{key.name}-{uuid4().hex}"
-        tasks[finish] = (summarize_region, list(tasks), time.time(), earlier)
-        needed: list[Any] = list({id(block.dask): block for block in blocks}.values())
-        layer = f"region-{uuid4().hex}"
-        return Delayed(finish, HighLevelGraph.from_collections(layer, tasks, needed), layer=layer)
-
-    def _blocks(self, cores: Sequence[Box], engine: Any) -> list[Delayed]:
-        plan, key = self._plan, self._key
-        if not cores:
-            return []
-        stack = plan.volume.stack(timepoint=key.timepoint, channel=key.channel)
-        # Of this walk alone: another run may have the same settings and other voxels, or another network.
-        rules = BlockRules(f"{self._run_id} {key.channel}", plan.config.skip_dim)
-        return attempt_blocks(
-            stack, self._method(key.name), cores, grid=plan.grid, engine=engine, rules=rules, run=self._run_id
-        )
-
-    def _jobs(self, replaced: Sequence[Box], earlier: RegionRecord | None) -> Iterator[UnitJob]:
-        """Give the write units: all of the region, or those in which a block is replaced."""
-        plan, key = self._plan, self._key
-        offset = plan.background(key.channel) if plan.config.subtract_background else 0.0
-        blocks = plan.grid.blocks_within(key.box)
-        output = Output(plan.output.absolute(), plan.layout, self._writer)
-        for unit in _units_within(plan.layout, key.box):
-            within = [core for core in replaced if overlap(core, unit)]
-            if within:
-                whole = len(within) == sum(overlap(core, unit) is not None for core in blocks)
-                written = "" if whole or earlier is None else earlier.digests[Extent.from_box(unit)]
-                yield UnitJob(output, key, unit, offset, plan.mask, written)
-
-
-def _units_within(layout: OutputLayout, region: Box) -> list[Box]:
-    """Find the write units that make up a region."""
-    steps = zip(region, layout.write_shape, strict=True)
-    sides = [
-        [slice(start, min(start + step, part.stop)) for start in range(part.start, part.stop, step)]
-        for part, step in steps
-    ]
-    return list(itertools.product(*sides))
 
 
 def write_coarser_levels(

@@ -3,6 +3,7 @@
 train_on_worker            one network
 load_network               once per worker and channel
 write_unit                 a shard of the result, from its blocks; `summarize_region` sums up a region's
+write_bundle               the same, restoring the blocks as well
 write_coarse_unit          a shard of a coarser level
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +25,7 @@ from bigdecon.deconvolution.block import RestoredBlock
 from bigdecon.deconvolution.lease import holds
 from bigdecon.deconvolution.ledger import Extent, Fault, RegionKey, RegionRecord
 from bigdecon.deconvolution.network import NetworkDeconvolver
+from bigdecon.deconvolution.packed_blocks import Block, attempt_bundle
 from bigdecon.deconvolution.refined import RefinedNetwork, refining_lucy
 from bigdecon.deconvolution.tiling import overlap, trim
 from bigdecon.distributed.device_failure import device_watched
@@ -51,6 +53,7 @@ __all__ = [
     "load_network",
     "summarize_region",
     "train_on_worker",
+    "write_bundle",
     "write_coarse_unit",
     "write_unit",
 ]
@@ -224,8 +227,10 @@ class WrittenUnit(NamedTuple):
     skipped: int = 0
 
 
-def write_unit(job: UnitJob, blocks: Sequence[RestoredBlock]) -> WrittenUnit:
+def write_unit(job: UnitJob, blocks: Iterable[RestoredBlock]) -> WrittenUnit:
     """Put blocks together, convert them, and write one shard in a worker process.
+
+    Each block is asked for once the one before is in its place.
 
     A place for which there is no block, or one with a fault, becomes 0, or stays as an earlier run wrote it.
 
@@ -237,9 +242,13 @@ def write_unit(job: UnitJob, blocks: Sequence[RestoredBlock]) -> WrittenUnit:
     path, layout = job.output.path, job.output.layout
     shape = tuple(part.stop - part.start for part in job.unit)
     output = _as_written(job) if job.written else np.zeros(shape, layout.dtype)
-    clipped, low, high = 0, math.inf, -math.inf
+    clipped, low, high, skipped = 0, math.inf, -math.inf, 0
+    faults = []
     for block in blocks:
+        skipped += bool(block.shortcut) and _begins_in(block.core, job.unit)
         common = overlap(block.core, job.unit)
+        if block.fault:
+            faults.append(Fault(Extent.from_box(block.core), block.fault))
         if common is None or block.fault:
             continue
         values = block.voxels[trim(common, block.core)]
@@ -250,11 +259,28 @@ def write_unit(job: UnitJob, blocks: Sequence[RestoredBlock]) -> WrittenUnit:
         output[trim(common, job.unit)] = converted.array
         clipped += converted.n_clipped
         low, high = min(low, float(values.min())), max(high, float(values.max()))
-    faults = tuple(Fault(Extent.from_box(block.core), block.fault) for block in blocks if block.fault)
-    skipped = sum(bool(block.shortcut) and _begins_in(block.core, job.unit) for block in blocks)
     job.output.check_writer()
     written = write_box(path, layout, 0, job.key.timepoint, job.key.channel, job.unit, output)
-    return WrittenUnit(Extent.from_box(job.unit), written, clipped, low, high, faults, skipped)
+    return WrittenUnit(Extent.from_box(job.unit), written, clipped, low, high, tuple(faults), skipped)
+
+
+def write_bundle(
+    jobs: Sequence[UnitJob], common: bytes, blocks: Sequence[Block], *needs: Any
+) -> list[WrittenUnit]:
+    """Restore the blocks of some shards and write these, in one task of a worker process.
+
+    Parameters
+    ----------
+    jobs : the shards
+    common, needs : of `pack_blocks`
+    blocks : all that touch the shards, and no others
+    """
+    job, *others = jobs
+    restored = attempt_bundle(common, blocks, *needs)
+    if not others:
+        return [write_unit(job, restored)]
+    together = list(restored)
+    return [write_unit(each, together) for each in jobs]
 
 
 def _as_written(job: UnitJob) -> NDArray[Any]:
@@ -274,25 +300,26 @@ def _begins_in(core: Box, unit: Box) -> bool:
 
 
 def summarize_region(
-    written: list[WrittenUnit], started: float, earlier: RegionRecord | None = None
+    written: Sequence[Sequence[WrittenUnit]], started: float, earlier: RegionRecord | None = None
 ) -> RegionRecord:
     """Sum up a region for the ledger.
 
     Parameters
     ----------
-    written : its units
+    written : its units, of one task each
     started : seconds since 1970
     earlier : what was known of it before some of its blocks were replaced
     """
-    faults = {fault.extent: fault for unit in written for fault in unit.faults}
+    units = [unit for task in written for unit in task]
+    faults = {fault.extent: fault for unit in units for fault in unit.faults}
     new = RegionRecord(
-        digests={unit.extent: unit.digest for unit in written},
-        clipped=sum(unit.clipped for unit in written),
-        minimum=min((unit.minimum for unit in written), default=math.inf),
-        maximum=max((unit.maximum for unit in written), default=-math.inf),
+        digests={unit.extent: unit.digest for unit in units},
+        clipped=sum(unit.clipped for unit in units),
+        minimum=min((unit.minimum for unit in units), default=math.inf),
+        maximum=max((unit.maximum for unit in units), default=-math.inf),
         seconds=time.time() - started,
         faults=tuple(faults.values()),
-        skipped=sum(unit.skipped for unit in written),
+        skipped=sum(unit.skipped for unit in units),
     )
     if earlier is None:
         return new

@@ -19,13 +19,8 @@ from numpy.typing import NDArray
 
 from bigdecon.deconvolution.block import BlockRules, Deconvolver
 from bigdecon.deconvolution.blockwise import deconvolve, plan_grid
-from bigdecon.deconvolution.engines import (
-    DaskSource,
-    MethodOnWorkers,
-    attempt_blocks,
-    choose_engine,
-    deconvolve_stack,
-)
+from bigdecon.deconvolution.engines import DaskSource, attempt_blocks, choose_engine, deconvolve_stack
+from bigdecon.deconvolution.packed_blocks import MethodOnWorkers
 from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
 from bigdecon.errors import NonFiniteError, OptionError
 from bigdecon.volume import ArraySource, Channel, Stack, Volume

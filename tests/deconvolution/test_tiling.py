@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bigdecon.deconvolution.tiling import (
     BlockGrid,
     block_cuts,
+    bundle_boxes,
     grow,
     pyramid_weights,
     region_boxes,
@@ -109,6 +110,26 @@ def test_regions_are_whole_blocks_and_whole_write_units(grid: BlockGrid, data: s
     assert (hits == 1).all()
     assert regions == region_boxes(grid, write, target_voxels=target)
     assert sum(len(list(pairwise(c))) > 0 for c in grid.cuts) == len(grid.shape)
+
+
+@many
+@given(grids(), st.data())
+def test_bundles_are_the_smallest_boxes_of_whole_blocks_and_write_units(
+    grid: BlockGrid, data: st.DataObject
+) -> None:
+    write = [data.draw(st.sampled_from([cuts[1], 2 * cuts[1], 3 * cuts[1]])) for cuts in grid.cuts]
+    if data.draw(st.booleans()):  # blocks of several write units
+        write = [next(d for d in (3, 2, 1) if cuts[1] % d == 0) for cuts in grid.cuts]
+    hits = np.zeros(grid.shape, int)
+    for region in region_boxes(grid, write, target_voxels=data.draw(st.integers(1, 5000))):
+        for box in bundle_boxes(grid, write, region):
+            hits[box] += 1
+            inner = grid.cuts_within(box)  # raises unless the box is a union of blocks
+            for part, cuts, unit, extent in zip(box, inner, write, grid.shape, strict=True):
+                assert part.start % unit == 0
+                assert part.stop % unit == 0 or part.stop == extent
+                assert not any(cut % unit == 0 for cut in cuts[1:-1])
+    assert (hits == 1).all()
 
 
 def test_a_larger_target_makes_fewer_regions_within_it() -> None:

@@ -1,0 +1,129 @@
+"""Which regions are restored a bundle at a time: all blocks of a shard, and its writing, in one task.
+
+    blocks     one task a block, one for each shard    shares out even little work among all workers
+    bundles    one task for a shard and its blocks     unpacks a chunk of the image once for all of them;
+                                                       blocks stay where they are; few tasks
+
+Bundles suit blocks that take little time, as on a GPU: what a worker loses when it dies, and what it still
+does when all others have nothing left, is a bundle then. How long blocks take is heard of the first ones.
+The voxels are the same either way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bigdecon.deconvolution.ledger import RegionKey
+from bigdecon.deconvolution.tiling import bundle_boxes, hull
+from bigdecon.distributed.cluster import Connection
+from bigdecon.distributed.progress import BlocksRestored
+from bigdecon.running.planning import RunPlan
+from bigdecon.running.sizing import PROGRAM_BYTES
+
+__all__ = ["LONGEST_SECONDS", "Bundling", "are_bundled", "blocks_in_bundle", "bundle_bytes", "bundles_fit"]
+
+LONGEST_SECONDS = 10.0
+"""What a bundle may take: as much is lost with a worker, and waited for at the end of a run."""
+MEMORY_SHARE = 0.7
+"""Part of a worker's memory that may be full of bundles: Dask holds a worker back from 0.85 on."""
+
+
+class Bundling:
+    """Decides it for each region of a run when its turn comes.
+
+    Parameters
+    ----------
+    plan : of the run
+    connection : to the workers
+    keys : all regions, in the order of their turns
+    """
+
+    def __init__(self, plan: RunPlan, connection: Connection, keys: Sequence[RegionKey]) -> None:
+        self._plan = plan
+        self._slots = connection.n_workers * connection.threads_per_worker
+        self._fit: bool | None = None
+        self._memory: Callable[[], int] = lambda: _least_memory(connection)
+        self._threads = connection.threads_per_worker
+        counts = [len(bundle_boxes(plan.grid, plan.layout.write_shape, key.box)) for key in keys]
+        left = itertools.accumulate(reversed(counts))
+        self._left = dict(zip(reversed(keys), left, strict=True))
+        self._blocks, self._seconds = 0, 0.0
+        self._lock = threading.Lock()
+
+    def hear(self, event: BlocksRestored) -> None:
+        """Take note of how long blocks took."""
+        with self._lock:
+            self._blocks += event.blocks
+            self._seconds += event.seconds
+
+    def suits(self, key: RegionKey) -> bool:
+        """Tell whether a region is to be restored in bundles.
+
+        At first nobody knows how long blocks take, and at the end there are too few bundles for all workers.
+        """
+        with self._lock:
+            seconds = self._seconds / self._blocks if self._blocks else math.inf
+        return are_bundled(self._plan, seconds) and self._left[key] > self._slots and self._do_fit()
+
+    def _do_fit(self) -> bool:
+        if self._fit is None:  # asked for once there are workers
+            self._fit = bundles_fit(self._plan, self._threads, self._memory())
+        return self._fit
+
+
+def are_bundled(plan: RunPlan, block_seconds: float) -> bool:
+    """Tell whether blocks that take so long are restored in bundles, where memory suffices."""
+    blocks = blocks_in_bundle(plan)
+    return plan.engine == "direct" and blocks > 1 and blocks * block_seconds <= LONGEST_SECONDS
+
+
+def blocks_in_bundle(plan: RunPlan) -> int:
+    """Count the blocks of the first bundle, which is as large as any."""
+    return len(plan.grid.blocks_within(_first(plan)))
+
+
+def bundle_bytes(plan: RunPlan) -> int:
+    """Estimate what a bundle takes of a worker's memory beside the block that is computed, in bytes.
+
+    The image around it as read, one block as it is handed over and as it comes back, and the shard:
+    as voxels, and packed.
+    """
+    itemsize = plan.volume.dtype.itemsize
+    read = hull([plan.grid.grow(core) for core in plan.grid.blocks_within(_first(plan))])
+    voxels = math.prod(part.stop - part.start for part in read)
+    block = math.prod(plan.grid.largest_block) * (itemsize + 4)
+    return (
+        voxels * itemsize
+        + block
+        + 2 * math.prod(plan.layout.write_shape) * np.dtype(plan.layout.dtype).itemsize
+    )
+
+
+def bundles_fit(plan: RunPlan, threads: int, memory: int) -> bool:
+    """Tell whether a worker has the memory for bundles of all its threads.
+
+    Parameters
+    ----------
+    plan : of the run
+    threads : tasks that a worker runs at once
+    memory : of a worker, in bytes; 0 for no limit
+    """
+    on_gpu = plan.device != "cpu"
+    program = PROGRAM_BYTES["cuda" if on_gpu else "cpu"]
+    block = 0 if on_gpu else plan.bytes_per_worker
+    return not memory or program + block + threads * bundle_bytes(plan) <= MEMORY_SHARE * memory
+
+
+def _first(plan: RunPlan) -> tuple[slice, ...]:
+    return bundle_boxes(plan.grid, plan.layout.write_shape, plan.regions[0])[0]
+
+
+def _least_memory(connection: Connection) -> int:
+    """Give the memory of the worker that has least, as the scheduler told the client; 0 for no limit."""
+    workers = connection.client.scheduler_info(n_workers=-1)["workers"].values()
+    return min((int(worker["memory_limit"]) for worker in workers if worker["memory_limit"]), default=0)
