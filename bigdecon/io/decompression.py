@@ -46,7 +46,7 @@ class _Stream(Protocol):
     def decompress(self, data: Any, max_length: int, /) -> bytes: ...
 
 
-def decompress(codec: str, data: Bytes, size: int) -> Any:
+def decompress(codec: str, data: Bytes, size: int, into: Bytes | None = None) -> Any:
     """Unpack a chunk.
 
     Parameters
@@ -54,6 +54,7 @@ def decompress(codec: str, data: Bytes, size: int) -> Any:
     codec : blosc, zstd, lz4, gzip, zlib, bz2 or lzma
     data : as stored
     size : bytes that it must not exceed, but for checksums
+    into : memory that is used where the chunk is known beforehand to fill it
 
     Raises
     ------
@@ -63,6 +64,8 @@ def decompress(codec: str, data: Bytes, size: int) -> Any:
     if not data.size:
         raise ValueError("it is empty")
     try:
+        if codec in _TELLING:
+            return _TELLING[codec](data, size + SLACK, into)
         return _FUNCTIONS[codec](data, size + SLACK)
     except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError) as error:
         raise ValueError(f"{codec} cannot unpack it: {error}") from error
@@ -87,7 +90,7 @@ def _too_large(claimed: int, size: int) -> TooLargeError:
     return TooLargeError(f"it would unpack to {claimed} bytes or more, but a chunk has {size - SLACK}")
 
 
-def _blosc(data: Bytes, size: int) -> Any:
+def _blosc(data: Bytes, size: int, into: Bytes | None) -> Any:
     """Blosc tells both sizes in its header of 16 bytes, and trusts them."""
     if data.size < 16:
         raise ValueError(f"{data.size} bytes are no blosc data")
@@ -96,24 +99,29 @@ def _blosc(data: Bytes, size: int) -> Any:
         raise _too_large(claimed, size)
     if stored > data.size:
         raise ValueError(f"it is cut short: {data.size} of {stored} bytes are there")
-    return numcodecs.Blosc().decode(data)
+    return numcodecs.Blosc().decode(data, _if_filled(into, claimed))
 
 
-def _lz4(data: Bytes, size: int) -> Any:
+def _lz4(data: Bytes, size: int, into: Bytes | None) -> Any:
     if data.size < 4:
         raise ValueError(f"{data.size} bytes are no lz4 data")
     claimed = _little(data, 0, 4)
     if claimed > size:
         raise _too_large(claimed, size)
-    return numcodecs.LZ4().decode(data)
+    return numcodecs.LZ4().decode(data, _if_filled(into, claimed))
 
 
-def _zstd(data: Bytes, size: int) -> Any:
+def _zstd(data: Bytes, size: int, into: Bytes | None) -> Any:
     """Zstandard need not tell its size, and may consist of several frames; its blocks bound it."""
     least, most = _zstd_bounds(data)
     if least > size or (most > 2 * size + ZSTD_BLOCK and not _zstd_fits(data, size)):
         raise _too_large(max(least, size + 1), size)
-    return numcodecs.Zstd().decode(data)
+    return numcodecs.Zstd().decode(data, _if_filled(into, least) if least == most else None)
+
+
+def _if_filled(into: Bytes | None, size: int) -> Bytes | None:
+    """Take memory only where all of it is overwritten: what a chunk lacks must not come from another one."""
+    return into if into is not None and into.size == size else None
 
 
 def _zstd_fits(data: Bytes, size: int) -> bool:
@@ -191,5 +199,9 @@ def _lzma(data: Bytes, size: int) -> bytes:
 
 
 _FUNCTIONS: Mapping[str, Callable[[Bytes, int], Any]] = MappingProxyType(
-    {"blosc": _blosc, "lz4": _lz4, "zstd": _zstd, "gzip": _zlib, "zlib": _zlib, "bz2": _bz2, "lzma": _lzma}
+    {"gzip": _zlib, "zlib": _zlib, "bz2": _bz2, "lzma": _lzma}
 )
+_TELLING: Mapping[str, Callable[[Bytes, int, Bytes | None], Any]] = MappingProxyType(
+    {"blosc": _blosc, "lz4": _lz4, "zstd": _zstd}
+)
+"""Codecs that tell how large a chunk will be."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,15 +9,13 @@ from functools import lru_cache
 from typing import Any
 
 import numcodecs
-import numpy as np
 import zarr
-from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.storage import MemoryStore, StorePath
 
-from bigdecon.io.decompression import TooLargeError, decompress
+from bigdecon.io.chunk_pipeline import BoundedBytes, BoundedNumcodec, ShardsSideBySide, ThreadedPipeline
+from bigdecon.io.decompression import TooLargeError
 from bigdecon.io.guarded_store import open_guarded, read_document
 from bigdecon.io.zarr_metadata import (
     COMPRESSORS,
@@ -79,33 +76,6 @@ class BoundedArray:
 
     array: Any
     description: ArrayDescription
-
-
-@dataclass(frozen=True)
-class _BoundedBytes(BytesBytesCodec):
-    """A codec of Zarr 3 that unpacks bytes within the size that zarr expects."""
-
-    name: str
-    is_fixed_size = False
-
-    async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
-        size = math.prod(chunk_spec.shape) * chunk_spec.dtype.to_native_dtype().itemsize
-        data = await asyncio.to_thread(decompress, self.name, chunk_bytes.as_numpy_array(), size)
-        return chunk_spec.prototype.buffer.from_bytes(data)
-
-    def compute_encoded_size(self, _input_byte_length: int, _chunk_spec: Any) -> int:
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class _BoundedNumcodec:
-    """A codec of Zarr 2 that unpacks bytes within a given size."""
-
-    codec_id: str
-    size: int
-
-    def decode(self, data: Any) -> Any:
-        return decompress(self.codec_id, np.frombuffer(data, np.uint8), self.size)
 
 
 @lru_cache
@@ -183,21 +153,21 @@ def _with_bounded_codecs(array: Any, found: ArrayDescription) -> Any:
     else:
         bounded = [_bounded_v2(codec, found) for codec in codecs]
     # The dataclass is frozen, and making a new one would set up the pipeline anew.
-    object.__setattr__(array._async_array, "codec_pipeline", BatchedCodecPipeline.from_codecs(bounded))
+    object.__setattr__(array._async_array, "codec_pipeline", ThreadedPipeline.from_codecs(bounded))
     return array
 
 
 def _bounded_v3(codec: Any) -> Any:
     if isinstance(codec, ShardingCodec):
         inner = tuple(_bounded_v3(c) for c in codec.codecs)
-        return ShardingCodec(
+        return ShardsSideBySide(
             chunk_shape=codec.chunk_shape,
             codecs=inner,
             index_codecs=codec.index_codecs,
             index_location=codec.index_location,
         )
     name = codec.to_dict()["name"]
-    return _BoundedBytes(name) if name in COMPRESSORS else codec
+    return BoundedBytes(name) if name in COMPRESSORS else codec
 
 
 def _bounded_v2(codec: Any, found: ArrayDescription) -> Any:
@@ -206,7 +176,7 @@ def _bounded_v2(codec: Any, found: ArrayDescription) -> Any:
     largest = size * FILTER_GROWTH if codec.filters else size
 
     def bound(one: Any) -> Any:
-        return _BoundedNumcodec(one.codec_id, largest) if one.codec_id in COMPRESSORS else one
+        return BoundedNumcodec(one.codec_id, largest) if one.codec_id in COMPRESSORS else one
 
     compressor = None if codec.compressor is None else bound(codec.compressor)
     filters = None if codec.filters is None else tuple(bound(f) for f in codec.filters)

@@ -97,11 +97,8 @@ def bundle_bytes(plan: RunPlan) -> int:
     read = hull([plan.grid.grow(core) for core in plan.grid.blocks_within(_first(plan))])
     voxels = math.prod(part.stop - part.start for part in read)
     block = math.prod(plan.grid.largest_block) * (itemsize + 4)
-    return (
-        voxels * itemsize
-        + block
-        + 2 * math.prod(plan.layout.write_shape) * np.dtype(plan.layout.dtype).itemsize
-    )
+    shard = math.prod(plan.layout.write_shape) * np.dtype(plan.layout.dtype).itemsize
+    return int(voxels * itemsize + block + 2 * shard)
 
 
 def bundles_fit(plan: RunPlan, threads: int, memory: int) -> bool:

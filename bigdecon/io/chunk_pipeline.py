@@ -1,0 +1,198 @@
+"""How zarr's chunks come to their places: by threads, and those of a shard side by side.
+
+zarr itself unpacks chunks in threads, but copies each in the one thread of its event loop, chunks of shards
+twice, and asks a store for the chunks of a shard one after the other. Here
+
+    chunk     get ──> [unpack, copy to its place in the result]        [..] in a thread
+    shard     get its index ──> all chunks wanted, as above, at a time
+
+What is fetched and how it is unpacked stays zarr's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.store import RangeByteRequest
+from zarr.codecs import BytesCodec, ShardingCodec
+from zarr.codecs._v2 import V2Codec
+from zarr.core.chunk_grids import RegularChunkGrid
+from zarr.core.codec_pipeline import BatchedCodecPipeline, fill_value_or_default
+from zarr.core.indexing import get_indexer
+
+from bigdecon.io.decompression import decompress
+
+__all__ = ["BoundedBytes", "BoundedNumcodec", "ShardsSideBySide", "ThreadedPipeline"]
+
+LARGEST_SCRATCH = 2**23
+"""Memory that each thread that unpacks chunks may keep; a chunk of 128³ in float32 has as much."""
+
+
+@dataclass(frozen=True)
+class BoundedBytes(BytesBytesCodec):
+    """A codec of Zarr 3 that unpacks bytes within the size that zarr expects."""
+
+    name: str
+    is_fixed_size = False
+
+    async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
+        size = math.prod(chunk_spec.shape) * chunk_spec.dtype.to_native_dtype().itemsize
+        data = await asyncio.to_thread(decompress, self.name, chunk_bytes.as_numpy_array(), size)
+        return chunk_spec.prototype.buffer.from_bytes(data)
+
+    def compute_encoded_size(self, _input_byte_length: int, _chunk_spec: Any) -> int:
+        """Be asked by nobody: what is stored is only read."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class BoundedNumcodec:
+    """A codec of Zarr 2 that unpacks bytes within a given size."""
+
+    codec_id: str
+    size: int
+
+    def decode(self, data: Any) -> Any:
+        """Unpack a chunk."""
+        return decompress(self.codec_id, np.frombuffer(data, np.uint8), self.size)
+
+
+@dataclass(frozen=True)
+class ThreadedPipeline(BatchedCodecPipeline):
+    """zarr's pipeline for reading, which leaves the copying to threads."""
+
+    async def read_batch(self, batch_info: Iterable[Any], out: Any, drop_axes: tuple[int, ...] = ()) -> None:
+        """Read some chunks, or parts of shards, into their places.
+
+        Parameters
+        ----------
+        batch_info : of each a getter of bytes, the specification, the part that is wanted, and its place in
+            the result; what follows does not count
+        out : the result
+        drop_axes : axes that the result lacks
+        """
+        for getter, spec, part, place, *_ in batch_info:
+            if drop_axes or (self.supports_partial_decode and not isinstance(self._shards, ShardsSideBySide)):
+                await super().read_batch([(getter, spec, part, place, *_)], out, drop_axes)
+                continue
+            target = out.as_numpy_array()[place]
+            if isinstance(self._shards, ShardsSideBySide):
+                await self._shards.read_into(target, getter, spec, part)
+                continue
+            stored = await getter.get(spec.prototype)
+            codec = self._only_codec(spec)
+            if codec is not None and stored is not None:
+                await asyncio.to_thread(_unpack, target, codec, stored.as_numpy_array(), part, spec)
+                continue
+            (chunk,) = await self.decode_batch([(stored, spec)])
+            await asyncio.to_thread(_copy, target, chunk, part, spec)
+
+    @property
+    def _shards(self) -> Any:
+        return self.array_bytes_codec
+
+    def _only_codec(self, spec: Any) -> str | None:
+        """Name the codec that alone stands between stored bytes and voxels; None where there are others."""
+        plain = self.array_bytes_codec
+        if self.array_array_codecs:
+            return None
+        if isinstance(plain, BytesCodec) and len(self.bytes_bytes_codecs) == 1:
+            name = getattr(self.bytes_bytes_codecs[0], "name", None)
+            return (
+                name if isinstance(self.bytes_bytes_codecs[0], BoundedBytes) and _is_native(plain) else None
+            )
+        if isinstance(plain, V2Codec) and isinstance(plain.compressor, BoundedNumcodec):
+            in_order = spec.order == "C" and not plain.filters and spec.dtype.to_native_dtype().isnative
+            return plain.compressor.codec_id if in_order else None
+        return None
+
+
+class ShardsSideBySide(ShardingCodec):
+    """zarr's shards, of which all chunks that are wanted are fetched and unpacked at a time."""
+
+    @property
+    def codec_pipeline(self) -> ThreadedPipeline:
+        """What the chunks of a shard go through."""
+        return ThreadedPipeline.from_codecs(self.codecs)
+
+    async def read_into(self, target: NDArray[Any], getter: Any, spec: Any, part: Any) -> None:
+        """Read a part of a shard.
+
+        Parameters
+        ----------
+        target : its place in the result
+        getter : of the shard's bytes
+        spec : of the shard
+        part : that is wanted, in voxels of the shard
+        """
+        counts = self._get_chunks_per_shard(spec)
+        grid = RegularChunkGrid(chunk_shape=self.chunk_shape)
+        wanted = list(get_indexer(part, shape=spec.shape, chunk_grid=grid))
+        index = await self._load_shard_index_maybe(getter, counts)
+        if index is None:
+            target[...] = fill_value_or_default(spec)
+            return
+        chunk_spec = self._get_chunk_spec(spec)
+        chunks: list[Any] = [
+            (_PartOfFile(getter, index.get_chunk_slice(at)), chunk_spec, inner, place, True)
+            for at, inner, place, *_ in wanted
+        ]
+        await self.codec_pipeline.read(chunks, spec.prototype.nd_buffer.from_numpy_array(target))
+
+
+@dataclass(frozen=True)
+class _PartOfFile:
+    """Gets the bytes of a chunk in a shard; none where it has no voxels but the fill value."""
+
+    file: Any
+    bounds: tuple[int, int] | None
+
+    async def get(self, prototype: Any, byte_range: None = None) -> Any:
+        if self.bounds is None:
+            return None
+        return await self.file.get(prototype=prototype, byte_range=RangeByteRequest(*self.bounds))
+
+
+class _Scratch(threading.local):
+    """Memory of a thread in which it unpacks one chunk after the other.
+
+    To be given fresh memory for each takes half as long as unpacking it.
+    """
+
+    memory: NDArray[np.uint8] = np.empty(0, np.uint8)
+
+    def of(self, size: int) -> NDArray[np.uint8] | None:
+        """Give so many bytes; None where that would be much to keep."""
+        if size > LARGEST_SCRATCH:
+            return None
+        if self.memory.size < size:
+            self.memory = np.empty(size, np.uint8)
+        return self.memory[:size]
+
+
+_scratch = _Scratch()
+
+
+def _unpack(target: NDArray[Any], codec: str, stored: NDArray[np.uint8], part: Any, spec: Any) -> None:
+    """Unpack a chunk and copy the part that is wanted, in one thread."""
+    dtype = spec.dtype.to_native_dtype()
+    size = math.prod(spec.shape) * dtype.itemsize
+    chunk = np.frombuffer(decompress(codec, stored, size, _scratch.of(size)), dtype)
+    target[...] = chunk.reshape(spec.shape)[part]
+
+
+def _is_native(codec: BytesCodec) -> bool:
+    return codec.endian is None or codec.endian.value == sys.byteorder
+
+
+def _copy(target: NDArray[Any], chunk: Any, part: Any, spec: Any) -> None:
+    target[...] = fill_value_or_default(spec) if chunk is None else np.asarray(chunk.as_numpy_array())[part]
