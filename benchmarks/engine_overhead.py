@@ -1,6 +1,7 @@
 """Measure what scheduling a block costs, in either engine, and that the scheduler's memory does not grow.
 
-    python benchmarks/engine_overhead.py            5 thousand blocks by map-overlap, 60 thousand directly
+    python benchmarks/engine_overhead.py            5 thousand blocks by map-overlap, 60 thousand directly,
+                                                    one by one and in bundles (`running/bundles.py`)
     python benchmarks/engine_overhead.py --quick    some hundred each
 
 Regions go through `restore_regions`, as in `bigdecon run`: the same graphs, write tasks and ledger, 16 blocks
@@ -38,6 +39,7 @@ from bigdecon.distributed.progress import RegionDone
 from bigdecon.io.layout import plan_output
 from bigdecon.io.writing import create_ome_zarr, write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
+from bigdecon.running.bundles import Bundling
 from bigdecon.running.planning import RunPlan, prepare
 from bigdecon.volume import Box, Volume
 
@@ -45,13 +47,16 @@ HERE = Path(__file__).parent
 RESULT = HERE / "results" / "engine_overhead.json"
 PLOT = HERE.parent / "docs" / "scheduler_memory.png"
 SIDE, HALO = 8, 2
-BLOCKS = {"map-overlap": 5_000, "direct": 60_000}
-QUICK_BLOCKS = {"map-overlap": 96, "direct": 480}
+BLOCKS = {"map-overlap": 5_000, "direct": 60_000, "bundles": 60_000}
+QUICK_BLOCKS = {"map-overlap": 96, "direct": 480, "bundles": 480}
+IN_A_BUNDLE = 8
 SAMPLE_SECONDS = 0.5
 FLAT_MIB = 64
 """Growth of the scheduler's memory, from the first quarter of the time to the last, that counts as flat."""
 
 Engine = Literal["map-overlap", "direct"]
+Way = Literal["map-overlap", "direct", "bundles"]
+"""Bundles are a way of the engine direct."""
 FLOAT = np.dtype(np.float32)
 
 
@@ -108,9 +113,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class Cost:
-    """One engine's; seconds a block, and the memory of scheduler and client in MiB."""
+    """One way's; seconds a block, and the memory of scheduler and client in MiB."""
 
-    engine: Engine
+    engine: Way
+    blocks_in_bundle: int
     blocks: int
     regions: int
     wall_seconds_per_block: float
@@ -136,13 +142,13 @@ def main() -> None:
     costs, histories = [], {}
     with tempfile.TemporaryDirectory() as folder:
         base = make_plan(Path(folder))
-        for engine, blocks in wanted.items():
+        for way, blocks in wanted.items():
             with connect("local", workers=1, device="cpu", dashboard_address="none") as connection:
-                warm_up(base, engine, connection)
-                cost, samples = measure(base, engine, blocks, connection)
+                warm_up(base, way, connection)
+                cost, samples = measure(base, way, blocks, connection)
             print(cost, flush=True)
             costs.append(cost)
-            histories[engine] = samples
+            histories[way] = samples
         with connect("local", workers=1, device="cpu", dashboard_address="none") as connection:
             same = identical_bytes(base, connection)
     draw(options.plot, histories)
@@ -203,12 +209,23 @@ def blocks_of(count: int) -> tuple[int, ...]:
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def warm_up(base: RunPlan, engine: Engine, connection: Connection) -> None:
-    walk(cut(base, Volume(Nothing(blocks_of(64)), "zyx"), engine, "warm-up"), AsItIs(), connection)
+def engine_of(way: Way) -> Engine:
+    return "direct" if way == "bundles" else way
 
 
-def walk(plan: RunPlan, method: Any, connection: Connection, samples: Samples | None = None) -> None:
-    """Restore all regions as a run does."""
+def warm_up(base: RunPlan, way: Way, connection: Connection) -> None:
+    plan = cut(base, Volume(Nothing(blocks_of(64)), "zyx"), engine_of(way), f"warm-up-{way}")
+    walk(plan, AsItIs(), connection, bundled=way == "bundles")
+
+
+def walk(
+    plan: RunPlan,
+    method: Any,
+    connection: Connection,
+    samples: Samples | None = None,
+    bundled: bool | None = None,
+) -> None:
+    """Restore all regions as a run does; `bundled` decides what a run decides by the time of its blocks."""
 
     def note(event: Any) -> None:
         if samples is not None and isinstance(event, RegionDone):
@@ -216,13 +233,16 @@ def walk(plan: RunPlan, method: Any, connection: Connection, samples: Samples | 
 
     done = [0]
     create_ome_zarr(plan.output, plan.volume, plan.layout, name="output")
-    original = methods_on_workers.classical_method
+    original, suits = methods_on_workers.classical_method, Bundling.suits
     methods_on_workers.classical_method = lambda *arguments: method  # type: ignore[assignment]
+    if bundled is not None:
+        Bundling.suits = lambda self, key: bundled  # type: ignore[method-assign]
     try:
         with Lease(plan.bookkeeping) as lease, sampling(samples, done, connection):
             regions.restore_regions(plan, connection, (), note, lease)
     finally:
         methods_on_workers.classical_method = original
+        Bundling.suits = suits  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -254,16 +274,17 @@ def sampling(samples: Samples | None, done: list[int], connection: Connection) -
         look()
 
 
-def measure(base: RunPlan, engine: Engine, count: int, connection: Connection) -> tuple[Cost, Samples]:
-    plan = cut(base, Volume(Nothing(blocks_of(count)), "zyx"), engine, "measured")
+def measure(base: RunPlan, way: Way, count: int, connection: Connection) -> tuple[Cost, Samples]:
+    plan = cut(base, Volume(Nothing(blocks_of(count)), "zyx"), engine_of(way), f"measured-{way}")
     blocks, samples = len(plan.grid), Samples()
     worker_before = worker_seconds(connection)
     wall, own = time.perf_counter(), time.process_time()
-    walk(plan, AsItIs(), connection, samples)
+    walk(plan, AsItIs(), connection, samples, bundled=way == "bundles")
     own, wall = time.process_time() - own, time.perf_counter() - wall
     quarter = max(1, len(samples.rss_MiB) // 4)
     cost = Cost(
-        engine,
+        way,
+        IN_A_BUNDLE if way == "bundles" else 1,
         blocks,
         len(plan.regions),
         round(wall / blocks, 6),
@@ -288,13 +309,15 @@ def identical_bytes(base: RunPlan, connection: Connection) -> bool:
     write_ome_zarr(Volume.from_array(noise, "zyx"), path)
     from bigdecon.io.reading import open_volume
 
-    found = []
-    for engine in BLOCKS:
-        plan = cut(base, open_volume(path), engine, "noise")  # type: ignore[arg-type]
-        walk(plan, LocalMean(), connection)
-        found.append(zarr.open_array(plan.output / "0", mode="r")[...])
+    found: list[np.ndarray] = []
+    ways: tuple[Way, ...] = ("map-overlap", "direct", "bundles")
+    for way in ways:
+        plan = cut(base, open_volume(path), engine_of(way), f"noise-{way}")
+        walk(plan, LocalMean(), connection, bundled=way == "bundles")
+        found.append(np.asarray(zarr.open_array(plan.output / "0", mode="r")[...]))
     whole = LocalMean()(noise)
-    return found[0].tobytes() == found[1].tobytes() and bool(np.allclose(found[0], whole, rtol=1e-5))
+    same = len({each.tobytes() for each in found}) == 1
+    return same and bool(np.allclose(found[0], whole, rtol=1e-5))
 
 
 def draw(path: Path, histories: dict[str, Samples]) -> None:
@@ -304,7 +327,7 @@ def draw(path: Path, histories: dict[str, Samples]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, len(histories), figsize=(9, 3.2), layout="constrained")
+    figure, panels = plt.subplots(1, len(histories), figsize=(12, 3.2), layout="constrained")
     for panel, (engine, samples) in zip(panels, histories.items(), strict=True):
         panel.plot(samples.blocks, samples.rss_MiB, color="#0072B2")
         panel.set(title=engine, xlabel="blocks finished", ylabel="memory of scheduler and client, MiB")

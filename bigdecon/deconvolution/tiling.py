@@ -37,7 +37,7 @@ __all__ = [
     "CutFaces",
     "Tile",
     "block_cuts",
-    "bundle_boxes",
+    "bundle_grid",
     "grow",
     "hull",
     "overlap",
@@ -224,14 +224,10 @@ def region_boxes(grid: BlockGrid, write_shape: Sequence[int], *, target_voxels: 
     return list(_boxes_between(faces))
 
 
-def bundle_boxes(grid: BlockGrid, write_shape: Sequence[int], region: Box) -> list[Box]:
-    """Cut a region of `region_boxes` into the smallest boxes of whole blocks and whole write units."""
-    axes = zip(region, grid.cuts, write_shape, strict=True)
-    cuts = [
-        [cut for cut in _common_cuts(along, unit) if part.start <= cut <= part.stop]
-        for part, along, unit in axes
-    ]
-    return list(_boxes_between(cuts))
+def bundle_grid(grid: BlockGrid, write_shape: Sequence[int]) -> BlockGrid:
+    """Join blocks to the smallest boxes of whole blocks and whole write units; a region holds whole ones."""
+    cuts = (_common_cuts(along, unit) for along, unit in zip(grid.cuts, write_shape, strict=True))
+    return BlockGrid(grid.shape, tuple(map(tuple, cuts)), grid.halo)
 
 
 class Tile(NamedTuple):

@@ -1,6 +1,7 @@
 """What a run will take: memory, disk, time, and how many workers one scheduler keeps busy. Pure arithmetic.
 
-A worker computes one block at a time. With t seconds a block, and s seconds that the scheduler spends on one,
+A worker computes one block at a time. With t seconds a block, and s seconds that the scheduler spends on one
+(less where quick blocks are restored a shard at a time, `running/bundles.py`),
 
     load of the scheduler = workers · s / t          workers it keeps busy = t / s
 
@@ -17,11 +18,13 @@ from typing import Literal
 import numpy as np
 
 from bigdecon.deconvolution.block import MEMORY_OF_CONSTANTS
+from bigdecon.deconvolution.tiling import bundle_grid
 from bigdecon.forecasting.calibration import Calibration
 from bigdecon.forecasting.choosing_time import LIKELY
 from bigdecon.forecasting.job_times import JobTimes, job_times
 from bigdecon.forecasting.traffic import Traffic, count_traffic
 from bigdecon.io.image_file import decoded_chunk_bytes
+from bigdecon.running.bundles import blocks_in_bundle, bundle_bytes, most_are_bundled
 from bigdecon.running.planning import RunPlan
 from bigdecon.running.sizing import PROGRAM_BYTES, memory_of_pool, memory_of_step
 from bigdecon.running.workforce import WorkersPlanned
@@ -29,6 +32,7 @@ from bigdecon.running.workforce import WorkersPlanned
 __all__ = [
     "HELD_BACK",
     "SCHEDULER_SECONDS",
+    "SCHEDULER_SECONDS_OF_BUNDLE",
     "Engines",
     "Estimate",
     "Memory",
@@ -40,6 +44,8 @@ __all__ = [
 
 SCHEDULER_SECONDS = {"direct": 0.00175, "map-overlap": 0.02}
 """CPU time that scheduler and client spend on one block (benchmarks/engine_overhead.py)."""
+SCHEDULER_SECONDS_OF_BUNDLE = 0.002
+"""The same for all blocks of a shard in one task, with the engine direct."""
 HELD_BACK = 0.05
 """Part of the time that workers may wait for the scheduler."""
 REGIONS_IN_FLIGHT = 2
@@ -145,6 +151,7 @@ class Estimate:
     blocks, regions : of all channels and time points
     done : part of the regions that an earlier run has finished
     halo_overhead : voxels computed for one written
+    blocks_at_once : that a worker restores and writes in one task
     output_bytes : disk space expected; None without calibration on real voxels
     jobs : what jobs with a time limit are enough for; None without jobs, or without times
     """
@@ -153,6 +160,7 @@ class Estimate:
     regions: int
     done: float
     halo_overhead: float
+    blocks_at_once: int
     traffic: Traffic
     output_bytes: int | None
     memory: Memory
@@ -187,6 +195,7 @@ def estimate(
     stacks = plan.volume.n_timepoints * plan.volume.n_channels
     traffic = count_traffic(plan)
     memory = estimate_memory(plan, workers)
+    at_once = _blocks_at_once(plan, workers, calibration)
     times = _times(plan, workers, calibration, wanted, done, report_seconds) if calibration else None
     share = calibration.stored_share if calibration else None
     expected = (
@@ -194,12 +203,13 @@ def estimate(
         if share is None
         else round(share * traffic.written_bytes) + traffic.largest_output_bytes - traffic.written_bytes
     )
-    engines = _engines(plan, workers, times)
+    engines = _engines(plan, workers, times, at_once)
     return Estimate(
         blocks=stacks * len(plan.grid),
         regions=stacks * len(plan.regions),
         done=done,
         halo_overhead=plan.grid.overhead,
+        blocks_at_once=at_once,
         traffic=traffic,
         output_bytes=expected,
         memory=memory,
@@ -207,8 +217,14 @@ def estimate(
         engines=engines,
         workers=workers,
         room=room,
-        jobs=_jobs(plan, workers, times),
+        jobs=_jobs(plan, workers, times, at_once),
     )
+
+
+def _blocks_at_once(plan: RunPlan, workers: WorkersPlanned, measured: Calibration | None) -> int:
+    """Count the blocks of most tasks; block by block is what is known to be possible."""
+    bundled = measured is not None and most_are_bundled(plan, workers, measured.block_seconds)
+    return blocks_in_bundle(plan) if bundled else 1
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -251,7 +267,9 @@ def _waiting_bytes(plan: RunPlan, workers: WorkersPlanned) -> int:
     largest = max(math.prod(p.stop - p.start for p in box) for box in (plan.regions[0], plan.regions[-1]))
     unit = math.prod(plan.layout.write_shape) * (4 + np.dtype(plan.layout.dtype).itemsize)
     total: int = workers.threads * read + regions * max(largest, 1) * 4 + min(2, workers.threads) * unit
-    return total + MEMORY_OF_CONSTANTS
+    # Block by block or in bundles: how long blocks take, nobody has measured here.
+    bundles = workers.threads * bundle_bytes(plan) if most_are_bundled(plan, workers) else 0
+    return max(total, bundles) + MEMORY_OF_CONSTANTS
 
 
 # --- time -----------------------------------------------------------------------------------------
@@ -264,13 +282,14 @@ def _times(
     # A block at the volume's edge is smaller than the largest, which was measured.
     voxels = plan.grid.overhead * math.prod(plan.volume.spatial_shape)
     mean = voxels / (len(plan.grid) * math.prod(plan.grid.largest_block))
-    beside = measured.read_seconds + measured.write_seconds
+    at_once = _blocks_at_once(plan, workers, measured)
+    scheduler = _scheduler_seconds(at_once)[plan.engine]
+    beside = _share_read(plan, at_once) * measured.read_seconds + measured.write_seconds
     if plan.device == "cpu":  # reading and writing take the same cores
         largest = measured.block_seconds + beside
     else:
         largest = max(measured.block_seconds, beside / max(1, workers.threads - 1))
     block = mean * largest
-    scheduler = SCHEDULER_SECONDS[plan.engine]
     stacks = plan.volume.n_timepoints * plan.volume.n_channels
     blocks = stacks * len(plan.grid) * wanted * (1 - done)
     coarse = sum(math.prod(level.shape) for level in plan.layout.levels[1:])
@@ -286,6 +305,14 @@ def _times(
     )
 
 
+def _share_read(plan: RunPlan, at_once: int) -> float:
+    """Say how much of what blocks would read one by one is read where the blocks of a shard share it."""
+    if at_once == 1:
+        return 1.0
+    together = math.prod(bundle_grid(plan.grid, plan.layout.write_shape).largest_block)
+    return together / (at_once * math.prod(plan.grid.largest_block))
+
+
 def _training_seconds(plan: RunPlan, measured: Calibration, done: float) -> float:
     """Add up the trainings of all channels, one after the other; they are over once regions are finished."""
     if plan.training is None or measured.step_seconds is None or done:
@@ -296,24 +323,32 @@ def _training_seconds(plan: RunPlan, measured: Calibration, done: float) -> floa
     return plan.volume.n_channels * one
 
 
-def _jobs(plan: RunPlan, workers: WorkersPlanned, times: Times | None) -> JobTimes | None:
+def _jobs(plan: RunPlan, workers: WorkersPlanned, times: Times | None, at_once: int) -> JobTimes | None:
     if workers.jobs is None or times is None:
         return None
     # The first region is as large as any.
     blocks = math.prod(len(cuts) - 1 for cuts in plan.grid.cuts_within(plan.regions[0]))
-    at_once = min(workers.threads, plan.volume.n_timepoints * plan.volume.n_channels * len(plan.grid))
-    return job_times(workers.jobs, at_once, times.largest_block, blocks, times.total)
+    begun = min(workers.threads * at_once, plan.volume.n_timepoints * plan.volume.n_channels * len(plan.grid))
+    return job_times(workers.jobs, begun, times.largest_block, blocks, times.total)
 
 
 # --- the scheduler --------------------------------------------------------------------------------
 
 
-def _engines(plan: RunPlan, workers: WorkersPlanned, times: Times | None) -> Engines:
+def _engines(plan: RunPlan, workers: WorkersPlanned, times: Times | None, at_once: int) -> Engines:
     kept = load = None
+    seconds = _scheduler_seconds(at_once)
     if times and times.block > 0:
-        kept = {name: times.block / s for name, s in SCHEDULER_SECONDS.items()}
-        load = {name: workers.count * s / times.block for name, s in SCHEDULER_SECONDS.items()}
-    return Engines(plan.engine, _why(plan, load), dict(SCHEDULER_SECONDS), kept, load)
+        kept = {name: times.block / s for name, s in seconds.items()}
+        load = {name: workers.count * s / times.block for name, s in seconds.items()}
+    return Engines(plan.engine, _why(plan, load), seconds, kept, load)
+
+
+def _scheduler_seconds(at_once: int) -> dict[str, float]:
+    """Give what a block costs the scheduler, by engine."""
+    if at_once == 1:
+        return dict(SCHEDULER_SECONDS)
+    return {**SCHEDULER_SECONDS, "direct": SCHEDULER_SECONDS_OF_BUNDLE / at_once}
 
 
 def _why(plan: RunPlan, load: dict[str, float] | None) -> str:

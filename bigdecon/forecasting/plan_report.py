@@ -43,7 +43,7 @@ def describe_forecast(found: Forecast) -> Lines:
     lines += [line for line in describe_blocks(found.plan) if line[0] != "memory"]
     lines += _describe_memory_parts(estimate)
     lines += _describe_traffic(estimate)
-    lines += _describe_scheduler(estimate.engines, estimate.workers.count)
+    lines += _describe_scheduler(estimate.engines, estimate.workers.count, estimate.blocks_at_once)
     return lines
 
 
@@ -188,8 +188,9 @@ def _seconds(spent: float) -> str:
     return f"{spent:.3g} s" if spent < 100 else duration(spent)
 
 
-def _describe_scheduler(engines: Engines, count: int) -> Lines:
-    lines = [("engine", f"{engines.chosen}: {engines.why}")]
+def _describe_scheduler(engines: Engines, count: int, at_once: int) -> Lines:
+    together = f"; blocks are quick, and restored {at_once} at a time with their shard" if at_once > 1 else ""
+    lines = [("engine", f"{engines.chosen}: {engines.why}{together}")]
     for name, seconds in engines.seconds_per_block.items():
         text = f"{name} costs the scheduler {1000 * seconds:.3g} ms a block"
         if engines.workers_kept_busy and engines.load:

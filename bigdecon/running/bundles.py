@@ -19,13 +19,23 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bigdecon.deconvolution.ledger import RegionKey
-from bigdecon.deconvolution.tiling import bundle_boxes, hull
+from bigdecon.deconvolution.tiling import bundle_grid
 from bigdecon.distributed.cluster import Connection
 from bigdecon.distributed.progress import BlocksRestored
 from bigdecon.running.planning import RunPlan
 from bigdecon.running.sizing import PROGRAM_BYTES
+from bigdecon.running.workforce import WorkersPlanned
 
-__all__ = ["LONGEST_SECONDS", "Bundling", "are_bundled", "blocks_in_bundle", "bundle_bytes", "bundles_fit"]
+__all__ = [
+    "LONGEST_SECONDS",
+    "Bundling",
+    "are_bundled",
+    "blocks_in_bundle",
+    "bundle_bytes",
+    "bundles_fit",
+    "count_bundles",
+    "most_are_bundled",
+]
 
 LONGEST_SECONDS = 10.0
 """What a bundle may take: as much is lost with a worker, and waited for at the end of a run."""
@@ -49,7 +59,8 @@ class Bundling:
         self._fit: bool | None = None
         self._memory: Callable[[], int] = lambda: _least_memory(connection)
         self._threads = connection.threads_per_worker
-        counts = [len(bundle_boxes(plan.grid, plan.layout.write_shape, key.box)) for key in keys]
+        bundles = bundle_grid(plan.grid, plan.layout.write_shape)
+        counts = [math.prod(len(cuts) - 1 for cuts in bundles.cuts_within(key.box)) for key in keys]
         left = itertools.accumulate(reversed(counts))
         self._left = dict(zip(reversed(keys), left, strict=True))
         self._blocks, self._seconds = 0, 0.0
@@ -77,14 +88,35 @@ class Bundling:
 
 
 def are_bundled(plan: RunPlan, block_seconds: float) -> bool:
-    """Tell whether blocks that take so long are restored in bundles, where memory suffices."""
+    """Tell whether blocks that take so long are restored in bundles, where workers have the memory."""
     blocks = blocks_in_bundle(plan)
     return plan.engine == "direct" and blocks > 1 and blocks * block_seconds <= LONGEST_SECONDS
 
 
+def most_are_bundled(plan: RunPlan, workers: WorkersPlanned, block_seconds: float = 0.0) -> bool:
+    """Tell whether most blocks of a run are going to be restored in bundles.
+
+    Parameters
+    ----------
+    plan : of the run
+    workers : who will do it
+    block_seconds : that a block takes
+    """
+    enough = count_bundles(plan) > 2 * workers.count * workers.threads
+    fit = bundles_fit(plan, workers.threads, workers.memory_bytes)
+    return enough and fit and are_bundled(plan, block_seconds)
+
+
 def blocks_in_bundle(plan: RunPlan) -> int:
-    """Count the blocks of the first bundle, which is as large as any."""
-    return len(plan.grid.blocks_within(_first(plan)))
+    """Count the blocks of a bundle that no edge of the volume cuts short."""
+    bundles = bundle_grid(plan.grid, plan.layout.write_shape)
+    return len(plan.grid.blocks_within(next(iter(bundles))))
+
+
+def count_bundles(plan: RunPlan) -> int:
+    """Count the bundles of all channels and time points."""
+    stacks = plan.volume.n_timepoints * plan.volume.n_channels
+    return stacks * len(bundle_grid(plan.grid, plan.layout.write_shape))
 
 
 def bundle_bytes(plan: RunPlan) -> int:
@@ -94,11 +126,10 @@ def bundle_bytes(plan: RunPlan) -> int:
     as voxels, and packed.
     """
     itemsize = plan.volume.dtype.itemsize
-    read = hull([plan.grid.grow(core) for core in plan.grid.blocks_within(_first(plan))])
-    voxels = math.prod(part.stop - part.start for part in read)
+    read = bundle_grid(plan.grid, plan.layout.write_shape).largest_block
     block = math.prod(plan.grid.largest_block) * (itemsize + 4)
     shard = math.prod(plan.layout.write_shape) * np.dtype(plan.layout.dtype).itemsize
-    return int(voxels * itemsize + block + 2 * shard)
+    return math.prod(read) * itemsize + block + 2 * int(shard)
 
 
 def bundles_fit(plan: RunPlan, threads: int, memory: int) -> bool:
@@ -114,10 +145,6 @@ def bundles_fit(plan: RunPlan, threads: int, memory: int) -> bool:
     program = PROGRAM_BYTES["cuda" if on_gpu else "cpu"]
     block = 0 if on_gpu else plan.bytes_per_worker
     return not memory or program + block + threads * bundle_bytes(plan) <= MEMORY_SHARE * memory
-
-
-def _first(plan: RunPlan) -> tuple[slice, ...]:
-    return bundle_boxes(plan.grid, plan.layout.write_shape, plan.regions[0])[0]
 
 
 def _least_memory(connection: Connection) -> int:

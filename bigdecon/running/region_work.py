@@ -20,7 +20,7 @@ from bigdecon.deconvolution.block import BlockRules
 from bigdecon.deconvolution.engines import attempt_blocks
 from bigdecon.deconvolution.ledger import Extent, RegionKey, RegionRecord
 from bigdecon.deconvolution.packed_blocks import Block, pack_blocks
-from bigdecon.deconvolution.tiling import bundle_boxes, overlap
+from bigdecon.deconvolution.tiling import bundle_grid, overlap
 from bigdecon.io.layout import OutputLayout
 from bigdecon.running.methods_on_workers import MethodOfRegion
 from bigdecon.running.planning import RunPlan
@@ -97,7 +97,7 @@ class RegionWork:
         plan, key = self._plan, self._key
         packed = pack_blocks(self._stack, self._method(key.name), self._rules)
         tasks: _Tasks = {}
-        for box in bundle_boxes(plan.grid, plan.layout.write_shape, key.box):
+        for box in bundle_grid(plan.grid, plan.layout.write_shape).blocks_within(key.box):
             cores = plan.grid.blocks_within(box)
             start, stop = Extent.from_box(box)
             name = block_key(BUNDLE, key.timepoint, key.channel, start, self._run_id, stop)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bigdecon.deconvolution.tiling import (
     BlockGrid,
     block_cuts,
-    bundle_boxes,
+    bundle_grid,
     grow,
     pyramid_weights,
     region_boxes,
@@ -122,7 +122,7 @@ def test_bundles_are_the_smallest_boxes_of_whole_blocks_and_write_units(
         write = [next(d for d in (3, 2, 1) if cuts[1] % d == 0) for cuts in grid.cuts]
     hits = np.zeros(grid.shape, int)
     for region in region_boxes(grid, write, target_voxels=data.draw(st.integers(1, 5000))):
-        for box in bundle_boxes(grid, write, region):
+        for box in bundle_grid(grid, write).blocks_within(region):
             hits[box] += 1
             inner = grid.cuts_within(box)  # raises unless the box is a union of blocks
             for part, cuts, unit, extent in zip(box, inner, write, grid.shape, strict=True):

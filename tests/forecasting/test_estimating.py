@@ -12,9 +12,16 @@ import pytest
 from bigdecon.config import RunConfig
 from bigdecon.errors import OptionError
 from bigdecon.forecasting.calibration import Calibration
-from bigdecon.forecasting.estimating import SCHEDULER_SECONDS, Room, estimate, estimate_memory
+from bigdecon.forecasting.estimating import (
+    SCHEDULER_SECONDS,
+    SCHEDULER_SECONDS_OF_BUNDLE,
+    Room,
+    estimate,
+    estimate_memory,
+)
 from bigdecon.forecasting.job_times import job_times
 from bigdecon.forecasting.obstacles import find_obstacles, refuse_too_little_memory
+from bigdecon.io.layout import plan_output
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.running.planning import prepare
 from bigdecon.running.sizing import PROGRAM_BYTES
@@ -125,6 +132,29 @@ def test_the_cost_of_a_block_is_the_recorded_one():
         measured = recorded["engines"][engine]
         assert measured["flat"]
         assert measured["scheduler_seconds_per_block"] == pytest.approx(seconds, rel=0.1)
+    bundles = recorded["engines"]["bundles"]
+    per_bundle = bundles["scheduler_seconds_per_block"] * bundles["blocks_in_bundle"]
+    assert per_bundle == pytest.approx(SCHEDULER_SECONDS_OF_BUNDLE, rel=0.1)
+
+
+def test_quick_blocks_are_restored_a_shard_at_a_time(config):
+    """They cost the scheduler less, read less, and a worker has more of them in hand."""
+    tiling = replace(config.tiling, block=32)
+    plan = prepare(replace(config, **PLAIN, tiling=tiling, ome_version="0.5"), "cpu")
+    plan = replace(plan, layout=plan_output(plan.volume, chunk=32, shard=64, unit=32))
+    quick = replace(SPEEDS, block_seconds=0.02, read_seconds=0.2)
+    slow, fast = (estimate(plan, workers(), ROOM, speeds) for speeds in (SPEEDS, quick))
+    assert (slow.blocks_at_once, fast.blocks_at_once) == (8, 8)
+    slow = estimate(plan, workers(), ROOM, replace(SPEEDS, block_seconds=5.0))
+    assert (slow.blocks_at_once, estimate(plan, workers(), ROOM, None).blocks_at_once) == (1, 1)
+    assert estimate(plan, workers(1000), ROOM, quick).blocks_at_once == 1  # too few for all
+    assert fast.engines.seconds_per_block["direct"] == SCHEDULER_SECONDS_OF_BUNDLE / 8
+    assert slow.engines.seconds_per_block["direct"] == SCHEDULER_SECONDS["direct"]
+    alone = 0.02 + quick.read_seconds + quick.write_seconds
+    assert fast.times.largest_block < 0.02 + 0.8 * quick.read_seconds + quick.write_seconds < alone
+    assert fast.memory.waiting > estimate(plan, workers(1000), ROOM, quick).memory.waiting
+    jobs = estimate(plan, in_jobs(60), ROOM, quick).jobs
+    assert jobs.task == pytest.approx(2 * 8 * jobs.block)
 
 
 def test_memory_is_program_and_block_or_training(plan, config):
