@@ -81,7 +81,7 @@ def run_tasks(
     client: Client,
     tasks: Iterable[Task[K]],
     *,
-    in_flight: int,
+    in_flight: int | Callable[[], int],
     retries: int = 2,
     on_done: Callable[[K, Any], None] | None = None,
     patience_seconds: float = 120.0,
@@ -92,7 +92,7 @@ def run_tasks(
     ----------
     client : of the cluster
     tasks : consumed one at a time, whenever there is room
-    in_flight : how many may be unfinished at once, at least 1
+    in_flight : how many may be unfinished at once, at least 1; a function is asked again and again
     retries : how often a task is tried again after an exception; errors of our own tree are final, but for
         those of reading
     on_done : gets key and result of each finished task, in this thread, in the order of finishing
@@ -113,8 +113,18 @@ def run_tasks(
         of a task, at once; any other failure, once it has been tried again, as a RunError. The other tasks
         are cancelled then, as on Ctrl-C.
     """
-    if in_flight < 1:
-        raise OptionError(f"{in_flight} tasks in flight were asked for; it must be at least 1.")
+    if not callable(in_flight):
+        if in_flight < 1:
+            raise OptionError(f"{in_flight} tasks in flight were asked for; it must be at least 1.")
+        count = in_flight
+        return run_tasks(
+            client,
+            tasks,
+            in_flight=lambda: count,
+            retries=retries,
+            on_done=on_done,
+            patience_seconds=patience_seconds,
+        )
     return _Walk(client, retries, on_done, patience_seconds).run(iter(tasks), in_flight)
 
 
@@ -138,20 +148,22 @@ class _Walk(Generic[K]):
         self._finished: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._asked = self._with_workers = time.monotonic()
 
-    def run(self, tasks: Iterator[Task[K]], in_flight: int) -> int:
+    def run(self, tasks: Iterator[Task[K]], in_flight: Callable[[], int]) -> int:
         done = 0
         try:
-            for task in itertools.islice(tasks, in_flight):
-                self._launch(task, 0)
+            self._fill(tasks, in_flight)
             while self._flying:
-                if self._settle(self._next_finished()):
-                    done += 1
-                    for task in itertools.islice(tasks, 1):
-                        self._launch(task, 0)
+                done += self._settle(self._next_finished())
+                self._fill(tasks, in_flight)
         except BaseException:
             self._cancel()
             raise
         return done
+
+    def _fill(self, tasks: Iterator[Task[K]], in_flight: Callable[[], int]) -> None:
+        """Launch tasks while there is room."""
+        for task in itertools.islice(tasks, max(0, in_flight() - len(self._flying))):
+            self._launch(task, 0)
 
     def _launch(self, task: Task[K], failures: int) -> None:
         """Build the work and hand it to the scheduler."""

@@ -39,6 +39,8 @@ __all__ = [
 
 LONGEST_SECONDS = 10.0
 """What a bundle may take: as much is lost with a worker, and waited for at the end of a run."""
+ROUNDS = 3
+"""Blocks for every thread that are known to the scheduler: some wait for others of their shard."""
 MEMORY_SHARE = 0.7
 """Part of a worker's memory that may be full of bundles: Dask holds a worker back from 0.85 on."""
 
@@ -55,7 +57,9 @@ class Bundling:
 
     def __init__(self, plan: RunPlan, connection: Connection, keys: Sequence[RegionKey]) -> None:
         self._plan = plan
+        self._workers = connection.n_workers
         self._slots = connection.n_workers * connection.threads_per_worker
+        self._blocks_in_region = len(plan.grid.blocks_within(plan.regions[0]))
         self._fit: bool | None = None
         self._memory: Callable[[], int] = lambda: _least_memory(connection)
         self._threads = connection.threads_per_worker
@@ -77,9 +81,18 @@ class Bundling:
 
         At first nobody knows how long blocks take, and at the end there are too few bundles for all workers.
         """
+        return self._are_quick() and self._left[key] > self._slots and self._do_fit()
+
+    def in_flight(self) -> int:
+        """Tell how many regions should be worked on at a time, for all threads to have something to do."""
+        if self._are_quick() and self._do_fit():
+            return self._slots + self._workers  # in each one bundle may be left
+        return max(2, -(-ROUNDS * self._slots // self._blocks_in_region))
+
+    def _are_quick(self) -> bool:
         with self._lock:
             seconds = self._seconds / self._blocks if self._blocks else math.inf
-        return are_bundled(self._plan, seconds) and self._left[key] > self._slots and self._do_fit()
+        return are_bundled(self._plan, seconds)
 
     def _do_fit(self) -> bool:
         if self._fit is None:  # asked for once there are workers

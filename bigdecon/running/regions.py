@@ -99,7 +99,7 @@ class _Walk:
         self,
         keys: Sequence[RegionKey],
         task: Callable[[RegionKey, RegionRecord | None], Task[RegionKey]],
-        in_flight: int,
+        in_flight: int | Callable[[], int],
         on_done: Callable[[RegionKey, RegionRecord], None] = lambda key, record: None,
         run_id: str = "",
         on_blocks: Callable[[BlocksRestored], None] = lambda event: None,
@@ -178,12 +178,9 @@ def restore_regions(
         if record.faults:
             _report(record.faults, walked.n_faults, plan.config.max_failed, listener)
 
-    count = len(workers) or connection.n_workers
-    # In each region one bundle may be left, while all threads should have one.
-    in_flight = max(2 * count, count * (connection.threads_per_worker + 1))
     blocks = len(plan.grid) * plan.volume.n_timepoints * plan.volume.n_channels
     with stage("deconvolve", blocks, listener):
-        walk.go(keys, task, in_flight, done, run_id, bundling.hear)
+        walk.go(keys, task, bundling.in_flight, done, run_id, bundling.hear)
     return walked
 
 

@@ -12,7 +12,7 @@ from distributed.utils import color_of, palette
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigdecon.block_names import COLLECT, DECONVOLVE, BlockPlace, block_key, read_block_key
+from bigdecon.block_names import BUNDLE, COLLECT, DECONVOLVE, BlockPlace, block_key, read_block_key
 from bigdecon.distributed.progress import (
     ChoosingProgress,
     Message,
@@ -60,6 +60,15 @@ def test_the_name_of_a_task_tells_its_block(kind, stack, start):
     assert read_block_key(key, "ab13") is None
     assert key_split(key) == kind
     assert key != block_key(kind, *stack, start, RUN)
+
+
+@given(st.tuples(starts, starts), st.lists(st.tuples(starts, starts), min_size=2, max_size=3))
+def test_the_name_of_a_bundle_tells_its_box(stack, box):
+    start, stop = zip(*box, strict=True)
+    key = block_key(BUNDLE, *stack, start, RUN, stop)
+    assert read_block_key(key, RUN) == BlockPlace(*stack, start, stop)
+    assert read_block_key(key, "ab13") is None
+    assert key_split(key) == BUNDLE
 
 
 @pytest.mark.parametrize("key", ["", "deconvolve-block", "deconvolve-block-t0", "sum-t0-c0-y1-x2-ab12-"])
@@ -111,6 +120,23 @@ def test_a_finished_region_takes_the_place_of_its_blocks():
     assert drawn.done().tolist() == [[2, 2], [1, 1]]
     assert drawn.flying().tolist() == [[0, 0], [1, 1]]
     assert drawn.missing.tolist() == [[0, 1], [0, 0]]
+
+
+def test_a_bundle_is_all_of_its_blocks():
+    drawn = BlockMap(outline((2, 4, 5)))
+    box = BlockPlace(0, 0, (10, 0, 20), (20, 20, 50))  # a shard at the edge
+    drawn.began(box)
+    assert drawn.flying().tolist() == [[0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [0] * 5, [0] * 5]
+    assert drawn.voxels(box) == 10 * 20 * 30
+    assert drawn.voxels(BlockPlace(0, 0, (10, 0, 20))) == 10**3
+    drawn.ended(box, done=False)
+    assert drawn.flying().sum() == drawn.done().sum() == 0
+    drawn.began(box)
+    drawn.ended(box, done=True)
+    drawn.ended(BlockPlace(0, 0, (10, 10, 40)), done=True)  # again, block by block
+    assert (drawn.flying().sum(), drawn.done().sum()) == (0, 6)
+    drawn.enter((0, 0, 0), (20, 40, 50), 0, 0, [])
+    assert drawn.done().sum() == 40
 
 
 def test_a_region_of_one_channel_leaves_the_other_alone():

@@ -93,6 +93,26 @@ def test_tasks_are_built_only_when_their_turn_comes(connection):
     assert most <= 3
 
 
+def test_how_many_are_in_flight_may_change(connection):
+    """First two, then as many as there are, then none but what has begun."""
+    launched, most = [], [2]
+
+    def tasks():
+        for number in range(12):
+            launched.append(number)
+            yield Task(number, lambda number=number: Call(double, (number,)))
+
+    seen = []
+
+    def on_done(key, _):
+        seen.append(len(launched) - len(seen))
+        most[0] = 7 if len(seen) == 3 else most[0]
+
+    assert run_tasks(connection.client, tasks(), in_flight=lambda: most[0], on_done=on_done) == 12
+    assert max(seen[:3]) == 2
+    assert max(seen) == 7
+
+
 def test_collections_are_computed(connection):
     results = {}
     tasks = [

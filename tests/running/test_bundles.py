@@ -142,6 +142,16 @@ def test_quick_blocks_are_bundled_until_there_are_too_few_for_all_workers(plan: 
     assert suited(small, workers=bundles) == []
 
 
+def test_few_regions_are_in_flight_until_blocks_are_known_to_be_quick(plan: RunPlan) -> None:
+    small = cut(plan, 8, 16)
+    for workers, threads in [(1, 1), (4, 2), (64, 1)]:
+        found = bundling(small, workers, threads)
+        blocks = found.in_flight() * len(small.grid.blocks_within(small.regions[0]))
+        assert blocks >= 2 * workers * threads
+        found.hear(BlocksRestored("some", 1, 0.01))
+        assert found.in_flight() == workers * (threads + 1)
+
+
 def test_what_is_no_bundle(plan: RunPlan) -> None:
     assert suited(cut(plan, 8, 8)) == []  # one block a shard
     assert suited(cut(plan, 16, 8)) == []
