@@ -33,6 +33,8 @@ from bigdecon.io.decompression import decompress
 
 __all__ = ["BoundedBytes", "BoundedNumcodec", "ShardsSideBySide", "ThreadedPipeline"]
 
+SMALL_CHUNK = 2**20
+"""Bytes of a chunk, unpacked, below which it is not worth a request: a whole shard of them is one."""
 LARGEST_SCRATCH = 2**23
 """Memory that each thread that unpacks chunks may keep; a chunk of 128³ in float32 has as much."""
 
@@ -45,8 +47,8 @@ class BoundedBytes(BytesBytesCodec):
     is_fixed_size = False
 
     async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
-        size = math.prod(chunk_spec.shape) * chunk_spec.dtype.to_native_dtype().itemsize
-        data = await asyncio.to_thread(decompress, self.name, chunk_bytes.as_numpy_array(), size)
+        stored, size = chunk_bytes.as_numpy_array(), _decoded_bytes(chunk_spec)
+        data = await asyncio.to_thread(decompress, self.name, stored, size)
         return chunk_spec.prototype.buffer.from_bytes(data)
 
     def compute_encoded_size(self, _input_byte_length: int, _chunk_spec: Any) -> int:
@@ -106,10 +108,8 @@ class ThreadedPipeline(BatchedCodecPipeline):
         if self.array_array_codecs:
             return None
         if isinstance(plain, BytesCodec) and len(self.bytes_bytes_codecs) == 1:
-            name = getattr(self.bytes_bytes_codecs[0], "name", None)
-            return (
-                name if isinstance(self.bytes_bytes_codecs[0], BoundedBytes) and _is_native(plain) else None
-            )
+            packer = self.bytes_bytes_codecs[0]
+            return packer.name if isinstance(packer, BoundedBytes) and _is_native(plain) else None
         if isinstance(plain, V2Codec) and isinstance(plain.compressor, BoundedNumcodec):
             in_order = spec.order == "C" and not plain.filters and spec.dtype.to_native_dtype().isnative
             return plain.compressor.codec_id if in_order else None
@@ -142,8 +142,11 @@ class ShardsSideBySide(ShardingCodec):
             target[...] = fill_value_or_default(spec)
             return
         chunk_spec = self._get_chunk_spec(spec)
+        file: Any = getter
+        if len(wanted) == math.prod(counts) and _decoded_bytes(chunk_spec) < SMALL_CHUNK:
+            file = _InMemory(await getter.get(prototype=spec.prototype))
         chunks: list[Any] = [
-            (_PartOfFile(getter, index.get_chunk_slice(at)), chunk_spec, inner, place, True)
+            (_PartOfFile(file, index.get_chunk_slice(at)), chunk_spec, inner, place, True)
             for at, inner, place, *_ in wanted
         ]
         await self.codec_pipeline.read(chunks, spec.prototype.nd_buffer.from_numpy_array(target))
@@ -160,6 +163,16 @@ class _PartOfFile:
         if self.bounds is None:
             return None
         return await self.file.get(prototype=prototype, byte_range=RangeByteRequest(*self.bounds))
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """A shard that was fetched as a whole."""
+
+    content: Any
+
+    async def get(self, prototype: Any, byte_range: RangeByteRequest) -> Any:
+        return self.content[byte_range.start : byte_range.end]
 
 
 class _Scratch(threading.local):
@@ -185,9 +198,13 @@ _scratch = _Scratch()
 def _unpack(target: NDArray[Any], codec: str, stored: NDArray[np.uint8], part: Any, spec: Any) -> None:
     """Unpack a chunk and copy the part that is wanted, in one thread."""
     dtype = spec.dtype.to_native_dtype()
-    size = math.prod(spec.shape) * dtype.itemsize
+    size = _decoded_bytes(spec)
     chunk = np.frombuffer(decompress(codec, stored, size, _scratch.of(size)), dtype)
     target[...] = chunk.reshape(spec.shape)[part]
+
+
+def _decoded_bytes(spec: Any) -> int:
+    return int(math.prod(spec.shape) * spec.dtype.to_native_dtype().itemsize)
 
 
 def _is_native(codec: BytesCodec) -> bool:

@@ -29,11 +29,11 @@ from bigdecon.running.workforce import WorkersPlanned
 __all__ = [
     "LONGEST_SECONDS",
     "Bundling",
-    "are_bundled",
     "blocks_in_bundle",
     "bundle_bytes",
     "bundles_fit",
     "count_bundles",
+    "longest_block",
     "most_are_bundled",
 ]
 
@@ -67,6 +67,7 @@ class Bundling:
         counts = [math.prod(len(cuts) - 1 for cuts in bundles.cuts_within(key.box)) for key in keys]
         left = itertools.accumulate(reversed(counts))
         self._left = dict(zip(reversed(keys), left, strict=True))
+        self._longest = longest_block(plan)
         self._blocks, self._seconds = 0, 0.0
         self._lock = threading.Lock()
 
@@ -91,8 +92,7 @@ class Bundling:
 
     def _are_quick(self) -> bool:
         with self._lock:
-            seconds = self._seconds / self._blocks if self._blocks else math.inf
-        return are_bundled(self._plan, seconds)
+            return self._blocks > 0 and self._seconds / self._blocks <= self._longest
 
     def _do_fit(self) -> bool:
         if self._fit is None:  # asked for once there are workers
@@ -100,10 +100,10 @@ class Bundling:
         return self._fit
 
 
-def are_bundled(plan: RunPlan, block_seconds: float) -> bool:
-    """Tell whether blocks that take so long are restored in bundles, where workers have the memory."""
+def longest_block(plan: RunPlan) -> float:
+    """Say how many seconds a block may take for bundles to suit; less than 0 where there are none."""
     blocks = blocks_in_bundle(plan)
-    return plan.engine == "direct" and blocks > 1 and blocks * block_seconds <= LONGEST_SECONDS
+    return LONGEST_SECONDS / blocks if plan.engine == "direct" and blocks > 1 else -1.0
 
 
 def most_are_bundled(plan: RunPlan, workers: WorkersPlanned, block_seconds: float = 0.0) -> bool:
@@ -117,7 +117,7 @@ def most_are_bundled(plan: RunPlan, workers: WorkersPlanned, block_seconds: floa
     """
     enough = count_bundles(plan) > 2 * workers.count * workers.threads
     fit = bundles_fit(plan, workers.threads, workers.memory_bytes)
-    return enough and fit and are_bundled(plan, block_seconds)
+    return enough and fit and block_seconds <= longest_block(plan)
 
 
 def blocks_in_bundle(plan: RunPlan) -> int:

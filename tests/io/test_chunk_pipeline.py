@@ -111,15 +111,16 @@ def test_a_chunk_that_holds_too_little_is_refused(tmp_path: Path, codec: str) ->
         source[(slice(0, 64),)]
 
 
-def test_chunks_of_a_shard_are_fetched_at_the_same_time(
+def test_chunks_of_a_shard_are_fetched_at_the_same_time_or_all_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = values((8, 8), "u2")
     zarr.create_array(tmp_path, data=data, chunks=(2, 2), shards=(8, 8))
     source = open_zarr_source(str(tmp_path), "", 3)
-    get, now, most = GuardedStore.get, [0], [0]
+    get, asked, now, most = GuardedStore.get, [0], [0], [0]
 
     async def slow(self: GuardedStore, *arguments: Any, **named: Any) -> Any:
+        asked[0] += 1
         now[0] += 1
         most[0] = max(now[0], most[0])
         await asyncio.sleep(0.01)
@@ -127,5 +128,8 @@ def test_chunks_of_a_shard_are_fetched_at_the_same_time(
         return await get(self, *arguments, **named)
 
     monkeypatch.setattr(GuardedStore, "get", slow)
-    np.testing.assert_array_equal(source[1:7, 1:8], data[1:7, 1:8])
+    np.testing.assert_array_equal(source[1:6, 1:8], data[1:6, 1:8])
     assert most[0] >= 8
+    asked[0] = 0
+    np.testing.assert_array_equal(source[1:7, 1:8], data[1:7, 1:8])
+    assert asked[0] == 2  # index and shard: its chunks are too small to be asked for one by one
