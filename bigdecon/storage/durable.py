@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 __all__ = ["TEMPORARY", "write_durably"]
@@ -12,8 +14,8 @@ TEMPORARY = ".tmp-"
 """How the names of files begin that are not finished."""
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step, on disk before the name changes.
+def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Replace `path` by `data`, or its pieces, in one step, on disk before the name changes.
 
     Raises
     ------
@@ -23,7 +25,10 @@ def write_durably(path: Path, data: bytes) -> None:
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid4().hex}")
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                _write_pieces(file, data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -31,6 +36,20 @@ def write_durably(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _write_pieces(file: BinaryIO, pieces: Iterable[bytes]) -> None:
+    """Write piece after piece; the disk, where the system can be told, is at it while the next is made.
+
+    The advice that pages are no longer needed starts to write them and returns at once. It drops only those
+    that are on the disk already, which these are not.
+    """
+    advise = getattr(os, "posix_fadvise", None)  # neither on macOS nor on Windows
+    for piece in pieces:
+        start = file.tell()
+        file.write(piece)
+        if advise:
+            advise(file.fileno(), start, len(piece), os.POSIX_FADV_DONTNEED)
 
 
 def _sync_folder(folder: Path) -> None:
