@@ -1,9 +1,10 @@
-"""Small local files that are whole or absent, whatever dies and whenever."""
+"""Local files that are whole or absent, whatever dies and whenever."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -49,7 +50,8 @@ def _write_pieces(file: BinaryIO, pieces: Iterable[bytes]) -> None:
         start = file.tell()
         file.write(piece)
         if advise:
-            advise(file.fileno(), start, len(piece), os.POSIX_FADV_DONTNEED)
+            with suppress(OSError):  # a file system that takes no advice
+                advise(file.fileno(), start, len(piece), os.POSIX_FADV_DONTNEED)
 
 
 def _sync_folder(folder: Path) -> None:
