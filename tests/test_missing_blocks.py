@@ -22,7 +22,15 @@ from bigdecon.io.provenance import is_unfinished
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.running import planning
 from bigdecon.running.run_status import run_status
-from tests.runs import SIZE, kernel, snapshot, specimen, voxels, write_in_chunks
+from tests.runs import (
+    SIZE,
+    kernel,
+    snapshot,
+    specimen,
+    voxels,
+    write_in_chunks,
+    write_ledger_as_before,
+)
 
 LONG = (8, 30, 600)
 FAULTY = "0/0/0/7"
@@ -132,7 +140,8 @@ def test_a_torn_chunk_costs_its_blocks_only_and_mending_it_gives_the_same_bytes(
     assert ours == theirs
 
 
-def test_a_block_beside_a_missing_one_in_the_same_shard_is_kept(image, tmp_path, restore):
+@pytest.mark.parametrize("earlier", [False, True], ids=["", "begun by an earlier version"])
+def test_a_block_beside_a_missing_one_in_the_same_shard_is_kept(image, tmp_path, restore, earlier):
     """A write unit of two blocks, of which one is missing: the other is there, and is not computed again."""
     tiling = {"ome_version": "0.5"}  # shards of several blocks
     whole = restore(image, tmp_path / "whole", **tiling).output
@@ -141,6 +150,8 @@ def test_a_block_beside_a_missing_one_in_the_same_shard_is_kept(image, tmp_path,
     assert missing_x(result) == [(0, 64), (64, 128)]
     np.testing.assert_array_equal(voxels(result.output)[..., 128:], voxels(whole)[..., 128:])
     assert voxels(result.output)[..., 128:256].any()
+    if earlier:
+        write_ledger_as_before(result.output)
     (image / "0/0/0/0").write_bytes(good)
     np.testing.assert_array_equal(voxels(restore(image, **tiling).output), voxels(whole))
 

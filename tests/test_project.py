@@ -192,7 +192,12 @@ def test_tested_versions_lie_in_the_accepted_ranges() -> None:
 def test_conda_environment_has_the_same_ranges() -> None:
     lines = re.findall(r"^  - ([a-z0-9-]+ [^:\n]+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
     conda = requirements(lines)
-    other_names = {"dask": "dask-core", "matplotlib": "matplotlib-base", "torch": "pytorch"}
+    other_names = {
+        "dask": "dask-core",
+        "matplotlib": "matplotlib-base",
+        "torch": "pytorch",
+        "xxhash": "python-xxhash",
+    }
     for name, requirement in requirements(PYPROJECT["project"]["dependencies"]).items():
         assert conda[other_names.get(name, name)].specifier == requirement.specifier, name
 

@@ -39,9 +39,9 @@ from bigdecon.volume import Box
 __all__ = ["Extent", "Fault", "Ignored", "Lease", "Ledger", "LedgerScan", "RegionKey", "RegionRecord"]
 
 FORMAT = "bigdecon-ledger"
-VERSION = 2
-"""Version 1 knew no blocks that could not be restored; its entries are read."""
-READABLE = (1, 2)
+VERSION = 3
+"""Version 1 knew no blocks that could not be restored, version 2 no digests but BLAKE2b; both are read."""
+READABLE = (1, 2, 3)
 READERS = 8
 
 
@@ -109,7 +109,7 @@ class RegionRecord:
 
     Attributes
     ----------
-    digests : BLAKE2b digest (hexadecimal) of the decoded bytes of every written unit (shard)
+    digests : of the decoded values of every written unit (shard), as `bigdecon.io.boxes.digest` gives them
     clipped : voxels whose value was cut to fit the output's type
     minimum : smallest value written, in output units
     maximum : largest value written, in output units

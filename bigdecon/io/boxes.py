@@ -5,28 +5,33 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 import zarr
 from numpy.typing import NDArray
 
 from bigdecon.errors import WriteError
 from bigdecon.io.layout import LevelLayout, OutputLayout
 from bigdecon.io.output_folder import output_place
-from bigdecon.io.stores import open_store, writable_store
+from bigdecon.io.stored_files import format_of, is_blank, pack, packers
+from bigdecon.io.stores import open_store
+from bigdecon.storage import places
+from bigdecon.storage.durable import TEMPORARY, write_durably
 from bigdecon.storage.object_path import ObjectPath
 from bigdecon.storage.places import Place, PlaceLike
 from bigdecon.storage.write_errors import write_error
 from bigdecon.volume import Box
 
-__all__ = ["Converted", "convert", "digest", "read_box", "write_box"]
+__all__ = ["Converted", "convert", "digest", "has_digest", "read_box", "write_box"]
 
-_CONFIGURABLE = hasattr(zarr.Array, "with_config")
+KIND = "xxh3-128"
+FILES_AT_A_TIME = 8
 
 
 class Converted(NamedTuple):
@@ -59,11 +64,31 @@ def convert(data: NDArray[Any], dtype: str | np.dtype[Any]) -> Converted:
 
 
 def digest(data: NDArray[Any]) -> str:
-    """Give the BLAKE2b hash (64 hexadecimal digits) of decoded values: type, shape, bytes in C order."""
+    """Give the hash of decoded values: of their type, shape, and bytes in C order.
+
+    It is made to find damage at the speed of memory, not to withstand attacks: XXH3 with 128 bits, as
+    hexadecimal digits after the name of its kind.
+    """
+    head, content = _hashed(data)
+    state = xxhash.xxh3_128(head)
+    state.update(content)
+    return f"{KIND}:{state.hexdigest()}"
+
+
+def has_digest(data: NDArray[Any], written: str) -> bool:
+    """Tell whether values have a digest, be it by `digest` or, from earlier versions, BLAKE2b."""
+    if written.startswith(f"{KIND}:"):
+        return digest(data) == written
+    head, content = _hashed(data)
+    state = hashlib.blake2b(head, digest_size=32)
+    state.update(content)
+    return state.hexdigest() == written
+
+
+def _hashed(data: NDArray[Any]) -> tuple[bytes, memoryview]:
+    """Give what is hashed; it depends neither on the order of bytes nor of axes in memory."""
     values = np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("<"))
-    state = hashlib.blake2b(f"{values.dtype.str}{values.shape}".encode(), digest_size=32)
-    state.update(values.data)
-    return state.hexdigest()
+    return f"{values.dtype.str}{values.shape}".encode(), values.data
 
 
 def write_box(
@@ -77,9 +102,8 @@ def write_box(
 ) -> str:
     """Write whole write units of one channel at one time point; any process may write others meanwhile.
 
-    On a disk, what an interrupted attempt left of these units is removed first: Zarr reads a file that
-    overhangs the array's edge before it writes it, and would fail on a torn one for ever. The files are
-    flushed to the disk before this returns. In an object store each unit is one put.
+    A file on a disk is replaced in one step, after its content is on the disk, and this returns when all
+    are; what an interrupted attempt left is removed. In an object store each file is one put.
 
     Parameters
     ----------
@@ -101,31 +125,40 @@ def write_box(
     """
     root, target = output_place(path), layout.levels[level]
     _check_box(target, layout, box, data)
-    values = data + 0.0 if data.dtype.kind == "f" else data  # an empty chunk would lose a negative zero
+    values = _without_lost_signs(data, target.chunks[-data.ndim :])
+    hashed = packers().submit(digest, values)
     selection = _full_selection(layout, timepoint, channel, box)
     part = values.reshape([part.stop - part.start for part in selection])
-    # Hashing takes about as long as packing; it lets go of the interpreter's lock.
-    hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
-    hashed = hasher.submit(digest, values)
     try:
-        whole = not _has_empty_chunk(part, target.chunks)
-        array = _open_array(root, layout, level, writes=True, stores_all=whole)
-        if isinstance(root, Path):
-            _replace_files(_owned_files(root, array, target, selection), array, selection, part)
-        else:
-            array[selection] = part
+        array = _open_array(root, layout, level)
+        form = format_of(array)
+        files = {root / target.path / key: part[place] for key, place in _files(array, target, selection)}
+        with ThreadPoolExecutor(min(len(files), FILES_AT_A_TIME), thread_name_prefix="store") as pool:
+            for stored in [pool.submit(_store, file, pack(cell, form)) for file, cell in files.items()]:
+                stored.result()
     except OSError as error:
         raise write_error(root, error) from error
-    finally:
-        hasher.shutdown()
     return hashed.result()
 
 
-def _replace_files(files: Sequence[Path], array: Any, selection: Box, values: NDArray[Any]) -> None:
-    """Write a selection into new files, and wait until they are on the disk."""
-    _remove_remains(files)
-    array[selection] = values
-    _flush(files)
+def _store(file: Place, pieces: Iterator[bytes]) -> None:
+    """Replace a file by what is packed, or remove it where that is nothing."""
+    if isinstance(file, Path):
+        _store_on_disk(file, pieces)
+    elif content := b"".join(pieces):
+        places.write(file, content)
+    else:
+        places.delete(file)
+
+
+def _store_on_disk(file: Path, pieces: Iterator[bytes]) -> None:
+    _remove_remains(file)
+    first = next(pieces, None)
+    if first is None:
+        file.unlink(missing_ok=True)
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(file, itertools.chain([first], pieces))
 
 
 def read_box(
@@ -140,7 +173,7 @@ def read_box(
     """
     root = output_place(path)
     try:
-        array = _open_array(root, layout, level, writes=False)
+        array = _open_array(root, layout, level)
         data = np.asarray(array[_full_selection(layout, timepoint, channel, box)])
     except Exception as error:
         raise WriteError(
@@ -150,46 +183,36 @@ def read_box(
     return np.ascontiguousarray(data.reshape(data.shape[-layout.n_spatial :]), dtype=layout.dtype)
 
 
-def _open_array(
-    root: Place, layout: OutputLayout, level: int, *, writes: bool, stores_all: bool = False
-) -> Any:
-    """Open a level; in an object store its metadata are read once a process.
-
-    With `stores_all` Zarr does not compare every chunk with zeros, which takes it longer than packing it and
-    all in one thread; to be asked for where no chunk is empty, and then it changes no byte.
-    """
+def _open_array(root: Place, layout: OutputLayout, level: int) -> Any:
+    """Open a level for reading; in an object store its metadata are read once a process."""
     if isinstance(root, ObjectPath):
-        return _opened(root, layout, level, writes, stores_all, os.getpid())
-    return _open_anew(root, layout, level, writes, stores_all)
+        return _opened(root, layout, level, os.getpid())
+    return _open_anew(root, layout, level)
 
 
 @lru_cache(maxsize=64)
-def _opened(
-    root: ObjectPath, layout: OutputLayout, level: int, writes: bool, stores_all: bool, pid: int
-) -> Any:
+def _opened(root: ObjectPath, layout: OutputLayout, level: int, pid: int) -> Any:
     """Keep an array under its layout, so that another output in the same place is opened anew."""
-    return _open_anew(root, layout, level, writes, stores_all)
+    return _open_anew(root, layout, level)
 
 
-def _open_anew(root: Place, layout: OutputLayout, level: int, writes: bool, stores_all: bool) -> Any:
-    array = zarr.open_array(
-        writable_store(root) if writes else open_store(str(root)),
-        path=layout.levels[level].path,
-        mode="r+" if writes else "r",
-        zarr_format=layout.zarr_format,
+def _open_anew(root: Place, layout: OutputLayout, level: int) -> Any:
+    return zarr.open_array(
+        open_store(str(root)), path=layout.levels[level].path, mode="r", zarr_format=layout.zarr_format
     )
-    # Older versions of zarr cannot be told.
-    return array.with_config({"write_empty_chunks": True}) if stores_all and _CONFIGURABLE else array
 
 
-def _has_empty_chunk(values: NDArray[Any], chunks: Sequence[int]) -> bool:
-    """Tell whether a chunk of a write unit holds zeros only; most show by one voxel that they do not."""
-    starts = itertools.product(*(range(0, n, chunk) for n, chunk in zip(values.shape, chunks, strict=True)))
+def _without_lost_signs(data: NDArray[Any], chunks: Sequence[int]) -> NDArray[Any]:
+    """Make negative zeros positive if a chunk holds zeros only: it is not stored, and would lose them."""
+    if data.dtype.kind != "f":
+        return data
+    starts = itertools.product(*(range(0, n, chunk) for n, chunk in zip(data.shape, chunks, strict=True)))
     cells = (
-        values[tuple(slice(at, at + chunk) for at, chunk in zip(start, chunks, strict=True))]
+        data[tuple(slice(at, at + chunk) for at, chunk in zip(start, chunks, strict=True))]
         for start in starts
     )
-    return not all(cell[(0,) * cell.ndim] or cell[(-1,) * cell.ndim] or cell.any() for cell in cells)
+    lost = any(is_blank(cell) and np.signbit(cell).any() for cell in cells)
+    return data + 0.0 if lost else data
 
 
 def _full_selection(layout: OutputLayout, timepoint: int, channel: int, box: Box) -> Box:
@@ -217,33 +240,23 @@ def _check_box(level: LevelLayout, layout: OutputLayout, box: Box, data: NDArray
         )
 
 
-def _owned_files(root: Path, array: Any, level: LevelLayout, selection: Box) -> list[Path]:
-    """List the stored files that a selection of whole write units covers, present or not."""
+def _files(array: Any, level: LevelLayout, selection: Box) -> Iterator[tuple[str, Box]]:
+    """Give the key of every stored file that a selection of whole write units covers, and its place there."""
     ranges = [
         range(part.start // n, -(-part.stop // n))
         for part, n in zip(selection, level.stored_shape, strict=True)
     ]
-    folder = root / level.path
-    return [folder / array.metadata.encode_chunk_key(index) for index in itertools.product(*ranges)]
+    for index in itertools.product(*ranges):
+        place = tuple(
+            slice(i * n - part.start, min(i * n + n, part.stop) - part.start)
+            for i, n, part in zip(index, level.stored_shape, selection, strict=True)
+        )
+        yield array.metadata.encode_chunk_key(index), place
 
 
-def _remove_remains(files: Sequence[Path]) -> None:
-    """Remove finished files and those that zarr left half written when its process was killed."""
-    for file in files:
-        file.unlink(missing_ok=True)
-        if file.parent.is_dir():
-            for partial in file.parent.glob(f"{file.stem}.*.partial"):
-                partial.unlink(missing_ok=True)
-
-
-def _flush(files: Sequence[Path]) -> None:
-    """Wait until the files are on the disk; chunks of zeros only have no file."""
-    for file in files:
-        try:
-            descriptor = os.open(file, os.O_RDONLY)
-        except FileNotFoundError:
-            continue
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _remove_remains(file: Path) -> None:
+    """Remove what we, or zarr in earlier versions, left half written when the process was killed."""
+    if file.parent.is_dir():
+        for pattern in (f"{TEMPORARY}{file.name}-*", f"{file.stem}.*.partial"):
+            for remains in file.parent.glob(pattern):
+                remains.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -17,24 +16,21 @@ from zarr.storage import LocalStore
 from bigdecon.errors import VolumeError
 from bigdecon.storage import places, servers
 from bigdecon.storage.object_path import ObjectPath
-from bigdecon.storage.places import Place, resolve
+from bigdecon.storage.places import resolve
 from bigdecon.storage.servers import CONNECTIONS, QUICK, ask_async, is_url
 from bigdecon.untrusted import read_regular
 
 __all__ = [
     "ReadOnlyStore",
     "RemoteStore",
-    "UnitStore",
     "byte_bounds",
     "filesystem",
     "is_url",
     "open_store",
     "read_key",
     "resolve",
-    "writable_store",
 ]
 
-METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 NOTHING: tuple[str, ...] = ()
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
@@ -178,19 +174,17 @@ class RemoteStore(ReadOnlyStore):
         self,
         verb: str,
         key: str,
-        *further: Any,
         options: Mapping[str, Any] = NO_OPTIONS,
         check: Callable[[Any], Any] | None = None,
     ) -> Any:
         """Call a method of fsspec's file system, on its thread, until it succeeds and passes the check."""
 
         async def request(fs: Any) -> Any:
-            arguments = (self.path(key), *further)
             if fs.async_impl:
-                coroutine = getattr(fs, f"_{verb}")(*arguments, **options)
+                coroutine = getattr(fs, f"_{verb}")(self.path(key), **options)
                 found = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, fs.loop))
             else:
-                found = await asyncio.to_thread(getattr(fs, verb), *arguments, **options)
+                found = await asyncio.to_thread(getattr(fs, verb), self.path(key), **options)
             return check(found) if check else found
 
         return await ask_async(self.url, request)
@@ -221,47 +215,9 @@ class RemoteStore(ReadOnlyStore):
             yield str(entry).rstrip("/").rpartition("/")[2]
 
 
-class UnitStore(RemoteStore):
-    """A store in which whole write units are put, one request each, and metadata are changed.
-
-    Zarr reads a unit that overhangs the array's edge before it writes it. Here whole units alone are
-    written, so that chunks count as absent: nothing is fetched in vain, a damaged object is replaced, and an
-    old one stays until the new one takes its place.
-    """
-
-    supports_writes = True
-    supports_deletes = True
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url, read_only=False)
-
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        """Read metadata; None for anything else."""
-        if key.rpartition("/")[2] not in METADATA_NAMES:
-            return None
-        return await super().get(key, prototype, byte_range)
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Write an object, whole or not at all."""
-        place = ObjectPath(self.path(key))
-        await self._ask("pipe_file", key, value.to_bytes(), options=places.put_options(place))
-
-    async def delete(self, key: str) -> None:
-        """Remove an object, if it is there."""
-        with suppress(FileNotFoundError):
-            await self._ask("rm_file", key)
-
-
 def open_store(location: str) -> Store:
     """Open a local folder or a URL for reading as a Zarr store."""
     return RemoteStore(location) if is_url(location) else LocalStore(location, read_only=True)
-
-
-def writable_store(place: Place) -> Store:
-    """Open an output as a Zarr store, to write whole units and change metadata."""
-    return UnitStore(place.url) if isinstance(place, ObjectPath) else LocalStore(place)
 
 
 def read_key(store: Store, key: str) -> bytes | None:

@@ -19,7 +19,7 @@ from zarr.core.chunk_key_encodings import V2ChunkKeyEncoding
 from zarr.storage import LocalStore, MemoryStore
 
 from bigdecon.errors import OutputError
-from bigdecon.io.boxes import Converted, convert, digest, read_box, write_box
+from bigdecon.io.boxes import Converted, convert, digest, has_digest, read_box, write_box
 from bigdecon.io.layout import LevelLayout, OutputLayout, plan_output, write_boxes
 from bigdecon.io.ome_writing import DisplayWindow, image_attributes, placeholder_windows, window_json
 from bigdecon.io.output_folder import (
@@ -60,6 +60,7 @@ __all__ = [
     "convert",
     "create_ome_zarr",
     "digest",
+    "has_digest",
     "local_mean",
     "measure_windows",
     "plan_output",

@@ -20,7 +20,7 @@ from bigdecon.deconvolution.tiling import overlap
 from bigdecon.errors import RunError
 from bigdecon.io.output_folder import BOOKKEEPING
 from bigdecon.io.provenance import write_run
-from bigdecon.io.writing import digest, read_box
+from bigdecon.io.writing import has_digest, read_box
 from bigdecon.running.resuming import WorkRecord
 from bigdecon.running.run_status import find_run
 from bigdecon.storage.places import Place, PlaceLike
@@ -137,7 +137,7 @@ def _compare(
         found = read_box(root, work.layout, key.level, key.timepoint, key.channel, extent.box)
     except RunError as error:
         return Damage(key, extent, f"cannot be read ({error.__cause__ or error})")
-    if digest(found) == entry.digests[extent]:
+    if has_digest(found, entry.digests[extent]):
         return None
     return Damage(
         key, extent, "is empty or missing" if not found.any() else "has changed since it was written"

@@ -35,7 +35,7 @@ from bigdecon.errors import ModelError, OutputError, WriteError
 from bigdecon.intensity import IntensityStats
 from bigdecon.io.layout import OutputLayout
 from bigdecon.io.output_folder import BOOKKEEPING
-from bigdecon.io.writing import convert, digest, read_box, write_box, write_pyramid_box
+from bigdecon.io.writing import convert, has_digest, read_box, write_box, write_pyramid_box
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint
 from bigdecon.learning.loop import TrainingStep
 from bigdecon.learning.ssi import train_ssi
@@ -290,7 +290,7 @@ def _as_written(job: UnitJob) -> NDArray[Any]:
         found = read_box(path, layout, 0, job.key.timepoint, job.key.channel, job.unit)
     except WriteError as error:  # which would end the run; but all of the region can be done again
         raise RuntimeError(str(error)) from error
-    if digest(found) != job.written:
+    if not has_digest(found, job.written):
         raise RuntimeError(f"the voxels of {job.key.name} on disk are not those that the ledger knows")
     return found
 

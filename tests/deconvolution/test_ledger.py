@@ -204,6 +204,21 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         Ledger(tmp_path / "ledger").mark(key(0), RECORD)
 
 
+def test_a_file_written_in_pieces_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "file"
+    write_durably(path, iter([b"one", b"", b"x" * 10**5]))
+    assert path.read_bytes() == b"one" + b"x" * 10**5
+
+    def failing():
+        yield b"y" * 10**5
+        raise ValueError("no such luck")
+
+    with pytest.raises(ValueError, match="no such luck"):
+        write_durably(path, failing())
+    assert path.read_bytes() == b"one" + b"x" * 10**5
+    assert list(tmp_path.iterdir()) == [path]
+
+
 MANY = """
 import sys
 from bigdecon.storage.places import as_place

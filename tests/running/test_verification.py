@@ -23,7 +23,7 @@ from bigdecon.running.resuming import WorkRecord
 from bigdecon.running.run_status import run_status
 from bigdecon.running.verification import repair_output, verify_output
 from bigdecon.running.worker_tasks import Output, UnitJob, write_unit
-from tests.runs import SIZE, kernel, snapshot, specimen, voxels, write_image
+from tests.runs import SIZE, kernel, snapshot, specimen, voxels, write_image, write_ledger_as_before
 
 
 @pytest.fixture
@@ -118,6 +118,25 @@ def test_damage_is_found_marked_and_done_again(config, kind):
     again = {(level, number) for level, number in places} | {(1, n // 2) for level, n in places if not level}
     assert rewritten == {str(shard(output, number, level)) for level, number in again}
     assert command("verify", "--repair", output)[0] == 0
+
+
+def test_a_result_of_an_earlier_version_is_verified_and_continued(config):
+    """Its ledger holds hashes of another kind, which still tell whether the voxels are as they were."""
+    output = pipeline.run(config).output
+    expected = [voxels(output, level) for level in (0, 1)]
+    write_ledger_as_before(output)
+    assert verify_output(output).sound
+    swap(output)
+    found = verify_output(output)
+    assert [(d.key.level, d.unit.start[-1] // 128) for d in found.damaged] == [(0, 1)]
+    repair_output(output, found.damaged)
+    assert pipeline.run(config).state == "finished"
+    for level in (0, 1):
+        np.testing.assert_array_equal(voxels(output, level), expected[level])
+    assert verify_output(output).sound
+    entries = Ledger(output / "bigdecon" / "ledger").read()
+    again = {key.name for key, entry in entries.items() if ":" in "".join(entry.digests.values())}
+    assert again == {key.name for key in entries if (key.level, key.start[-1]) in ((0, 128), (1, 0), (2, 0))}
 
 
 def test_what_was_averaged_from_a_damaged_shard_is_done_again_too(config, monkeypatch):
