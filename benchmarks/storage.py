@@ -4,8 +4,8 @@
     python benchmarks/storage.py --shard 256
     python benchmarks/storage.py --quick    chunks of 32^3 in a shard of 64^3
 
-By turns, on the same voxels: what `bigdecon run` does (`ZarrSource` to read eight blocks with their halos,
-in as many threads as there are cores; `write_box` to write the shard, with flushing to the disk and the hash
+By turns, on the same voxels: what `bigdecon run` does (`ZarrSource` to read eight blocks at a time with their
+halo, as for a bundle of `running/bundles.py`, in as many threads as there are cores; `write_box` to write the shard, with flushing to the disk and the hash
 for the ledger); the codec alone, on the same chunks in as many threads, in memory; the same stored bytes to
 or from a plain file; and zarr's own writing, with flushing and hash. All must give the same voxels, and zarr
 the same file. Files come from the system's cache: what counts is what is added to the codec. With tensorstore
@@ -142,10 +142,11 @@ def measure(folder: Path, dtype: str, chunk: int, shard: int, threads: int, roun
 
 
 def blocks(chunk: int, shard: int) -> list[tuple[slice, ...]]:
-    """Give eight blocks around the middle of a shard, with a halo of a quarter."""
-    halo, middle = chunk // 4, shard // 2
+    """Cut the shard into boxes of eight blocks, as large as chunks, with a halo of a quarter around them."""
+    halo = chunk // 4
     sides = [
-        slice(max(0, start - halo), min(shard, start + chunk + halo)) for start in (middle - chunk, middle)
+        slice(max(0, start - halo), min(shard, start + 2 * chunk + halo))
+        for start in range(0, shard, 2 * chunk)
     ]
     return list(itertools.product(sides, repeat=3))
 
