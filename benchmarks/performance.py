@@ -201,10 +201,11 @@ Were tensorstore to read uint16 and to write float32 instead, both together woul
 it is {"no dependency" if gain < 1.3 else "worth another look"}."""
     return f"""\
 Chunks of {chunk}³ in a shard of {shard}³, noisy voxels, {result["threads"]} threads, at a load of
-{result["load_at_start"]}. Reading is of eight blocks together with their halo, as a run reads them where blocks
-are quick: {decoded:.1f} voxels are decoded for one that is asked for, as the halo reaches into the chunks around (8
-for blocks alone). The codec alone decodes the same chunks in as many threads, without files. Writing includes flushing to the disk and the hash for the
-ledger, which alone takes {" and ".join(hashing)} of the time of packing in all threads.{than_zarr}
+{result["load_at_start"]}. Reading is of eight blocks together with their halo, as a run reads them where
+blocks are quick: {decoded:.1f} voxels are decoded for one that is asked for, as the halo reaches into the
+chunks around (8 for blocks alone). The codec alone decodes the same chunks in as many threads, without
+files. Writing includes flushing to the disk and the hash for the ledger, which alone takes
+{" and ".join(hashing)} of the time of packing in all threads.{than_zarr}
 
 {table(head, rows)}
 

@@ -5,11 +5,12 @@
     python benchmarks/storage.py --quick    chunks of 32^3 in a shard of 64^3
 
 By turns, on the same voxels: what `bigdecon run` does (`ZarrSource` to read eight blocks at a time with their
-halo, as for a bundle of `running/bundles.py`, in as many threads as there are cores; `write_box` to write the shard, with flushing to the disk and the hash
-for the ledger); the codec alone, on the same chunks in as many threads, in memory; the same stored bytes to
-or from a plain file; and zarr's own writing, with flushing and hash. All must give the same voxels, and zarr
-the same file. Files come from the system's cache: what counts is what is added to the codec. With tensorstore
-installed, its reading and writing of the same files is timed as well; `bigdecon run` does not use it.
+halo, as for a bundle of `running/bundles.py`, in as many threads as there are cores; `write_box` to write the
+shard, with flushing to the disk and the hash for the ledger); the codec alone, on the same chunks in as many
+threads, in memory; the same stored bytes to or from a plain file; and zarr's own writing, with flushing and
+hash. All must give the same voxels, and zarr the same file. Files come from the system's cache: what counts
+is what is added to the codec. With tensorstore installed, its reading and writing of the same files is timed
+as well; `bigdecon run` does not use it.
 """
 
 from __future__ import annotations
