@@ -14,16 +14,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from bigdecon.deconvolution.block import MEMORY_OF_CONSTANTS
 from bigdecon.forecasting.calibration import Calibration
 from bigdecon.forecasting.choosing_time import LIKELY
 from bigdecon.forecasting.job_times import JobTimes, job_times
 from bigdecon.forecasting.traffic import Traffic, count_traffic
 from bigdecon.io.image_file import decoded_chunk_bytes
 from bigdecon.running.planning import RunPlan
-from bigdecon.running.sizing import PROGRAM_BYTES, memory_of_pool, memory_of_step
+from bigdecon.running.sizing import PROGRAM_BYTES, memory_of_pool, memory_of_step, memory_of_waiting
 from bigdecon.running.workforce import WorkersPlanned
 
 __all__ = [
@@ -42,8 +39,6 @@ SCHEDULER_SECONDS = {"direct": 0.00175, "map-overlap": 0.02}
 """CPU time that scheduler and client spend on one block (benchmarks/engine_overhead.py)."""
 HELD_BACK = 0.05
 """Part of the time that workers may wait for the scheduler."""
-REGIONS_IN_FLIGHT = 2
-"""For every worker."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +218,8 @@ def estimate_memory(plan: RunPlan, workers: WorkersPlanned) -> Memory:
     step = memory_of_step(plan.training, plan.device) if plan.training else 0
     # What patches are cut from lies on the GPU, too, in float32 (learning/device_patches.py).
     held = memory_of_pool(voxels, 4) if plan.training else 0
-    block, waiting = plan.bytes_per_worker, _waiting_bytes(plan, workers)
+    block, itemsize = plan.bytes_per_worker, plan.volume.dtype.itemsize
+    waiting = memory_of_waiting(plan.grid, plan.regions, plan.layout, itemsize, workers.threads)
     here, training = (0, pool) if on_gpu else (block, pool + step)
     chunk = decoded_chunk_bytes(plan.volume.source)
     return Memory(
@@ -236,22 +232,6 @@ def estimate_memory(plan: RunPlan, workers: WorkersPlanned) -> Memory:
         peak=program + max(here + max(waiting, chunk), training),
         gpu=max(block, step + held) if on_gpu else None,
     )
-
-
-def _waiting_bytes(plan: RunPlan, workers: WorkersPlanned) -> int:
-    """Add up what is read ahead, what waits to be written, and what is on its way to the disk.
-
-    It is seldom all there at once. Workers' peaks, measured in whole runs on a CPU, against `Memory.peak`, in
-    MiB: Richardson-Lucy with blocks of 128³ and 2 threads 939 against 1125, of 64³ and 4 threads 914 against
-    941, a siamese network with its training 3234 against 3394.
-    """
-    read = math.prod(plan.grid.largest_block) * (plan.volume.dtype.itemsize + 4)
-    stacks = plan.volume.n_timepoints * plan.volume.n_channels
-    regions = min(REGIONS_IN_FLIGHT, stacks * len(plan.regions))
-    largest = max(math.prod(p.stop - p.start for p in box) for box in (plan.regions[0], plan.regions[-1]))
-    unit = math.prod(plan.layout.write_shape) * (4 + np.dtype(plan.layout.dtype).itemsize)
-    total: int = workers.threads * read + regions * max(largest, 1) * 4 + min(2, workers.threads) * unit
-    return total + MEMORY_OF_CONSTANTS
 
 
 # --- time -----------------------------------------------------------------------------------------
