@@ -1,7 +1,7 @@
 """Measure `--block auto` beside blocks of 128 voxels, from Zarr to Zarr: time, memory, and the same result.
 
     python benchmarks/block_size.py            256 x 384 x 384 voxels, a quarter of an hour on two cores
-    python benchmarks/block_size.py --quick    32 x 192 x 192 voxels
+    python benchmarks/block_size.py --quick    32 x 192 x 192 voxels, through a small network alone
 
 Whole runs of `bigdecon run` with one worker on the CPU, by turns. The network is the one of the preset `fast`
 after a few training steps, given as --model: its speed does not depend on how good it is. Seconds are those
@@ -86,10 +86,10 @@ def measure(folder: Path, *, quick: bool, rounds: int) -> dict[str, Any]:
     load = os.getloadavg()[0]
     shape = (32, 192, 192) if quick else (256, 384, 384)
     volume, psf, model = make_inputs(folder, shape, quick=quick)
-    iterations = ["--iterations", "2" if quick else "10", "--sieve", "0", "--no-accelerate"]
-    extra = {"richardson-lucy": [*iterations, "--background", "100"], "siamese": ["--model", str(model)]}
+    iterations = ["--iterations", "10", "--sieve", "0", "--no-accelerate"]
+    lucy = {} if quick else {"richardson-lucy": [*iterations, "--background", "100"]}
     cases = []
-    for method, options in extra.items():
+    for method, options in {**lucy, "siamese": ["--model", str(model)]}.items():
         common = [str(volume), "--psf", str(psf), "--method", method, *options]
         cases.append({"method": method, **compare(folder, common, rounds)})
         print(json.dumps(cases[-1]), flush=True)

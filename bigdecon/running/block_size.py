@@ -147,7 +147,7 @@ class BlockChoice:
     default_fits : whether that one fits the memory
     fits : whether the chosen one does; if none does, it is the default one
     memory_bytes : what a worker, or the computing on its GPU, takes: whichever fills its memory more
-    limit_bytes : what was planned for there
+    limit_bytes : what there is
     bound : why no larger block was taken: too little memory, too small a number of blocks, or no gain
     assumed : whether the memory of the workers, or of their GPUs, was not known
     """
@@ -165,16 +165,16 @@ class BlockChoice:
 
     @property
     def sentence(self) -> str:
-        """Say it in words, without the computed voxels, which the plan gives anyway."""
+        """Say it in words."""
         compared = "" if self.side == self.default_side else f" ({self._default})"
         reasons = {
-            "memory": f"larger ones do not fit {format_bytes(self.limit_bytes)}",
+            "memory": "larger ones do not fit",
             "number": "larger ones would be too few",
             "gain": "larger ones save little",
         }
         return (
-            f"{self.side} wide, chosen for the memory: {self.overhead:.2f} voxels computed for one written"
-            f"{compared}; {reasons[self.bound]}"
+            f"--block auto took {self.side}: {self.overhead:.2f} voxels computed for one written{compared}, "
+            f"{format_bytes(self.memory_bytes)} of {format_bytes(self.limit_bytes)}; {reasons[self.bound]}"
         )
 
     @property
@@ -272,7 +272,7 @@ def choose_block(work: Work, workers: WorkersPlanned) -> tuple[Cut, BlockChoice]
     if default_fits:
         fitting = [cut for cut in fitting if cut.computed <= default.computed]
     chosen = _quickest(work, workers, fitting, default) if fitting else default
-    taken, limit = room.tightest(chosen)
+    taken, limit = whole.tightest(chosen)
     choice = BlockChoice(
         side=chosen.side,
         overhead=chosen.overhead,

@@ -53,8 +53,8 @@ MEMORY_SHARE = 0.5
 """Part of a worker's memory that a network pass may fill; the rest is for blocks read and written."""
 LARGEST_FIELD = 2**31 - 1
 """Values of one field of a network on a GPU: some of its kernels count no further."""
-FEW_TILES = 12
-"""So many kinds of tiles are compared."""
+MANY_TILES = 200
+"""About so many extents of tiles are compared at most."""
 REGIONS_IN_FLIGHT = 2
 """For every worker."""
 
@@ -264,26 +264,11 @@ def _cheapest_tile(grid: BlockGrid, needs: NetworkNeeds, voxels: float) -> int |
     if math.prod(whole) <= voxels or max(whole) <= least:
         return None
     margin = needs.halo[0]
+    apart = step * max(1, max(whole) // (MANY_TILES * step))
     sides = [
-        side
-        for side in _even_tiles(whole, 2 * margin + 1, step, least)
-        if math.prod(min(n, side) for n in whole) <= voxels
+        side for side in range(least, max(whole), apart) if math.prod(min(n, side) for n in whole) <= voxels
     ]
-    # The more tiles there are, the more they overlap.
-    few = sides[:FEW_TILES] or [least]
-    return min(few, key=lambda side: (computed_voxels(grid, side, margin, step)[0], side))
-
-
-def _even_tiles(whole: Sequence[int], overlap: int, step: int, least: int) -> list[int]:
-    """List, from the largest, tiles that cover a block's axes evenly: twice, three times, and so on."""
-    counts = range(2, max(whole) // step)
-    sides = {
-        -(-(n + (k - 1) * overlap) // (k * step)) * step + more
-        for n in whole
-        for k in counts
-        for more in (0, step)
-    }
-    return sorted((side for side in sides | {least} if least <= side < max(whole)), reverse=True)
+    return min(sides or [least], key=lambda side: (computed_voxels(grid, side, margin, step)[0], side))
 
 
 def _widest(network: NetworkShape) -> int:
