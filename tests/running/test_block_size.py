@@ -19,6 +19,8 @@ from bigdecon.deconvolution.richardson_lucy import RichardsonLucy
 from bigdecon.deconvolution.tiling import BlockGrid, tile_boxes
 from bigdecon.errors import OptionError, OutputError
 from bigdecon.forecasting.estimating import estimate_memory
+from bigdecon.forecasting.forecast import forecast
+from bigdecon.forecasting.plan_report import forecast_numbers
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.running.block_size import NEAR, SHARE, Work, choose_block, cut_work
 from bigdecon.running.early_checks import check_options
@@ -241,7 +243,9 @@ def test_the_plan_says_what_was_chosen_and_why(config):
     assert words.startswith(f"--block auto took {plan.block}: 1.00 voxels computed for one written (")
     assert f"{plan.block_choice.default_overhead:.2f} with 128" in words
     workers = WorkersPlanned(1, 2, 8 * GIB)
-    assert plan.block_choice.memory_bytes == pytest.approx(estimate_memory(plan, workers).peak)
+    assert plan.block_choice.memory_bytes == estimate_memory(plan, workers).peak
+    numbers = forecast_numbers(forecast(config, calibrate_seconds=None))["plan"]
+    assert numbers["block"] == numbers["block_choice"]["side"] == plan.block
 
 
 @pytest.mark.parametrize("block", ["large", 1.5, True])
