@@ -236,8 +236,12 @@ def largest_difference(one: Path, other: Path) -> float:
     low, high, most = np.inf, -np.inf, 0.0
     for z in range(0, a.shape[0], 32):
         x, y = np.asarray(a[z : z + 32]), np.asarray(b[z : z + 32])
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            raise SystemExit("a result holds NaN or infinity")
         low, high = min(low, x.min()), max(high, x.max())
         most = max(most, float(np.abs(x - y).max()))
+    if not high > low:
+        raise SystemExit("a result is constant")
     return float(f"{most / (high - low):.1e}")
 
 

@@ -280,23 +280,27 @@ def block_size(result: Result) -> str:
         "worker's peak, of planned",
     )
     gains = [
-        f"{case['method']} is {case['times_as_fast_by_processor']:.2f} times as fast with `auto` by the "
+        f"- `{case['method']}` is {case['times_as_fast_by_processor']:.2f} times as fast with `auto` by the "
         f"processor's time, {case['times_as_fast']:.2f} times by the clock, and computes "
         f"{1 / case['times_computed']:.0%} of the voxels; the results differ by "
-        f"{case['largest_difference']:.0e} of the range"
+        f"{case['largest_difference']:.2g} of the range."
         for case in result["cases"]
     ]
     shape = "×".join(map(str, result["shape"]))
     return f"""\
 A volume of {shape} voxels with blocks of 128 and with those that `--block auto` takes on this machine: whole
 runs by turns, one worker with {result["threads"]} threads, deconvolving and writing alone, at a load of
-{result["load_at_start"]}. Richardson–Lucy has {result["iterations"]} iterations, the network is that of
-the preset `fast`. On a machine that others use, the processor's time counts.
+{result["load_at_start"]} at first. Richardson–Lucy has {result["iterations"]} iterations, the network is
+that of the preset `fast`. On a machine that others use, the processor's time counts.
 
 {table(head, rows)}
 
-{"; ".join(gains)[0].upper()}{"; ".join(gains)[1:]}.
+{join(gains)}
 """
+
+
+def join(lines: Sequence[str]) -> str:
+    return "\n".join(lines)
 
 
 def scheduling(result: Result) -> str:
