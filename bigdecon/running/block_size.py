@@ -52,8 +52,10 @@ LARGEST_CORE = 2**27
 """Voxels of a block at most, 512³: a file of the result holds at least one."""
 FEWEST = 4
 """Blocks of a run at least, unless all of it is no more than a region: a run shows how far it is by them."""
-SHARE = 0.75
-"""Part of the memory of a worker, or of its GPU, that blocks larger than the default ones may take."""
+SHARE = 0.6
+"""Part of the memory of a worker, or of its GPU, that blocks larger than the default ones may take: others
+want some, and passes of 9 GB on a CPU took 6 % more than was planned (benchmarks/block_size.py). With 0.75
+little would be gained: 2.05 voxels computed for one written instead of 2.15 in 16 GiB."""
 UNKNOWN = 8 * 2**30
 """Memory of a worker, or of a GPU, of which nothing is known before it is there."""
 NEAR = 1.02
