@@ -301,8 +301,9 @@ def _sides(work: Work) -> Iterator[int]:
 
 
 def _was_raised(cut: Cut) -> bool:
-    """Whether blocks had to be larger, as their halo is: another side stands for them."""
-    return any(len(cuts) > 2 and cuts[1] != cut.side for cuts in cut.grid.cuts)
+    """Whether blocks are larger, for their halo or as two became one: another side stands for them."""
+    axes = zip(cut.grid.shape, cut.grid.cuts, strict=True)
+    return any(cuts[1] != min(n, cut.side) for n, cuts in axes)
 
 
 def _quickest(work: Work, workers: WorkersPlanned, fitting: Sequence[Cut], default: Cut) -> Cut:
