@@ -46,7 +46,7 @@ PATIENCE = 180.0
 SURROUNDINGS = """
 import os, time
 from dataclasses import replace
-from bigdecon.running import planning, training_settings
+from bigdecon.running import block_size, training_settings
 from bigdecon.config import NetworkConfig
 from bigdecon.deconvolution import block, ledger
 
@@ -78,7 +78,7 @@ def mark_or_end(self, key, record):
 
 if not again:
     training_settings.training_preset = small
-    planning.REGION_VOXELS = 1
+    block_size.REGION_VOXELS = 1
     block.restore_block = slowly
     ledger.Ledger.mark = mark_or_end
     block.disturbed = True

@@ -46,6 +46,7 @@ def page(results: Path) -> str:
         section(results / "timeline.json", "What is left of a training step", timeline),
         section(results / "storage.json", "Reading and writing Zarr", storage),
         section(results / "overlap.json", "From Zarr to Zarr", overlap),
+        section(results / "block_size.json", "Blocks by the memory", block_size),
         section(results / "many_workers.json", "Scheduling", scheduling),
     ]
     return "\n".join(parts)
@@ -265,6 +266,61 @@ At {result["h200_tflops_assumed"]} TFLOP/s, which is assumed of an H200 and not 
 {min(1.0, gpu / io):.0%} of the time, as it waits for reading and writing. The worker took
 {result["worker_peak_MiB"]} MiB at most, of {result["planned_peak_MiB"]} MiB planned.
 """
+
+
+def block_size(result: Result) -> str:
+    rows = [
+        (
+            case["method"],
+            kind,
+            f"{run['block']}³",
+            str(run["blocks"]),
+            f"{run['computed']:.2f}",
+            f"{run['seconds']:.0f} s",
+            f"{run['processor_seconds']:.0f} s",
+            f"{run['worker_peak_MiB']} of {run['planned_peak_MiB']} MiB",
+        )
+        for case in result["cases"]
+        for kind, run in (("default", case["default"]), ("`--block auto`", case["auto"]))
+    ]
+    head = (
+        "method",
+        "",
+        "block",
+        "blocks",
+        "computed for one written",
+        "time",
+        "of the processor",
+        "worker's peak, of planned",
+    )
+    gains = [
+        f"- `{case['method']}` is {case['times_as_fast_by_processor']:.2f} times as fast with `auto` by the "
+        f"processor's time{by_clock(result, case)}, and computes "
+        f"{1 / case['times_computed']:.0%} of the voxels; the results differ by "
+        f"{case['largest_difference']:.2g} of the range."
+        for case in result["cases"]
+    ]
+    shape = "×".join(map(str, result["shape"]))
+    return f"""\
+A volume of {shape} voxels with blocks of 128 and with those that `--block auto` takes on this machine: whole
+runs by turns, one worker with {result["threads"]} threads, deconvolving and writing alone, at a load of
+{result["load_at_start"]} at first. Richardson–Lucy has {result["iterations"]} iterations, the network is
+that of the preset `fast`. On a machine that others use, the processor's time counts.
+
+{table(head, rows)}
+
+{join(gains)}
+"""
+
+
+def by_clock(result: Result, case: Result) -> str:
+    """Give the ratio of times, where the machine was not kept busy by others."""
+    shared = result["load_at_start"] > result["threads"]
+    return "" if shared else f", {case['times_as_fast']:.2f} times by the clock"
+
+
+def join(lines: Sequence[str]) -> str:
+    return "\n".join(lines)
 
 
 def scheduling(result: Result) -> str:

@@ -240,13 +240,14 @@ class TilingConfig:
 
     Attributes
     ----------
-    block : extent of a block's core, the part it writes; None takes 128 in 3D and 512 in 2D
+    block : extent of a block's core, the part it writes; None takes 128 in 3D and 512 in 2D, "auto" the one
+        with which the memory of the workers serves best
     halo : context computed around a block and cut off; None takes what the method needs
     tile : extent of one network pass inside a block; None takes the whole block
     engine : how blocks get their halo
     """
 
-    block: int | None = None
+    block: int | Auto | None = None
     halo: int | None = None
     tile: int | None = None
     engine: Engine = "auto"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -130,7 +131,9 @@ def run(
     listener = on_event or _shown_here()
     with ExitStack() as stack:
         workforce = Workforce(config, stack, listener)
-        plan = prepare(config, workforce.device, make_tuner(workforce.choosers, workforce.device, listener))
+        tuner = make_tuner(workforce.choosers, workforce.device, listener)
+        who = partial(workers_planned, config, workforce.device, workforce.running)
+        plan = prepare(config, workforce.device, tuner, workers=who)
         if on_plan:
             on_plan(plan)
         for sentence in plan.warnings:
@@ -142,7 +145,7 @@ def run(
             return RunResult(plan, "found finished", models=_model_paths(plan), report=report)
         if plan.state == "continue":
             Lease(plan.bookkeeping).refuse_living()  # before workers are called, which may take a while
-        refuse_too_little_memory(plan, workers_planned(config, plan.device, workforce.running))
+        refuse_too_little_memory(plan, who())
         connection = workforce.call()
         connection.page.begin(str(plan.output.name))
         listener = connection.page.beside(listener)
@@ -326,7 +329,7 @@ def _provenance(plan: RunPlan, models: tuple[Checkpoint, ...], command: str, beg
         for channel, model in enumerate(models)
     )
     stats = [asdict(s) for s in plan.stats]
-    chosen: dict[str, Any] = {"engine": plan.engine, "tile": plan.tile, "stats": stats}
+    chosen: dict[str, Any] = {"engine": plan.engine, "block": plan.block, "tile": plan.tile, "stats": stats}
     if plan.mask:
         chosen["mask"] = plan.mask.digest
     if plan.training:

@@ -189,7 +189,8 @@ def _classical_options(command: Any) -> Any:
 
 def _tiling_options(command: Any) -> Any:
     options = [
-        click.option("--block", type=int, help="Extent of a block's core, voxels [default: 128; in 2D 512]."),
+        click.option("--block", type=NumberOrAuto(int), metavar="N|auto",
+                     help="Extent of a block's core, voxels; auto: by the memory [default: 128, in 2D 512]."),
         click.option("--halo", type=int, help="Context around a block, voxels; default 32 or as needed."),
         click.option("--tile", type=int, help="Extent of one network pass, voxels; default: what fits."),
         click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True,

@@ -20,7 +20,7 @@ from bigdecon.distributed.progress import Message, RegionDone
 from bigdecon.errors import OutputError, ReadError, RunError
 from bigdecon.io.provenance import is_unfinished
 from bigdecon.optics.psf import psf_from_array, save_psf
-from bigdecon.running import planning
+from bigdecon.running import block_size, planning
 from bigdecon.running.run_status import run_status
 from tests.runs import (
     SIZE,
@@ -59,7 +59,7 @@ def psf(tmp_path_factory):
 @pytest.fixture
 def restore(hurried, psf, monkeypatch):
     """Run with small regions on the shared cluster; keyword arguments are those of RunConfig."""
-    monkeypatch.setattr(planning, "REGION_VOXELS", 1)
+    monkeypatch.setattr(block_size, "REGION_VOXELS", 1)
 
     def call(image, output=None, engine="auto", events=None, **changes):
         settings = {

@@ -12,13 +12,13 @@ from bigdecon.config import RunConfig, TilingConfig
 from bigdecon.deconvolution.block import BlockRules
 from bigdecon.errors import OutputError
 from bigdecon.optics.psf import psf_from_array, save_psf
-from bigdecon.running import planning
+from bigdecon.running import block_size
 from tests.runs import SIZE, kernel, specimen, voxels, write_image, write_in_chunks
 
 
 @pytest.fixture
 def config(tmp_path, cluster, monkeypatch):
-    monkeypatch.setattr(planning, "REGION_VOXELS", 1)
+    monkeypatch.setattr(block_size, "REGION_VOXELS", 1)
     save_psf(psf_from_array(kernel(), voxel_size_um=SIZE, psf_voxel_size_um=SIZE), tmp_path / "psf.tif")
     return RunConfig(
         str(tmp_path / "a.ome.zarr"),

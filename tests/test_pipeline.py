@@ -20,7 +20,7 @@ from bigdecon.errors import ModelError, OutputError
 from bigdecon.io.provenance import is_unfinished, read_run, write_run
 from bigdecon.io.reading import open_volume
 from bigdecon.optics.psf import psf_from_array, save_psf
-from bigdecon.running import planning
+from bigdecon.running import block_size, planning
 from bigdecon.running.choosing import choosing_folder
 from bigdecon.running.plan_text import describe_plan
 from tests.conftest import workers_forked
@@ -481,7 +481,7 @@ def test_workers_regions_engines_and_repetition_leave_the_bytes_alone(several_re
     np.testing.assert_array_equal(decoded(config, tmp_path, "workers", workers=2), first)
     overlapping = TilingConfig(block=64, engine="map-overlap")
     np.testing.assert_array_equal(decoded(config, tmp_path, "engine", tiling=overlapping), first)
-    monkeypatch.setattr(planning, "REGION_VOXELS", 1)
+    monkeypatch.setattr(block_size, "REGION_VOXELS", 1)
     plan = planning.prepare(replace(config, output=str(tmp_path / "plan")), "cpu")
     assert len(plan.regions) > 1
     np.testing.assert_array_equal(decoded(config, tmp_path, "regions"), first)

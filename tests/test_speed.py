@@ -153,7 +153,7 @@ def test_the_page_is_the_one_that_the_kept_results_give(tmp_path: Path) -> None:
 def test_the_page_says_what_has_not_been_measured(tmp_path: Path) -> None:
     call("performance.py", "--output", tmp_path / "page.md", "--results", tmp_path)
     text = (tmp_path / "page.md").read_text()
-    assert text.count("Not measured yet") == text.count("## ") == 7
+    assert text.count("Not measured yet") == text.count("## ") == 8
 
 
 @pytest.mark.slow
@@ -173,7 +173,7 @@ def test_the_benchmarks_of_speed_run_and_make_a_page(tmp_path: Path) -> None:
     call("richardson_lucy_peers.py", *one, *shape, "--output", tmp_path / "richardson_lucy_peers.json")
     found = json.loads((tmp_path / "training_against_reference.json").read_text())
     assert max(found["largest_difference"].values()) < 1e-4
-    for name in ("timeline", "storage", "overlap"):
+    for name in ("timeline", "storage", "overlap", "block_size"):
         plot = ("--plot", tmp_path / "plot.png") if name == "timeline" else ()
         call(f"{name}.py", "--quick", *plot, "--output", tmp_path / f"{name}.json")
     assert (tmp_path / "plot.png").stat().st_size > 5_000
@@ -190,6 +190,7 @@ def test_the_benchmarks_of_speed_run_and_make_a_page(tmp_path: Path) -> None:
         "| 16×64×64 | 7×7×7 |",
         "million voxels a second",
         "| uint16 | read |",
+        "| siamese | `--block auto` |",
     ):
         assert row in text, row
 

@@ -15,8 +15,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from bigdecon.deconvolution.block import MEMORY_OF_CONSTANTS
 from bigdecon.deconvolution.tiling import bundle_grid
 from bigdecon.forecasting.calibration import Calibration
@@ -26,7 +24,7 @@ from bigdecon.forecasting.traffic import Traffic, count_traffic
 from bigdecon.io.image_file import decoded_chunk_bytes
 from bigdecon.running.bundles import blocks_in_bundle, bundle_bytes, most_are_bundled
 from bigdecon.running.planning import RunPlan
-from bigdecon.running.sizing import PROGRAM_BYTES, memory_of_pool, memory_of_step
+from bigdecon.running.sizing import PROGRAM_BYTES, memory_of_pool, memory_of_step, memory_of_waiting
 from bigdecon.running.workforce import WorkersPlanned
 
 __all__ = [
@@ -48,8 +46,6 @@ SCHEDULER_SECONDS_OF_BUNDLE = 0.002
 """The same for all blocks of a shard in one task, with the engine direct."""
 HELD_BACK = 0.05
 """Part of the time that workers may wait for the scheduler."""
-REGIONS_IN_FLIGHT = 2
-"""For every worker."""
 
 
 @dataclass(frozen=True)
@@ -255,21 +251,14 @@ def estimate_memory(plan: RunPlan, workers: WorkersPlanned) -> Memory:
 
 
 def _waiting_bytes(plan: RunPlan, workers: WorkersPlanned) -> int:
-    """Add up what is read ahead, what waits to be written, and what is on its way to the disk.
+    """Add up what is read ahead and waits to be written, block by block or in bundles.
 
-    It is seldom all there at once. Workers' peaks, measured in whole runs on a CPU, against `Memory.peak`, in
-    MiB: Richardson-Lucy with blocks of 128³ and 2 threads 939 against 1125, of 64³ and 4 threads 914 against
-    941, a siamese network with its training 3234 against 3394.
+    How long blocks take, nobody has measured here: it may be either.
     """
-    read = math.prod(plan.grid.largest_block) * (plan.volume.dtype.itemsize + 4)
-    stacks = plan.volume.n_timepoints * plan.volume.n_channels
-    regions = min(REGIONS_IN_FLIGHT, stacks * len(plan.regions))
-    largest = max(math.prod(p.stop - p.start for p in box) for box in (plan.regions[0], plan.regions[-1]))
-    unit = math.prod(plan.layout.write_shape) * (4 + np.dtype(plan.layout.dtype).itemsize)
-    total: int = workers.threads * read + regions * max(largest, 1) * 4 + min(2, workers.threads) * unit
-    # Block by block or in bundles: how long blocks take, nobody has measured here.
+    itemsize = plan.volume.dtype.itemsize
+    waiting = memory_of_waiting(plan.grid, plan.regions, plan.layout, itemsize, workers.threads)
     bundles = workers.threads * bundle_bytes(plan) if most_are_bundled(plan, workers) else 0
-    return max(total, bundles) + MEMORY_OF_CONSTANTS
+    return max(waiting, bundles + MEMORY_OF_CONSTANTS if bundles else 0)
 
 
 # --- time -----------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,11 @@ def forecast(
     assumed = _Assumptions()
     with _running_cluster(config) as remote:
         device = device_planned(config, remote)
-        plan = _prepare(config, device, assumed)
+        who = partial(workers_planned, config, device, remote)
+        plan = _prepare(config, device, assumed, who)
         for sentence in plan.warnings:
             listener(Message(sentence, "warning"))
-        workers = workers_planned(config, plan.device, remote)
+        workers = who()
         calibration, reporting = None, 0.0
         if calibrate_seconds is not None and plan.state != "finished":
             calibration = _calibrate(plan, workers, calibrate_seconds, remote, assumed, listener)
@@ -164,14 +166,16 @@ def forecast(
     return Forecast(plan, found, calibration, tuple(assumed.told), find_obstacles(found), to_choose)
 
 
-def _prepare(config: RunConfig, device: str, assumed: _Assumptions) -> RunPlan:
+def _prepare(
+    config: RunConfig, device: str, assumed: _Assumptions, workers: Callable[[], WorkersPlanned]
+) -> RunPlan:
     """Plan as a run would; another run's output in the way is no reason not to plan."""
     try:
-        return prepare(config, device, assumed.tune, assumed.measure)
+        return prepare(config, device, assumed.tune, assumed.measure, workers)
     except OutputError as error:
         if config.overwrite:
             raise
-        plan = prepare(replace(config, overwrite=True), device, assumed.tune, assumed.measure)
+        plan = prepare(replace(config, overwrite=True), device, assumed.tune, assumed.measure, workers)
         assumed.told.append(f"the run itself would be refused: {error}")
         return plan
 

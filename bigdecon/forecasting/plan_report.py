@@ -240,6 +240,8 @@ def _plan_numbers(plan: RunPlan) -> dict[str, Any]:
         "training_steps": plan.training.steps if plan.training else 0,
         "device": plan.device,
         "engine": plan.engine,
+        "block": plan.block,
+        "block_choice": plan.block_choice and asdict(plan.block_choice),
         "halo": list(plan.grid.halo),
         "largest_block": list(plan.grid.largest_block),
         "tile": plan.tile,

@@ -327,6 +327,7 @@ def _checked_record(content: Mapping[str, Any]) -> RunRecord:
         raise ValueError(f"its entries chosen and work are {shown(chosen)} and {shown(work)}")
     for stats in chosen.get("stats", ()):
         from_json(IntensityStats, stats)
-    if chosen.get("tile") is not None and not is_whole(chosen["tile"], 1):
-        raise ValueError(f"its tile is {shown(chosen['tile'])}")
+    for name in ("block", "tile"):
+        if chosen.get(name) is not None and not is_whole(chosen[name], 1):
+            raise ValueError(f"its {name} is {shown(chosen[name])}")
     return RunRecord(mark, provenance, finished, work)

@@ -90,8 +90,7 @@ def check_options(config: RunConfig) -> None:
         raise OptionError(f"--seed is {config.seed}; it must be between 0 and {2**62 - 1}.")
     if config.train_minutes is not None and not config.train_minutes > 0:
         raise OptionError(f"--train-minutes is {config.train_minutes:g}; it must be above 0.")
-    if config.tiling.block is not None and config.tiling.block < 1:
-        raise OptionError(f"--block is {config.tiling.block}; a block has at least 1 voxel along every axis.")
+    _check_block(config.tiling.block)
     if config.max_failed < 0:
         raise OptionError(f"--max-failed is {config.max_failed}; it must be at least 0.")
     if config.skip_dim is not None and not math.isfinite(config.skip_dim):
@@ -102,6 +101,16 @@ def check_options(config: RunConfig) -> None:
         parse_loss(config.loss)
     check_dtype(config.dtype)
     parse_device(config.device)
+
+
+def _check_block(block: object) -> None:
+    """Refuse what is neither a number of voxels nor "auto"; a script may give anything."""
+    if block in (None, "auto"):
+        return
+    if isinstance(block, bool) or not isinstance(block, int):
+        raise OptionError(f"--block is {block!r}; give a whole number of voxels, or auto.")
+    if block < 1:
+        raise OptionError(f"--block is {block}; a block has at least 1 voxel along every axis.")
 
 
 def refuse_auto_iterations(config: RunConfig) -> None:

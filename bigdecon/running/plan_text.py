@@ -118,6 +118,9 @@ def describe_blocks(plan: RunPlan) -> list[tuple[str, str]]:
 def _describe_raised(plan: RunPlan) -> list[tuple[str, str]]:
     """Say so where blocks had to be larger than was asked for."""
     asked, grid = plan.config.tiling.block, plan.grid
+    if asked == "auto":
+        kept = f"{plan.block} wide, as --block auto chose when the run began"
+        return [("block", plan.block_choice.sentence if plan.block_choice else kept)]
     if asked is None:
         return []
     axes = zip(grid.cuts, grid.halo, strict=True)

@@ -21,24 +21,34 @@ from bigdecon.deconvolution.kept_trials import TrialFolder
 from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.network import NetworkNeeds
 from bigdecon.deconvolution.refined import RefinedNeeds, refining_lucy
-from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
+from bigdecon.deconvolution.tiling import BlockGrid
 from bigdecon.deconvolution.tuning import Tuned, tune_channel
 from bigdecon.diagnosis.findings import Finding
 from bigdecon.diagnosis.input_checks import check_volume
 from bigdecon.errors import OptionError, OutputError
 from bigdecon.intensity import IntensityStats, measure_intensity
 from bigdecon.io.identity import InputIdentity, input_identity
-from bigdecon.io.layout import OutputLayout, plan_output
+from bigdecon.io.layout import OutputLayout
 from bigdecon.io.mask import Mask, open_mask
 from bigdecon.io.output_folder import BOOKKEEPING
 from bigdecon.io.provenance import PSFRecord, RunRecord, fingerprint, installed_versions
 from bigdecon.learning.checkpoint import Checkpoint
 from bigdecon.optics.psf import PSF
+from bigdecon.running.block_size import (
+    BlockChoice,
+    Cut,
+    Work,
+    choose_block,
+    cut_work,
+    in_whole_blocks,
+    with_tile,
+)
 from bigdecon.running.choosing import choosing_folder
 from bigdecon.running.classical_settings import Tuner, tuned_from_record, tuning_of
 from bigdecon.running.early_checks import check_options, choose_output
 from bigdecon.running.resuming import (
     WorkRecord,
+    block_before,
     changed_surroundings,
     check_files,
     find_earlier_run,
@@ -46,8 +56,9 @@ from bigdecon.running.resuming import (
 )
 from bigdecon.running.run_inputs import load_models, load_psfs, open_input, psf_of
 from bigdecon.running.size_warnings import size_warnings
-from bigdecon.running.sizing import REGION_VOXELS, block_side, choose_tile, cut_volume, memory_of_block
+from bigdecon.running.sizing import block_side
 from bigdecon.running.training_settings import training_settings
+from bigdecon.running.workforce import WorkersPlanned, workers_planned
 from bigdecon.ssi_config import Training
 from bigdecon.storage.places import Place
 from bigdecon.untrusted import reason
@@ -74,6 +85,7 @@ class RunPlan:
     training : how networks are trained; None for methods without training, and for a model that is given
     tuned : settings of the classical methods, one for every channel; none for networks that nothing refines
     models : the trained networks that were given, one for every channel; else none
+    block : extent of a block's core, in voxels, as asked for or chosen
     grid : how a stack is cut into blocks
     layout : of the output's arrays
     regions : boxes that are computed and written one after the other, for every stack
@@ -88,6 +100,7 @@ class RunPlan:
     mask : which voxels are restored; None for all
     earlier : record of the run that is continued
     findings : what was looked at in a part of the image and in the PSFs, good or not
+    block_choice : why `--block auto` chose this block; None for others, and in a run that is continued
     """
 
     config: RunConfig
@@ -97,6 +110,7 @@ class RunPlan:
     training: Training | None
     tuned: tuple[Tuned, ...]
     models: tuple[Checkpoint, ...]
+    block: int
     grid: BlockGrid
     layout: OutputLayout
     regions: tuple[Box, ...]
@@ -111,6 +125,7 @@ class RunPlan:
     mask: Mask | None = None
     earlier: RunRecord | None = None
     findings: tuple[Finding, ...] = ()
+    block_choice: BlockChoice | None = None
 
     @property
     def bookkeeping(self) -> Place:
@@ -152,6 +167,8 @@ class RunPlan:
                 "give --voxel-size and --psf-voxel-size if they differ."
             )
         found += size_warnings(self.config, self.volume, self.psfs)
+        if self.block_choice is not None and self.block_choice.warning:
+            found.append(self.block_choice.warning)
         if self.state == "continue":
             found += changed_surroundings(self.earlier, installed_versions(), self.device)
         when = " when the run began" if self.state == "continue" else ""
@@ -172,7 +189,11 @@ class RunPlan:
 
 
 def prepare(
-    config: RunConfig, device: str, tuner: Tuner = tune_channel, measure: Measurer = measure_intensity
+    config: RunConfig,
+    device: str,
+    tuner: Tuner = tune_channel,
+    measure: Measurer = measure_intensity,
+    workers: Callable[[], WorkersPlanned] | None = None,
 ) -> RunPlan:
     """Check everything that can be checked, and decide everything that can be decided.
 
@@ -182,6 +203,7 @@ def prepare(
     device : torch device of the workers
     tuner : chooses what is "auto" in classical methods; only reads
     measure : finds out how bright a channel is, as `measure_intensity` does
+    workers : tells who will work, for `--block auto`; by default those that would be started for `config`
 
     Raises
     ------
@@ -222,14 +244,10 @@ def prepare(
         stats = tuple(replace(s, background=t.settings.background) for s, t in zip(stats, tuned, strict=True))
     network = models[0].config if models else training
     methods, needs = _methods(config, [m.psf for m in models] or [p.array for p in psfs], tuned, network)
-    grid = cut_volume(config, volume.spatial_shape, needs)
-    side = block_side(config.tiling, ndim)
-    unit = max(cuts[1] if len(cuts) > 2 else side for cuts in grid.cuts)
-    layout = plan_output(volume, dtype=config.dtype, ome_version=config.ome_version, unit=unit)
-    tile = choose_tile(config, grid, network, device) if network else None
-    if earlier:  # Another machine, with other memory, keeps to the tiles of the first.
-        check_files(earlier, output, volume, grid, identity)
-        tile = earlier.provenance["configuration"]["chosen"]["tile"]
+    work = Work(config, volume, methods, needs, network, device)
+    cut, choice = _cut(work, earlier, workers or partial(workers_planned, config, device))
+    if earlier:
+        check_files(earlier, output, volume, cut.grid, identity)
     return RunPlan(
         config=config,
         volume=volume,
@@ -238,21 +256,37 @@ def prepare(
         training=training,
         tuned=tuned,
         models=models,
-        grid=grid,
-        layout=layout,
-        regions=tuple(region_boxes(grid, layout.write_shape, target_voxels=REGION_VOXELS)),
+        block=cut.side,
+        grid=cut.grid,
+        layout=cut.layout,
+        regions=cut.regions,
         engine=choose_engine(volume.stack(), config.tiling.engine),
-        tile=tile,
+        tile=cut.tile,
         output=output,
         state="new" if earlier is None else "finished" if earlier.finished else "continue",
         device=device,
         identity=identity,
         fingerprint=mark,
-        bytes_per_worker=memory_of_block(grid, methods, network, tile),
+        bytes_per_worker=cut.block_bytes,
         mask=mask,
         earlier=earlier,
         findings=findings,
+        block_choice=choice,
     )
+
+
+def _cut(
+    work: Work, earlier: RunRecord | None, workers: Callable[[], WorkersPlanned]
+) -> tuple[Cut, BlockChoice | None]:
+    """Cut the work as asked for, as the run to be continued did, or as the memory of the workers allows."""
+    automatic = work.config.tiling.block == "auto"
+    if earlier:  # Another machine, with other memory, keeps to the blocks and tiles of the first.
+        side = block_before(earlier) if automatic else block_side(work.config.tiling, work.ndim)
+        tile = earlier.provenance["configuration"]["chosen"]["tile"]
+        return with_tile(work, in_whole_blocks(work, side), tile), None
+    if automatic:
+        return choose_block(work, workers())
+    return cut_work(work, block_side(work.config.tiling, work.ndim)), None
 
 
 def _check_range(config: RunConfig, stats: Sequence[IntensityStats]) -> None:

@@ -22,6 +22,7 @@ from bigdecon.volume import Box, Volume
 
 __all__ = [
     "WorkRecord",
+    "block_before",
     "changed_surroundings",
     "check_files",
     "check_unchanged",
@@ -160,6 +161,23 @@ def measured_before(earlier: RunRecord | None) -> tuple[IntensityStats, ...]:
     """Take up what the run measured when it began: an image that has been mended might measure otherwise."""
     chosen = earlier.provenance["configuration"]["chosen"] if earlier else {}
     return tuple(IntensityStats(**entry) for entry in chosen.get("stats", ()))
+
+
+def block_before(earlier: RunRecord) -> int:
+    """Take up the block that `--block auto` chose when the run began, in voxels.
+
+    Raises
+    ------
+    OutputError
+        if the record does not tell
+    """
+    block = earlier.provenance["configuration"]["chosen"].get("block")
+    if not isinstance(block, int):
+        raise OutputError(
+            "run.json of the output is damaged: it does not tell which block --block auto chose; "
+            "--overwrite starts anew."
+        )
+    return block
 
 
 def check_files(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
@@ -110,7 +111,8 @@ class WorkersPlanned:
     count : worker processes; on a batch system, of as many jobs as are allowed
     threads : tasks that one runs at once
     memory_bytes : of one; 0 for no limit
-    gpu_bytes : memory of one's GPU; None without one, or where it is not known
+    gpu_bytes : memory of one's GPU, or of its share where several take turns on one; None without a GPU, or
+        where it is not known
     jobs : that hold them; None where there are no jobs of ours
     """
 
@@ -151,7 +153,10 @@ def workers_planned(config: RunConfig, device: str, remote: Connection | None = 
         "cpu" if device == "cpu" else config.device,
         config.gpus,
     )
-    return WorkersPlanned(len(layout.gpus), layout.threads, layout.memory_bytes, _gpu_bytes(device))
+    gpu = _gpu_bytes(device)
+    if gpu is not None:
+        gpu //= max(Counter(layout.gpus).values())
+    return WorkersPlanned(len(layout.gpus), layout.threads, layout.memory_bytes, gpu)
 
 
 def job_script(config: RunConfig) -> str:

@@ -242,6 +242,7 @@ def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
         ("steps = true", "is true; give a whole number"),
         ("skip-dim = 'a'", "give a number"),
         ("iterations = 2.5", 'give a whole number or "auto"'),
+        ('block = "big"', 'give a whole number or "auto"'),
         ("tls = 1", "give true or false"),
         ("voxel-size = [1, 2]", "give three numbers, as [0.3, 0.13, 0.13]"),
         ("method = 'lucy'", 'one of "siamese", "ssi"'),

@@ -166,6 +166,7 @@ BAD = {
     "halo of RL": ([*GOOD, "--halo", 1], "halo of 1"),
     "block 0": ([*GOOD, "--block", 0], "--block is 0"),
     "block -8": ([*GOOD, "--block", -8], "--block is -8"),
+    "block of words": ([*GOOD, "--block", "big"], "'big' is neither a whole number nor auto"),
     "block off the alignment": ([*GOOD, "--block", 66, "--method", "siamese"], "block of 66"),
     "tile": ([*GOOD, "--tile", 50, "--method", "siamese"], "tile of 50"),
     "iterations": ([*GOOD, "--iterations", 0], "0"),

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 # The real command with a network, checkpoints and regions small enough for a test.
 COMMAND = """
 from dataclasses import replace
-from bigdecon.running import planning, training_settings
+from bigdecon.running import block_size, training_settings
 from bigdecon.config import NetworkConfig
 from bigdecon_cli.main import main
 
@@ -40,7 +40,7 @@ def small(*choice, **how):
                    checkpoint_every=20, evaluate_every=50)
 
 training_settings.training_preset = small
-planning.REGION_VOXELS = 1
+block_size.REGION_VOXELS = 1
 
 if __name__ == "__main__":
     main()

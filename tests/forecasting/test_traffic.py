@@ -90,8 +90,8 @@ def test_every_channel_counts(folder):
 )
 def test_a_real_run_leaves_the_files_that_were_planned(folder, tmp_path, monkeypatch, version, method):
     """Every file and folder counts; the lease is gone in the end, and folders of the ledger may be shared."""
-    monkeypatch.setattr("bigdecon.running.planning.REGION_VOXELS", 2 * 32**3)
-    monkeypatch.setattr("bigdecon.running.planning.plan_output", partial(plan_output, chunk=16, shard=32))
+    monkeypatch.setattr("bigdecon.running.block_size.REGION_VOXELS", 2 * 32**3)
+    monkeypatch.setattr("bigdecon.running.block_size.plan_output", partial(plan_output, chunk=16, shard=32))
     monkeypatch.setattr("bigdecon.io.layout.COARSEST", 32)
     settings = PLAIN if method == "richardson-lucy" else {}
     training = {"steps": 1} if method == "siamese" else {}

@@ -82,7 +82,7 @@ def test_the_result_is_named_after_the_input(location, name):
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 @pytest.mark.parametrize("block", [32, 64, 100, 128, 512])
 def test_regions_are_whole_shards_and_cover_the_volume_once(config, monkeypatch, method, version, block):
-    monkeypatch.setattr("bigdecon.running.planning.REGION_VOXELS", 1)
+    monkeypatch.setattr("bigdecon.running.block_size.REGION_VOXELS", 1)
     tiling = TilingConfig(block=block)
     plain = PLAIN if method == "richardson-lucy" else {}
     plan = prepare(replace(config, ome_version=version, tiling=tiling, **plain), "cpu")

@@ -18,7 +18,7 @@ from bigdecon.deconvolution.ledger import Ledger
 from bigdecon.errors import BigdeconError, OutputError
 from bigdecon.io.provenance import read_run
 from bigdecon.optics.psf import psf_from_array, save_psf
-from bigdecon.running import planning
+from bigdecon.running import block_size
 from bigdecon.running.resuming import WorkRecord
 from bigdecon.running.run_status import run_status
 from bigdecon.running.verification import repair_output, verify_output
@@ -29,7 +29,7 @@ from tests.runs import SIZE, kernel, snapshot, specimen, voxels, write_image, wr
 @pytest.fixture
 def config(tmp_path, cluster, monkeypatch):
     """Five regions in a row, of one shard each, and three levels."""
-    monkeypatch.setattr(planning, "REGION_VOXELS", 1)
+    monkeypatch.setattr(block_size, "REGION_VOXELS", 1)
     save_psf(psf_from_array(kernel(), voxel_size_um=SIZE, psf_voxel_size_um=SIZE), tmp_path / "psf.tif")
     image = write_image(tmp_path / "a.ome.zarr", specimen((8, 30, 600)))
     return RunConfig(
