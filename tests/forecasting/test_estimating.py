@@ -23,6 +23,7 @@ from bigdecon.forecasting.job_times import job_times
 from bigdecon.forecasting.obstacles import find_obstacles, refuse_too_little_memory
 from bigdecon.io.layout import plan_output
 from bigdecon.optics.psf import psf_from_array, save_psf
+from bigdecon.running.bundles import bundle_bytes
 from bigdecon.running.planning import prepare
 from bigdecon.running.sizing import PROGRAM_BYTES
 from bigdecon.running.workforce import JobsPlanned, WorkersPlanned
@@ -144,17 +145,18 @@ def test_quick_blocks_are_restored_a_shard_at_a_time(config):
     plan = replace(plan, layout=plan_output(plan.volume, chunk=32, shard=64, unit=32))
     quick = replace(SPEEDS, block_seconds=0.02, read_seconds=0.2)
     slow, fast = (estimate(plan, workers(), ROOM, speeds) for speeds in (SPEEDS, quick))
-    assert (slow.blocks_at_once, fast.blocks_at_once) == (8, 8)
+    assert (slow.blocks_at_once, fast.blocks_at_once) == (4, 4)  # a single one along z
     slow = estimate(plan, workers(), ROOM, replace(SPEEDS, block_seconds=5.0))
     assert (slow.blocks_at_once, estimate(plan, workers(), ROOM, None).blocks_at_once) == (1, 1)
     assert estimate(plan, workers(1000), ROOM, quick).blocks_at_once == 1  # too few for all
-    assert fast.engines.seconds_per_block["direct"] == SCHEDULER_SECONDS_OF_BUNDLE / 8
+    assert fast.engines.seconds_per_block["direct"] == SCHEDULER_SECONDS_OF_BUNDLE / 4
     assert slow.engines.seconds_per_block["direct"] == SCHEDULER_SECONDS["direct"]
     alone = 0.02 + quick.read_seconds + quick.write_seconds
     assert fast.times.largest_block < 0.02 + 0.8 * quick.read_seconds + quick.write_seconds < alone
-    assert fast.memory.waiting > estimate(plan, workers(1000), ROOM, quick).memory.waiting
+    threads = [estimate(plan, WorkersPlanned(1, n, 0), ROOM, None).memory.waiting for n in (5, 6, 7)]
+    assert threads[2] - threads[1] == threads[1] - threads[0] == bundle_bytes(plan)
     jobs = estimate(plan, in_jobs(60), ROOM, quick).jobs
-    assert jobs.task == pytest.approx(2 * 8 * jobs.block)
+    assert jobs.task == pytest.approx(2 * 4 * jobs.block)
 
 
 def test_memory_is_program_and_block_or_training(plan, config):
