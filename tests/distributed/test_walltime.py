@@ -23,6 +23,7 @@ from bigdecon.distributed.walltime import (
 )
 from bigdecon.distributed.workers import Layout
 from bigdecon.errors import SchedulerLostError
+from tests.conftest import workers_forked
 
 MARGIN = 0.3
 TICK = 0.1
@@ -31,7 +32,7 @@ TICK = 0.1
 
 @pytest.fixture
 def two_workers():
-    with quiet_logging(), local_cluster(Layout(("", ""), 1, 2**30), None) as client:
+    with quiet_logging(), workers_forked(), local_cluster(Layout(("", ""), 1, 2**30), None) as client:
         yield client
 
 
@@ -100,15 +101,15 @@ def test_no_task_is_begun_that_cannot_end_and_none_is_lost(two_workers, tmp_path
 
 def test_a_first_long_task_is_reckoned_with_before_it_ends(two_workers, tmp_path):
     notes = tmp_path / "notes"
-    address, leaver, _ = give_an_end(two_workers, 2.0)
+    address, leaver, _ = give_an_end(two_workers, 4.0)
     other = next(name for name in two_workers.nthreads() if name != address)
-    busy = two_workers.submit(time.sleep, 1.5, workers=[other], pure=False)
+    busy = two_workers.submit(time.sleep, 3.0, workers=[other], pure=False)
     while not two_workers.processing()[other]:
         time.sleep(0.01)
-    futures = [two_workers.submit(work, i, 1.0, notes, key=f"region-{i}") for i in range(2)]
+    futures = [two_workers.submit(work, i, 2.0, notes, key=f"region-{i}") for i in range(2)]
     assert two_workers.gather(futures) == [0, 1]
     first, second = sorted(read_notes(notes), key=lambda one: one.at)
-    # The leaver ran one of them; a second one, of a second, would not have ended in time.
+    # The leaver ran one of them; a second one, of two seconds, would not have ended in time.
     assert {first.process, second.process} >= {leaver}
     assert first.process != second.process
     assert two_workers.run_on_scheduler(blamed) == 0
