@@ -47,11 +47,12 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $(VENV)/installed $@
 
-# napari brings a hundred packages, and other versions of ours: they stay apart.
+# napari brings a hundred packages, and other versions of ours: they stay apart. One test imports some of them,
+# so compiling all 12 000 files would be wasted.
 $(NAPARI)/installed:
 	@echo 'Making the environment $(NAPARI)'
 	@$(PYTHON) -m venv $(NAPARI)
-	@$(NAPARI)/bin/python -m pip install --quiet --disable-pip-version-check napari==0.9.2 napari-ome-zarr==0.10.0
+	@$(NAPARI)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile napari==0.9.2 napari-ome-zarr==0.10.0
 	@touch $@
 
 # An environment that somebody made by hand stays.

@@ -1,8 +1,8 @@
 """Measure what scheduling a block costs, in either engine, and that the scheduler's memory does not grow.
 
-    python benchmarks/engine_overhead.py            5 thousand blocks by map-overlap, 60 thousand directly,
-                                                    one by one and in bundles (`running/bundles.py`)
-    python benchmarks/engine_overhead.py --quick    some hundred each
+BLOCKS = {"map-overlap": 5_000, "direct": 60_000, "bundles": 60_000}
+QUICK_BLOCKS = {"map-overlap": 48, "direct": 192, "bundles": 192}
+IN_A_BUNDLE = 8
 
 Regions go through `restore_regions`, as in `bigdecon run`: the same graphs, write tasks and ledger, 16 blocks
 a region and 8 a shard as with blocks of 128³, on a cluster as `--cluster local` starts it. Only the blocks
@@ -48,7 +48,7 @@ RESULT = HERE / "results" / "engine_overhead.json"
 PLOT = HERE.parent / "docs" / "scheduler_memory.png"
 SIDE, HALO = 8, 2
 BLOCKS = {"map-overlap": 5_000, "direct": 60_000, "bundles": 60_000}
-QUICK_BLOCKS = {"map-overlap": 96, "direct": 480, "bundles": 480}
+QUICK_BLOCKS = {"map-overlap": 48, "direct": 192, "bundles": 192}
 IN_A_BUNDLE = 8
 SAMPLE_SECONDS = 0.5
 FLAT_MIB = 64
@@ -134,7 +134,7 @@ class Cost:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="some hundred blocks")
+    parser.add_argument("--quick", action="store_true", help="some dozens of blocks")
     parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument("--plot", type=Path, default=PLOT)
     options = parser.parse_args()

@@ -76,7 +76,7 @@ PUBLISHED_LOSS = {2: "noise2same-d", 3: "noise2same"}
 PLAIN = "plain richardson-lucy"
 
 
-SHAPES_3D = {CPU.name: [64, 128, 128], PAPER.name: [128, 256, 512], QUICK.name: [16, 32, 32]}
+SHAPES_3D = {CPU.name: [64, 128, 128], PAPER.name: [128, 256, 512], QUICK.name: [8, 24, 24]}
 
 
 class Rows:

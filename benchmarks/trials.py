@@ -119,7 +119,7 @@ class Settings:
 
 
 CPU = Settings("reduced, for a CPU", 16, 16, 300, 250, 250, 4, 1, 48)
-QUICK = Settings("a few steps, to try the script", 4, 4, 4, 4, 4, 1, 1, 32)
+QUICK = Settings("a few steps, to try the script", 4, 4, 4, 4, 4, 1, 1, 16)
 PAPER = Settings("the paper's", 96, 48, 3000, 15000, 3000, 16, 4, 64)
 
 
@@ -414,7 +414,8 @@ def run_trials(trials: Iterable[Trial], options: argparse.Namespace) -> dict[str
     missing = [trial for key, trial in wanted.items() if key not in records]
     print(f"{len(wanted)} trials, {len(missing)} to do", flush=True)
     described = machine.describe()
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # as safe as "spawn", and imports torch only once
+    context.set_forkserver_preload(["bigdecon.pipeline", "torch._dynamo"])
     options.store.parent.mkdir(parents=True, exist_ok=True)
     if options.store.exists() and not options.store.read_bytes().endswith(b"\n"):
         with options.store.open("a") as store:  # the last line is torn: its trial is done again
@@ -472,12 +473,12 @@ def settings_for(options: argparse.Namespace) -> Settings:
 
 def volumes(options: argparse.Namespace) -> list[Data]:
     """Name filaments in 3D, one volume a seed: of the paper's shape on a GPU, else a sixteenth of it."""
-    shape = (16, 32, 32) if options.quick else (128, 256, 512) if options.device != "cpu" else (64, 128, 128)
+    shape = (8, 24, 24) if options.quick else (128, 256, 512) if options.device != "cpu" else (64, 128, 128)
     return [Data("filaments", shape, seed) for seed in range(1 if options.quick else options.seeds)]
 
 
 def images(options: argparse.Namespace) -> Sequence[Data]:
     """List the 2D images; with --quick the first two, cropped."""
     if options.quick:
-        return [replace(d, crop=64, shape=d.shape and (64, 64)) for d in images_in(options.images)[:2]]
+        return [replace(d, crop=48, shape=d.shape and (48, 48)) for d in images_in(options.images)[:2]]
     return images_in(options.images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import signal
@@ -49,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith(("DASK_", "AWS_", "BIGDECON_"))]:
         del os.environ[name]
     os.environ.update(fixed)
+    gc.set_threshold(10_000)
     # A shell starts jobs in the background with Ctrl-C ignored, and so would all that tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -68,6 +70,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays to the end: no collection of garbage need look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _leaves_the_machine(address: Any) -> bool:

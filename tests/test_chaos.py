@@ -6,13 +6,7 @@ import pytest
 
 from benchmarks import chaos
 
-CHOSEN = (
-    chaos.worker_killed,
-    chaos.scheduler_killed,
-    chaos.ended_between_shard_and_ledger,
-    chaos.ended_in_the_pyramid,
-    chaos.a_torn_edge_shard,
-)
+CHOSEN = (chaos.worker_killed, chaos.scheduler_killed, chaos.three_misfortunes)
 
 
 @pytest.fixture(scope="module")
@@ -25,4 +19,4 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", CHOSEN, ids=lambda scenario: scenario.__name__)
 def test_the_bytes_are_those_of_an_undisturbed_run(scenario, folder):
-    chaos.disturb(scenario, folder)
+    chaos.disturb(scenario, folder, chaos.CLASSICAL)

@@ -269,20 +269,10 @@ def test_training_leaves_a_torn_chunk_aside(image, tmp_path, restore):
 
 
 @pytest.mark.slow
-def test_the_command_ends_with_code_3_and_names_the_cause(image, tmp_path, psf):
+def test_the_command_ends_with_code_3_and_names_the_cause(image, tmp_path, psf, hurried):
     tear(image / FAULTY)
     words = ["run", str(image), "--psf", str(psf), "--method", "richardson-lucy", "--iterations", "2"]
-    words += [
-        "--background",
-        "0",
-        "--sieve",
-        "0",
-        "--block",
-        "64",
-        "--dashboard-address",
-        "none",
-        "--no-report",
-    ]
+    words += ["--background", "0", "--sieve", "0", "--block", "64", "--no-report", "--cluster", hurried]
     process = subprocess.run(
         [sys.executable, "-m", "bigdecon_cli", *words, "--json"], capture_output=True, text=True, check=False
     )

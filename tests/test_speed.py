@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +30,9 @@ from bigdecon.learning.patches import PatchPool
 from bigdecon.learning.training import _Trainer
 from bigdecon.learning.unet import UNet
 from bigdecon.optics.psf import psf_from_array
+from tests.test_benchmarks import call
 
 ROOT = Path(__file__).parents[1]
-BENCHMARKS = ROOT / "benchmarks"
 
 Array = NDArray[np.float32]
 
@@ -146,42 +145,38 @@ def test_inference_takes_little_more_than_its_convolutions_in_plain_torch() -> N
 def test_the_page_is_the_one_that_the_kept_results_give(tmp_path: Path) -> None:
     """docs/performance.md is generated, never typed."""
     page = tmp_path / "performance.md"
-    call("performance.py", "--output", page)
+    call("performance.py", "--output", page, folder=tmp_path)
     assert page.read_text() == (ROOT / "docs" / "performance.md").read_text()
 
 
 def test_the_page_says_what_has_not_been_measured(tmp_path: Path) -> None:
-    call("performance.py", "--output", tmp_path / "page.md", "--results", tmp_path)
+    call("performance.py", "--output", tmp_path / "page.md", "--results", tmp_path, folder=tmp_path)
     text = (tmp_path / "page.md").read_text()
     assert text.count("Not measured yet") == text.count("## ") == 8
 
 
 @pytest.mark.slow
-def test_the_benchmarks_of_speed_run_and_make_a_page(tmp_path: Path) -> None:
+def test_the_benchmarks_of_speed_run_and_make_a_page(tmp_path: Path, monkeypatch) -> None:
     """In small. Each fails by itself where results differ; peers that are not installed are left out."""
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")  # timeline.py sets it, for itself
+    measure = partial(call, folder=tmp_path)
     one = ("--threads", 1, "--rounds", 1)
-    call(
-        "training_against_reference.py",
-        *one,
-        "--side",
-        16,
-        "--output",
-        tmp_path / "training_against_reference.json",
-    )
-    call("inference_peak.py", *one, "--side", 32, "--output", tmp_path / "inference_peak.json")
-    shape = ("--shape", 16, 64, 64, "--psf", 7)
-    call("richardson_lucy_peers.py", *one, *shape, "--output", tmp_path / "richardson_lucy_peers.json")
-    found = json.loads((tmp_path / "training_against_reference.json").read_text())
+    result = tmp_path / "training_against_reference.json"
+    measure("training_against_reference.py", *one, "--side", 16, "--output", result)
+    found = json.loads(result.read_text())
     assert max(found["largest_difference"].values()) < 1e-4
+    measure("inference_peak.py", *one, "--side", 32, "--output", tmp_path / "inference_peak.json")
+    shape = ("--shape", 16, 64, 64, "--psf", 7)
+    measure("richardson_lucy_peers.py", *one, *shape, "--output", tmp_path / "richardson_lucy_peers.json")
     for name in ("timeline", "storage", "overlap", "block_size"):
         plot = ("--plot", tmp_path / "plot.png") if name == "timeline" else ()
-        call(f"{name}.py", "--quick", *plot, "--output", tmp_path / f"{name}.json")
+        measure(f"{name}.py", "--quick", *plot, "--output", tmp_path / f"{name}.json")
     assert (tmp_path / "plot.png").stat().st_size > 5_000
     busy = json.loads((tmp_path / "overlap.json").read_text())
     assert busy["identical_bytes"]
     assert all(0 < case["busy"] <= case["busy_between"] <= 1 for case in busy["cases"])
     shutil.copy(ROOT / "benchmarks" / "results" / "many_workers.json", tmp_path)
-    call("performance.py", "--results", tmp_path, "--output", tmp_path / "page.md")
+    measure("performance.py", "--results", tmp_path, "--output", tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text()
     assert "Not measured" not in text
     for row in (
@@ -193,9 +188,3 @@ def test_the_benchmarks_of_speed_run_and_make_a_page(tmp_path: Path) -> None:
         "| siamese | `--block auto` |",
     ):
         assert row in text, row
-
-
-def call(script: str, *arguments: object) -> None:
-    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import scipy.ndimage
-import scipy.optimize
 from numpy.typing import NDArray
 
 from bigdecon.errors import OptionError
@@ -164,6 +163,8 @@ def _binned(means: Floats, differences: Floats) -> tuple[Floats, Floats, Floats]
 
 def _line_below(signal: Floats, variances: Floats, counts: Floats) -> tuple[float, float]:
     """Fit variance = gain * signal + constant, neither negative; what sticks out above counts for little."""
+    from scipy.optimize import nnls  # takes 0.1 s, which every worker would wait for
+
     positive = variances[variances > 0]
     if positive.size == 0:
         return 0.0, 0.0
@@ -175,7 +176,7 @@ def _line_below(signal: Floats, variances: Floats, counts: Floats) -> tuple[floa
     for _ in range(12):
         weights = np.sqrt(counts) / np.maximum(fitted, least)
         weights *= np.minimum(1, 1.3 * fitted / np.maximum(variances, least)) ** 2
-        line = scipy.optimize.nnls(columns / scale * weights[:, None], variances * weights)[0] / scale
+        line = nnls(columns / scale * weights[:, None], variances * weights)[0] / scale
         fitted = np.maximum(columns @ line, least)
     return float(line[0]), float(line[1])
 

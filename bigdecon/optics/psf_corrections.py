@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.interpolate
 import scipy.ndimage
 from numpy.typing import NDArray
 
@@ -366,10 +365,12 @@ def _spline_weights(n: int, centre: float, ratio: float, half: int) -> Array:
     Old voxels are joined by a quintic spline (zero beyond the array). Where voxels grow it is averaged
     over a box of width √(ratio² − 1), which together with the old voxel is as wide as the new one.
     """
+    from scipy.interpolate import make_interp_spline  # takes 0.3 s, which every worker would wait for
+
     margin = 24  # by then the influence of a voxel on the spline is below 1e-8
     known = np.zeros((n + 2 * margin, n))
     known[margin : margin + n] = np.eye(n)
-    spline = scipy.interpolate.make_interp_spline(np.arange(-margin, n + margin), known, k=5)
+    spline = make_interp_spline(np.arange(-margin, n + margin), known, k=5)
     low, high = -margin, n + margin - 1
     at = centre + ratio * np.arange(-half, half + 1)
     if ratio <= 1:

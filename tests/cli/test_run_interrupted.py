@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import zarr
 from scipy.ndimage import gaussian_filter
 
 from bigdecon.deconvolution.ledger import Ledger
-from bigdecon.distributed.cluster import connect
+from bigdecon.distributed.cluster import Connection, connect
 from bigdecon.io.writing import write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.volume import Volume
@@ -25,11 +26,12 @@ from tests.conftest import workers_forked
 
 pytestmark = pytest.mark.slow
 
-# The real command with a network, checkpoints and regions small enough for a test.
+# The real command with a network, checkpoints, regions and pauses small enough for a test.
 COMMAND = """
 from dataclasses import replace
 from bigdecon.running import block_size, training_settings
 from bigdecon.config import NetworkConfig
+from bigdecon.storage import servers
 from bigdecon_cli.main import main
 
 preset = training_settings.training_preset
@@ -40,7 +42,12 @@ def small(*choice, **how):
                    checkpoint_every=20, evaluate_every=50)
 
 training_settings.training_preset = small
+<<<<<<< HEAD
 block_size.REGION_VOXELS = 1
+=======
+planning.REGION_VOXELS = 1
+servers.FIRST_PAUSE_S = 0.02
+>>>>>>> citime
 
 if __name__ == "__main__":
     main()
@@ -106,13 +113,20 @@ def wait_for(process, folder: Path, pattern: str) -> None:
         time.sleep(0.005)
 
 
-@pytest.fixture(scope="module")
-def elsewhere() -> Iterator[tuple[str, str]]:
-    """Options of a run that uses a cluster that is there: whose workers compute must not matter."""
+@contextmanager
+def cluster_elsewhere() -> Iterator[Connection]:
+    """Run a cluster of one worker, forked."""
     with (
         workers_forked(),
         connect(workers=1, threads=1, memory_limit="3GiB", dashboard_address="none", device="cpu") as opened,
     ):
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[tuple[str, str]]:
+    """Options of a run that uses a cluster that is there: whose workers compute must not matter."""
+    with cluster_elsewhere() as opened:
         yield "--cluster", str(opened.client.scheduler.address)
 
 
@@ -175,12 +189,12 @@ def test_stopped_twice_while_settings_are_chosen(tmp_path, elsewhere):
     write_case(tmp_path, (12, 48, 48))
     undisturbed = finish(start(tmp_path, "undisturbed", *CHOSEN, *elsewhere))
     kept, before = tmp_path / ".out.choosing", 0
-    for number in (signal.SIGINT, signal.SIGKILL):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         process = start(tmp_path, "out", *CHOSEN)
         wait_for_more(process, kept, before)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
-        if number == signal.SIGINT:
+        if number == signal.SIGTERM:
             assert err == "Stopped. What is finished is kept; the same command continues.\n"
         assert len(list(kept.glob("*[0-9a-f].npz"))) >= max(1, before)
         before = len(list(kept.glob("*[0-9a-f].npz")))
@@ -195,7 +209,7 @@ def test_stopped_twice_while_settings_are_chosen(tmp_path, elsewhere):
     np.testing.assert_array_equal(voxels(tmp_path / "out"), voxels(tmp_path / "undisturbed"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])  # SIGTERM: while settings are chosen
 def test_a_signal_stops_it_in_order(tmp_path, number):
     write_case(tmp_path, (60, 70))
     process = start(tmp_path, "out", "--steps", "100000", "--block", "64")

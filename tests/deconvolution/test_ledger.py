@@ -267,18 +267,18 @@ def test_sigkill_loses_nothing_that_was_marked(place):
 
 
 @pytest.mark.slow
-def test_sixty_thousand_entries_are_read_in_seconds(tmp_path):
+def test_twenty_thousand_entries_are_read_in_seconds(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.mark(key(0), RECORD)
     text = entry_place(ledger, key(0)).read_text()
-    for index in range(60_000):
+    for index in range(20_000):
         path = ledger._path(key(index))
         path.parent.mkdir(exist_ok=True)
         path.write_text(
             text.replace("[0,0,512],", f"[{index},0,512],").replace("[1,64,", f"[{index + 1},64,")
         )
     began = time.monotonic()
-    assert len(ledger.read()) == 60_000
+    assert len(ledger.read()) == 20_000
     seconds = time.monotonic() - began
-    print(f"60000 entries in {seconds:.1f} s")
-    assert seconds < 20
+    print(f"20000 entries in {seconds:.1f} s")
+    assert seconds < 10

@@ -88,7 +88,9 @@ def test_every_channel_counts(folder):
         pytest.param("0.5", "siamese", marks=pytest.mark.slow),
     ],
 )
-def test_a_real_run_leaves_the_files_that_were_planned(folder, tmp_path, monkeypatch, version, method):
+def test_a_real_run_leaves_the_files_that_were_planned(
+    folder, tmp_path, cluster, monkeypatch, version, method
+):
     """Every file and folder counts; the lease is gone in the end, and folders of the ledger may be shared."""
     monkeypatch.setattr("bigdecon.running.block_size.REGION_VOXELS", 2 * 32**3)
     monkeypatch.setattr("bigdecon.running.block_size.plan_output", partial(plan_output, chunk=16, shard=32))
@@ -102,7 +104,7 @@ def test_a_real_run_leaves_the_files_that_were_planned(folder, tmp_path, monkeyp
         ome_version=version,
         tiling=TilingConfig(block=32),
         device="cpu",
-        dashboard_address="none",
+        cluster=cluster,
         **{**settings, **training},
     )
     plan = run(config).plan
