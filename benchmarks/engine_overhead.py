@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +30,10 @@ import psutil
 import zarr
 from scipy.ndimage import uniform_filter
 
-import bigdecon.running.methods_on_workers as methods_on_workers
 import bigdecon.running.regions as regions
 from bigdecon.config import RunConfig
 from bigdecon.deconvolution.lease import Lease
+from bigdecon.deconvolution.packed_blocks import MethodOnWorkers
 from bigdecon.deconvolution.tiling import BlockGrid, region_boxes
 from bigdecon.distributed.cluster import Connection, connect
 from bigdecon.distributed.progress import RegionDone
@@ -40,6 +41,7 @@ from bigdecon.io.layout import plan_output
 from bigdecon.io.writing import create_ome_zarr, write_ome_zarr
 from bigdecon.optics.psf import psf_from_array, save_psf
 from bigdecon.running.bundles import Bundling
+from bigdecon.running.methods_on_workers import MethodOfRegion, guarded
 from bigdecon.running.planning import RunPlan, prepare
 from bigdecon.volume import Box, Volume
 
@@ -233,16 +235,27 @@ def walk(
 
     done = [0]
     create_ome_zarr(plan.output, plan.volume, plan.layout, name="output")
-    original, suits = methods_on_workers.classical_method, Bundling.suits
-    methods_on_workers.classical_method = lambda *arguments: method  # type: ignore[assignment]
+    original, suits = regions.method_of_channel, Bundling.suits
+    regions.method_of_channel = partial(method_for, method)  # type: ignore[assignment]
     if bundled is not None:
         Bundling.suits = lambda self, key: bundled  # type: ignore[method-assign]
     try:
         with Lease(plan.bookkeeping) as lease, sampling(samples, done, connection):
             regions.restore_regions(plan, connection, (), note, lease)
     finally:
-        methods_on_workers.classical_method = original
+        regions.method_of_channel = original
         Bundling.suits = suits  # type: ignore[method-assign]
+
+
+def method_for(
+    method: Any, plan: RunPlan, channel: int, models: Any, connection: Connection, run_id: str
+) -> MethodOfRegion:
+    """Take the place of `method_of_channel` with a method of our own, which travels with the blocks."""
+    return lambda region: MethodOnWorkers(partial(guarded, partial(_given, method), run_id, region))
+
+
+def _given(method: Any) -> Any:
+    return method
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""PSFs as they were used, kept with a result: a report needs them when their files are gone.
+"""PSFs as they were used, kept with a result: workers take them from there, and a report long afterwards.
 
     bigdecon/psf/SHA256.safetensors      one for every PSF that differs, named by its hash in run.json
 
@@ -13,17 +13,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from bigdecon.described import from_json
+from bigdecon.errors import OutputError
 from bigdecon.io.provenance import PSFRecord
 from bigdecon.optics.psf import PSF
 from bigdecon.storage import places
 from bigdecon.storage.places import Place
 from bigdecon.storage.write_errors import write_error
 
-__all__ = ["FOLDER", "keep_psfs", "kept_psf"]
+__all__ = ["FOLDER", "keep_psfs", "kept_array", "kept_psf"]
 
 FOLDER = "psf"
 """Within the bookkeeping folder of a result."""
@@ -51,6 +53,28 @@ def keep_psfs(folder: Place, psfs: Iterable[PSF]) -> None:
                 places.write(place, save({"psf": np.ascontiguousarray(psf.array, np.float32)}))
         except OSError as error:
             raise write_error(place, error) from error
+
+
+def kept_array(folder: Place, sha256: str) -> NDArray[np.float32]:
+    """Read the voxels of a PSF ([z,] y, x) that was kept.
+
+    Raises
+    ------
+    OutputError
+        if it is not there, or another one
+    """
+    place = folder / f"{sha256}.safetensors"
+    try:
+        data: NDArray[np.float32] = load(places.read(place, limit=MAX_PSF_BYTES))["psf"]
+        if PSF(data).sha256 == sha256:
+            return data
+        reason = "it holds another PSF"
+    except (KeyError, OSError, SafetensorError, TypeError, ValueError) as error:
+        reason = str(error)
+    raise OutputError(
+        f"the PSF that the run keeps in {place} cannot be read ({reason}); "
+        "remove the file if it is there, and give the same command again: what is finished is kept."
+    )
 
 
 def kept_psf(folder: Place, noted: Mapping[str, Any]) -> PSF | None:

@@ -39,7 +39,7 @@ __all__ = [
 
 LONGEST_SECONDS = 10.0
 """What a bundle may take: as much is lost with a worker, and waited for at the end of a run."""
-ROUNDS = 3
+ROUNDS = 6
 """Blocks for every thread that are known to the scheduler: some wait for others of their shard."""
 MEMORY_SHARE = 0.7
 """Part of a worker's memory that may be full of bundles: Dask holds a worker back from 0.85 on."""

@@ -1,7 +1,8 @@
 """How worker processes come by the method of a channel: what travels, and what is made there and kept.
 
-A network's path travels with every block, and each worker loads the file once. A classical method with its
-PSF goes to the cluster once for each region, and from there to the workers that restore its blocks.
+Paths and settings travel with the blocks: of a network, or of the PSF of a classical method, in the folder of
+the result. Each worker loads the file once. Were a method a node of the graph, blocks would go first to the
+few workers that have it.
 """
 
 from __future__ import annotations
@@ -9,22 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from uuid import uuid4
-
-from dask.delayed import Delayed, delayed
 
 from bigdecon.config import CLASSICAL
 from bigdecon.deconvolution.block import Deconvolver
-from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.packed_blocks import MethodOnWorkers
 from bigdecon.distributed.cluster import Connection
+from bigdecon.io.stored_psf import FOLDER as KEPT_PSFS
 from bigdecon.learning.checkpoint import load_checkpoint
 from bigdecon.running.guarded_method import GuardedMethod
 from bigdecon.running.planning import RunPlan
-from bigdecon.running.worker_tasks import load_network
+from bigdecon.running.worker_tasks import load_classical, load_network
 from bigdecon.storage.places import Place
 
-__all__ = ["MethodOfRegion", "method_of_channel"]
+__all__ = ["MethodOfRegion", "guarded", "method_of_channel"]
 
 MethodOfRegion = Callable[[str], MethodOnWorkers]
 """Says how workers make the deconvolver for a region of that name."""
@@ -44,29 +42,28 @@ def method_of_channel(
     run_id : whose listeners are told of blocks and warnings
     """
     if plan.config.method in CLASSICAL:
-        name, method = plan.config.method, _classical(plan, channel, connection)
-        return lambda region: MethodOnWorkers(
-            partial(_guarded, run_id=run_id, region=region), (_sent(method, name),)
+        make: Callable[[], Deconvolver] = partial(
+            load_classical, *_classical_arguments(plan, channel, connection)
         )
-    arguments = _network_arguments(plan, channel, models, connection)
-    return lambda region: MethodOnWorkers(partial(_guarded_network, arguments, run_id, region))
+    else:
+        make = partial(load_network, *_network_arguments(plan, channel, models, connection))
+    return lambda region: MethodOnWorkers(partial(guarded, make, run_id, region))
 
 
-def _classical(plan: RunPlan, channel: int, connection: Connection) -> Deconvolver:
-    threads = connection.threads_per_worker if plan.device == "cpu" else None
-    psf, settings = plan.psfs[channel].array, plan.tuned[channel].settings
-    return classical_method(plan.config.method, psf, settings, plan.device, threads)
+def guarded(make: Callable[[], Deconvolver], run_id: str, region: str) -> GuardedMethod:
+    """Have a worker make a method, or take the one that it has made, and guard it."""
+    return GuardedMethod(make(), run_id, region)
 
 
-def _sent(method: Deconvolver, name: str) -> Delayed:
-    """Give a node of a region's graph that holds a method.
-
-    One for each region: blocks go first to workers that have what they need, and one node for all regions
-    would send them all to the same few. The key is new each time, or the scheduler would mix up channels
-    and runs.
-    """
-    sent: Delayed = delayed(method, name=f"method-{name}-{uuid4().hex}", traverse=False)
-    return sent
+def _classical_arguments(plan: RunPlan, channel: int, connection: Connection) -> tuple[Any, ...]:
+    return (
+        (plan.bookkeeping / KEPT_PSFS).absolute(),
+        plan.psfs[channel].sha256,
+        plan.config.method,
+        plan.tuned[channel].settings,
+        plan.device,
+        connection.threads_per_worker if plan.device == "cpu" else None,
+    )
 
 
 def _network_arguments(
@@ -83,11 +80,3 @@ def _network_arguments(
         plan.config.refine,
         max(0.0, plan.background(channel)),
     )
-
-
-def _guarded(method: Deconvolver, *, run_id: str, region: str) -> GuardedMethod:
-    return GuardedMethod(method, run_id, region)
-
-
-def _guarded_network(arguments: tuple[Any, ...], run_id: str, region: str) -> GuardedMethod:
-    return GuardedMethod(load_network(*arguments), run_id, region)

@@ -1,7 +1,7 @@
 """What a run does in worker processes: plain functions that take and give what pickles well.
 
 train_on_worker            one network
-load_network               once per worker and channel
+load_network               once per worker and channel; likewise `load_classical`
 write_unit                 a shard of the result, from its blocks; `summarize_region` sums up a region's
 write_bundle               the same, restoring the blocks as well
 write_coarse_unit          a shard of a coarser level
@@ -21,9 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bigdecon.config import ClassicalSettings
 from bigdecon.deconvolution.block import RestoredBlock
+from bigdecon.deconvolution.classical import ClassicalMethod
 from bigdecon.deconvolution.lease import holds
 from bigdecon.deconvolution.ledger import Extent, Fault, RegionKey, RegionRecord
+from bigdecon.deconvolution.methods import classical_method
 from bigdecon.deconvolution.network import NetworkDeconvolver
 from bigdecon.deconvolution.packed_blocks import Block, attempt_bundle
 from bigdecon.deconvolution.refined import RefinedNetwork, refining_lucy
@@ -35,6 +38,7 @@ from bigdecon.errors import ModelError, OutputError, WriteError
 from bigdecon.intensity import IntensityStats
 from bigdecon.io.layout import OutputLayout
 from bigdecon.io.output_folder import BOOKKEEPING
+from bigdecon.io.stored_psf import kept_array
 from bigdecon.io.writing import convert, has_digest, read_box, write_box, write_pyramid_box
 from bigdecon.learning.checkpoint import Checkpoint, load_checkpoint
 from bigdecon.learning.loop import TrainingStep
@@ -50,6 +54,7 @@ __all__ = [
     "UnitJob",
     "VoxelMask",
     "WrittenUnit",
+    "load_classical",
     "load_network",
     "summarize_region",
     "train_on_worker",
@@ -58,8 +63,8 @@ __all__ = [
     "write_unit",
 ]
 
-KEPT_NETWORKS = 32
-"""Channels whose networks a worker keeps: images with more are rare, and each is some megabytes."""
+KEPT_METHODS = 32
+"""Channels whose networks or PSFs a worker keeps: images with more are rare, and each is some megabytes."""
 _loading = threading.Lock()
 
 
@@ -121,7 +126,7 @@ def load_network(
         return _load_network(path, sha256, stats, device, tile, exact_tiles, threads, refine, background)
 
 
-@lru_cache(maxsize=KEPT_NETWORKS)
+@lru_cache(maxsize=KEPT_METHODS)
 def _load_network(
     path: Place,
     sha256: str,
@@ -146,6 +151,28 @@ def _load_network(
     psf = checkpoint.psf
     lucy = refining_lucy(psf, refine, background=background, device=device, threads=cpu_threads)
     return RefinedNetwork(network, lucy)
+
+
+@lru_cache(maxsize=KEPT_METHODS)
+def load_classical(
+    psfs: Place, sha256: str, name: str, settings: ClassicalSettings, device: str, threads: int | None
+) -> ClassicalMethod:
+    """Make a classical method in a worker process, with the PSF that the run keeps; see `classical_method`.
+
+    It is kept for the next block.
+
+    Parameters
+    ----------
+    psfs : folder of the PSFs
+    sha256 : of the one to use
+    name, settings, device, threads : of the method
+
+    Raises
+    ------
+    OutputError
+        if the PSF is not there
+    """
+    return classical_method(name, kept_array(psfs, sha256), settings, device, threads)
 
 
 class VoxelMask(Protocol):
