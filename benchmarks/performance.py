@@ -326,11 +326,15 @@ def join(lines: Sequence[str]) -> str:
 def scheduling(result: Result) -> str:
     found, cores = result["throughput"], result["machine"]["cores"]
     own, most = 1000 * found["scheduler_cpu_seconds_per_block"], result["growth"][-1]["blocks"]
+    short = ""
+    if "short_run" in result:
+        brief = result["short_run"]
+        short = f" In a run of {brief['blocks']} blocks, beginning and end leave {brief['efficiency']:.0%}."
     return f"""\
 {found["workers"]} simulated workers whose blocks take 0.3 s each were busy {found["efficiency"]:.0%} of the
 time ({found["blocks"]} blocks); they shared {cores} cores with scheduler and client, which spent {own:.1f} ms
-of processor time on a block. The time of blocks that take none grows with their number to the power
-of {result["exponent"]:.2f}, up to {most} of them.
+of processor time on a block.{short} The time of blocks that take none grows with their number
+to the power of {result["exponent"]:.2f}, up to {most} of them.
 """
 
 

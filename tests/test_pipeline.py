@@ -422,9 +422,9 @@ def test_trials_of_the_later_one_go_and_what_a_user_put_beside_them_stays(tmp_pa
     image = write_image(tmp_path / "a.ome.zarr", specimen((12, 32, 32)))
     prepared, kept = pipeline.prepare, []
 
-    def slower(config, *arguments):
+    def slower(config, *arguments, **named):
         """Choose settings; meanwhile the same command is quicker elsewhere."""
-        plan = prepared(config, *arguments)
+        plan = prepared(config, *arguments, **named)
         kept.extend(choosing_folder(plan.output).iterdir())
         monkeypatch.setattr(pipeline, "prepare", prepared)
         held = {path: path.read_bytes() for path in kept}

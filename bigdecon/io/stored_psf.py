@@ -55,8 +55,13 @@ def keep_psfs(folder: Place, psfs: Iterable[PSF]) -> None:
             raise write_error(place, error) from error
 
 
-def kept_array(folder: Place, sha256: str) -> NDArray[np.float32]:
+def kept_array(folder: Place, sha256: str, voxel_size_um: tuple[float, ...] | None) -> NDArray[np.float32]:
     """Read the voxels of a PSF ([z,] y, x) that was kept.
+
+    Parameters
+    ----------
+    folder : where it lies
+    sha256, voxel_size_um : of the `PSF`
 
     Raises
     ------
@@ -66,7 +71,7 @@ def kept_array(folder: Place, sha256: str) -> NDArray[np.float32]:
     place = folder / f"{sha256}.safetensors"
     try:
         data: NDArray[np.float32] = load(places.read(place, limit=MAX_PSF_BYTES))["psf"]
-        if PSF(data).sha256 == sha256:
+        if PSF(data, voxel_size_um).sha256 == sha256:
             return data
         reason = "it holds another PSF"
     except (KeyError, OSError, SafetensorError, TypeError, ValueError) as error:

@@ -59,6 +59,7 @@ def _classical_arguments(plan: RunPlan, channel: int, connection: Connection) ->
     return (
         (plan.bookkeeping / KEPT_PSFS).absolute(),
         plan.psfs[channel].sha256,
+        plan.psfs[channel].voxel_size_um,
         plan.config.method,
         plan.tuned[channel].settings,
         plan.device,

@@ -155,7 +155,13 @@ def _load_network(
 
 @lru_cache(maxsize=KEPT_METHODS)
 def load_classical(
-    psfs: Place, sha256: str, name: str, settings: ClassicalSettings, device: str, threads: int | None
+    psfs: Place,
+    sha256: str,
+    voxel_size_um: tuple[float, ...] | None,
+    name: str,
+    settings: ClassicalSettings,
+    device: str,
+    threads: int | None,
 ) -> ClassicalMethod:
     """Make a classical method in a worker process, with the PSF that the run keeps; see `classical_method`.
 
@@ -164,7 +170,7 @@ def load_classical(
     Parameters
     ----------
     psfs : folder of the PSFs
-    sha256 : of the one to use
+    sha256, voxel_size_um : of the one to use
     name, settings, device, threads : of the method
 
     Raises
@@ -172,7 +178,7 @@ def load_classical(
     OutputError
         if the PSF is not there
     """
-    return classical_method(name, kept_array(psfs, sha256), settings, device, threads)
+    return classical_method(name, kept_array(psfs, sha256, voxel_size_um), settings, device, threads)
 
 
 class VoxelMask(Protocol):
