@@ -49,7 +49,7 @@ from bigdecon.volume import Volume
 
 RESULT = Path(__file__).parent / "results" / "overlap.json"
 TIMES = (0.5, 1.0, 2.0, 4.0)
-ROUNDS = 3
+ROUNDS = 1
 H200_FLOPS = 250e12
 """What convolutions of a network may reach on an H200 in bfloat16: assumed, not measured."""
 
@@ -119,7 +119,7 @@ def main() -> None:
 
 def measure(folder: Path, *, quick: bool, rounds: int) -> dict[str, Any]:
     load = os.getloadavg()[0]
-    block, halo, shape = (32, 8, (64, 64, 128)) if quick else (128, 32, (256, 256, 1024))
+    block, halo, shape = (32, 8, (64, 64, 128)) if quick else (128, 32, (512, 512, 1024))
     plan = make_plan(folder, shape, block, halo)
     planned = WorkersPlanned(1, GPU_THREADS, 0)
     with connect(

@@ -171,6 +171,7 @@ def storage(result: Result) -> str:
             kind,
             f"{rate(case, kind):.0f} MB/s",
             f"{case['of_codec_speed'][kind]:.0%}",
+            f"{case['of_codec_and_file_speed'][kind]:.0%}",
             f"{case['processor_seconds'][kind] / case['processor_seconds'][f'{kind}, codec']:.2f}",
             f"{case['tensorstore_times_as_fast'].get(kind, '–')}",
         )
@@ -191,6 +192,7 @@ def storage(result: Result) -> str:
         "",
         "as a run does it",
         "of the codec's speed",
+        "of codec and plain files, one after the other",
         "processor time, times the codec's",
         "tensorstore, times as fast",
     )
@@ -205,8 +207,9 @@ Chunks of {chunk}³ in a shard of {shard}³, noisy voxels, {result["threads"]} t
 {result["load_at_start"]}. Reading is of eight blocks together with their halo, as a run reads them where
 blocks are quick: {decoded:.1f} voxels are decoded for one that is asked for, as the halo reaches into the
 chunks around (8 for blocks alone). The codec alone decodes the same chunks in as many threads, without
-files. Writing includes flushing to the disk and the hash for the ledger, which alone takes
-{" and ".join(hashing)} of the time of packing in all threads.{than_zarr}
+files, and without copying what is asked for to its place; plain files are the same bytes, read in as many
+threads, or written and flushed. Writing includes flushing to the disk and the hash for the ledger, which
+alone takes {" and ".join(hashing)} of the time of packing in all threads.{than_zarr}
 
 {table(head, rows)}
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from io import FileIO
+from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
@@ -15,6 +19,8 @@ from bigdecon.io.stores import ReadOnlyStore, RemoteStore, byte_bounds, is_url, 
 from bigdecon.untrusted import MAX_DOCUMENT_BYTES, shown
 
 __all__ = ["GuardedStore", "open_guarded", "read_document"]
+
+Memory = TypeVar("Memory", bytearray, NDArray[np.uint8])
 
 
 class GuardedStore(ReadOnlyStore):
@@ -46,7 +52,20 @@ class GuardedStore(ReadOnlyStore):
         return self.base, self.follow_links, self.limit
 
     def read(self, key: str, byte_range: ByteRequest | None = None) -> bytes | None:
+        """Read a file or a range of its bytes as `read_into` does, into memory of its own."""
+        content = self.read_into(bytearray, key, byte_range)
+        return None if content is None else bytes(content)
+
+    def read_into(
+        self, memory: Callable[[int], Memory], key: str, byte_range: ByteRequest | None = None
+    ) -> Memory | None:
         """Read a file or a range of its bytes; None where there is none.
+
+        Parameters
+        ----------
+        memory : gives memory of so many bytes
+        key : of the file
+        byte_range : all of it by default
 
         Raises
         ------
@@ -73,7 +92,10 @@ class GuardedStore(ReadOnlyStore):
             if stop - start > self.limit:
                 raise ValueError(f"{key} takes {stop - start} bytes, and at most {self.limit} are expected")
             file.seek(start)
-            return _read_all(file, stop - start)
+            content = memory(stop - start)
+            return content[
+                : _read_all(file, memoryview(content.data if isinstance(content, np.ndarray) else content))
+            ]
 
     def _check_inside(self, path: str) -> None:
         real = os.path.realpath(path)
@@ -114,15 +136,12 @@ class GuardedStore(ReadOnlyStore):
                 yield name
 
 
-def _read_all(file: object, size: int) -> bytes:
-    """Read `size` bytes; a single read of a file system in the network may give less."""
-    first: bytes = file.read(size)  # type: ignore[attr-defined]
-    if len(first) == size or not first:
-        return first
-    data = bytearray(first)
-    while len(data) < size and (piece := file.read(size - len(data))):  # type: ignore[attr-defined]
-        data += piece
-    return bytes(data)
+def _read_all(file: FileIO, content: memoryview) -> int:
+    """Fill memory and tell how far; a single read of a file system in the network may give less."""
+    end = 0
+    while end < len(content) and (more := file.readinto(content[end:])):
+        end += more
+    return end
 
 
 def open_guarded(location: str, *, follow_links: bool = False, limit: int = MAX_DOCUMENT_BYTES) -> Store:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.abc.store import RangeByteRequest
 
 from bigdecon.errors import ReadError
 from bigdecon.io.guarded_store import GuardedStore
@@ -117,19 +119,19 @@ def test_chunks_of_a_shard_are_fetched_at_the_same_time_or_all_at_once(
     data = values((8, 8), "u2")
     zarr.create_array(tmp_path, data=data, chunks=(2, 2), shards=(8, 8))
     source = open_zarr_source(str(tmp_path), "", 3)
-    get, asked, now, most = GuardedStore.get, [0], [0], [0]
+    read, asked, meeting = GuardedStore.read_into, [0], threading.Barrier(2)
 
-    async def slow(self: GuardedStore, *arguments: Any, **named: Any) -> Any:
+    def noted(self: GuardedStore, memory: Any, key: str, byte_range: Any = None) -> Any:
         asked[0] += 1
-        now[0] += 1
-        most[0] = max(now[0], most[0])
-        await asyncio.sleep(0.01)
-        now[0] -= 1
-        return await get(self, *arguments, **named)
+        if isinstance(byte_range, RangeByteRequest) and not meeting.broken:
+            with suppress(threading.BrokenBarrierError):
+                meeting.wait(20)  # breaks where chunks are asked for one after the other
+        return read(self, memory, key, byte_range)
 
-    monkeypatch.setattr(GuardedStore, "get", slow)
+    monkeypatch.setattr(GuardedStore, "read_into", noted)
+    monkeypatch.setattr("bigdecon.io.chunk_pipeline._cores", lambda: 2)
     np.testing.assert_array_equal(source[1:6, 1:8], data[1:6, 1:8])
-    assert most[0] >= 8
+    assert not meeting.broken
     asked[0] = 0
     np.testing.assert_array_equal(source[1:7, 1:8], data[1:7, 1:8])
     assert asked[0] == 2  # index and shard: its chunks are too small to be asked for one by one
