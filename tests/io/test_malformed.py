@@ -461,12 +461,14 @@ def test_no_way_to_read_leads_past_the_guards(tmp_path):
         return await found if inspect.isawaitable(found) else found
 
     ways = ways_to_read(store)
-    assert {"get", "get_partial_values", "getsize"} <= ways.keys()
+    assert {"get", "get_partial_values", "getsize", "read_into"} <= ways.keys()
     for name, read in ways.items():
         options = {"prototype": prototype} if "prototype" in inspect.signature(read).parameters else {}
         for key in ("link", "large"):
             if name == "_get_many":
                 arguments, options = ([(key, prototype, None)],), {}
+            elif name == "read_into":
+                arguments = (bytearray, key)
             elif name == "get_partial_values":
                 arguments, options = (prototype, [(key, None)]), {}
             else:
