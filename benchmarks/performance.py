@@ -252,7 +252,7 @@ def overlap(result: Result) -> str:
         "a block",
         "busy",
         "between first and last block",
-        "at most",
+        "if reading and writing took as long as alone",
     )
     return f"""\
 One worker with {result["threads"]} threads, and a stand-in for its GPU that takes a known time
@@ -336,8 +336,8 @@ def scheduling(result: Result) -> str:
     return f"""\
 {found["workers"]} simulated workers whose blocks take 0.3 s each were busy {found["efficiency"]:.0%} of the
 time ({found["blocks"]} blocks); they shared {cores} cores with scheduler and client, which spent {own:.1f} ms
-of processor time on a block.{short} The time of blocks that take none grows with their number
-to the power of {result["exponent"]:.2f}, up to {most} of them.
+of processor time on a block.{short} The time
+of blocks that take none grows with their number to the power of {result["exponent"]:.2f}, up to {most} of them.
 """
 
 
