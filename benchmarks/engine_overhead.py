@@ -1,8 +1,8 @@
 """Measure what scheduling a block costs, in either engine, and that the scheduler's memory does not grow.
 
-BLOCKS = {"map-overlap": 5_000, "direct": 60_000, "bundles": 60_000}
-QUICK_BLOCKS = {"map-overlap": 48, "direct": 192, "bundles": 192}
-IN_A_BUNDLE = 8
+    python benchmarks/engine_overhead.py            5 thousand blocks by map-overlap, 60 thousand directly,
+                                                    one by one and in bundles (`running/bundles.py`)
+    python benchmarks/engine_overhead.py --quick    some hundred each
 
 Regions go through `restore_regions`, as in `bigdecon run`: the same graphs, write tasks and ledger, 16 blocks
 a region and 8 a shard as with blocks of 128³, on a cluster as `--cluster local` starts it. Only the blocks

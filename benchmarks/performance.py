@@ -337,7 +337,7 @@ def scheduling(result: Result) -> str:
 {found["workers"]} simulated workers whose blocks take 0.3 s each were busy {found["efficiency"]:.0%} of the
 time ({found["blocks"]} blocks); they shared {cores} cores with scheduler and client, which spent {own:.1f} ms
 of processor time on a block.{short} The time
-of blocks that take none grows with their number to the power of {result["exponent"]:.2f}, up to {most} of them.
+of blocks that take none grows with their number to the power of {result["exponent"]:.2f}, up to {most}.
 """
 
 

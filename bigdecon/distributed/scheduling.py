@@ -59,6 +59,8 @@ class Task(Generic[K]):
         A collection brings its own names.
     remedy : what to do where the memory does not suffice, as the end of a sentence
     workers : addresses of the workers that may do it; empty for any
+    can_be_milder : called where workers died of the task; tells whether what `build` makes next asks less of
+        them, and is worth another attempt
     """
 
     key: K
@@ -66,6 +68,7 @@ class Task(Generic[K]):
     name: str = "task"
     remedy: str = "give the workers more memory, and the same command again"
     workers: tuple[str, ...] = ()
+    can_be_milder: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,9 @@ class _Walk(Generic[K]):
                     f"task {error.task} at last with: {failure}; what is finished is kept: have GPU and "
                     "driver looked at, and give the same command again."
                 ) from error
+            if attempt.failures < self._retries and attempt.task.can_be_milder():
+                self._again(attempt)
+                return
             raise RunError(
                 f"{error.allowed_failures + 1} workers died one after the other in the task {error.task}, "
                 "probably for want of memory; give more --memory-limit, fewer --threads or a smaller --block."
@@ -231,6 +237,9 @@ class _Walk(Generic[K]):
             if isinstance(error, BigdeconError):
                 raise error
             raise _final(error, attempt.task) from error
+        self._again(attempt)
+
+    def _again(self, attempt: _Attempt[K]) -> None:
         # A graph keeps its keys: wait until the client has let go of the failed ones.
         self._client.sync(_breathe)
         self._launch(attempt.task, attempt.failures + 1)

@@ -99,6 +99,7 @@ def write_box(
     channel: int,
     box: Box,
     data: NDArray[Any],
+    writer: str = "",
 ) -> str:
     """Write whole write units of one channel at one time point; any process may write others meanwhile.
 
@@ -113,6 +114,7 @@ def write_box(
     timepoint, channel : indices, 0 where there is no such axis
     box : spatial slices that start at multiples of the level's write_shape and end at one or at the edge
     data : values of the box, spatial axes only, in the output's type
+    writer : whose unfinished files are left alone, as another task of the same run may be at them
 
     Returns
     -------
@@ -134,31 +136,33 @@ def write_box(
         form = format_of(array)
         files = {root / target.path / key: part[place] for key, place in _files(array, target, selection)}
         with ThreadPoolExecutor(min(len(files), FILES_AT_A_TIME), thread_name_prefix="store") as pool:
-            for stored in [pool.submit(_store, file, pack(cell, form)) for file, cell in files.items()]:
+            for stored in [
+                pool.submit(_store, file, pack(cell, form), writer) for file, cell in files.items()
+            ]:
                 stored.result()
     except OSError as error:
         raise write_error(root, error) from error
     return hashed.result()
 
 
-def _store(file: Place, pieces: Iterator[bytes]) -> None:
+def _store(file: Place, pieces: Iterator[bytes], writer: str) -> None:
     """Replace a file by what is packed, or remove it where that is nothing."""
     if isinstance(file, Path):
-        _store_on_disk(file, pieces)
+        _store_on_disk(file, pieces, writer)
     elif content := b"".join(pieces):
         places.write(file, content)
     else:
         places.delete(file)
 
 
-def _store_on_disk(file: Path, pieces: Iterator[bytes]) -> None:
-    _remove_remains(file)
+def _store_on_disk(file: Path, pieces: Iterator[bytes], writer: str) -> None:
+    _remove_remains(file, writer)
     first = next(pieces, None)
     if first is None:
         file.unlink(missing_ok=True)
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(file, itertools.chain([first], pieces))
+    write_durably(file, itertools.chain([first], pieces), writer)
 
 
 def read_box(
@@ -207,12 +211,15 @@ def _without_lost_signs(data: NDArray[Any], chunks: Sequence[int]) -> NDArray[An
     if data.dtype.kind != "f":
         return data
     starts = itertools.product(*(range(0, n, chunk) for n, chunk in zip(data.shape, chunks, strict=True)))
-    cells = (
-        data[tuple(slice(at, at + chunk) for at, chunk in zip(start, chunks, strict=True))]
-        for start in starts
-    )
-    lost = any(is_blank(cell) and np.signbit(cell).any() for cell in cells)
-    return data + 0.0 if lost else data
+    cells = [
+        tuple(slice(at, at + chunk) for at, chunk in zip(start, chunks, strict=True)) for start in starts
+    ]
+    lost = [cell for cell in cells if is_blank(data[cell]) and np.signbit(data[cell]).any()]
+    if lost:
+        data = data.copy()
+        for cell in lost:
+            data[cell] = 0
+    return data
 
 
 def _full_selection(layout: OutputLayout, timepoint: int, channel: int, box: Box) -> Box:
@@ -254,9 +261,11 @@ def _files(array: Any, level: LevelLayout, selection: Box) -> Iterator[tuple[str
         yield array.metadata.encode_chunk_key(index), place
 
 
-def _remove_remains(file: Path) -> None:
-    """Remove what we, or zarr in earlier versions, left half written when the process was killed."""
+def _remove_remains(file: Path, writer: str) -> None:
+    """Remove what others, or zarr in earlier versions, left half written when the process was killed."""
+    ours = f"{TEMPORARY}{file.name}-{writer}-"
     if file.parent.is_dir():
         for pattern in (f"{TEMPORARY}{file.name}-*", f"{file.stem}.*.partial"):
             for remains in file.parent.glob(pattern):
-                remains.unlink(missing_ok=True)
+                if not (writer and remains.name.startswith(ours)):
+                    remains.unlink(missing_ok=True)

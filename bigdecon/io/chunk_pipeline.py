@@ -1,22 +1,25 @@
 """How zarr's chunks come to their places: by threads, and those of a shard side by side.
 
 zarr itself unpacks chunks in threads, but copies each in the one thread of its event loop, chunks of shards
-twice, and asks a store for the chunks of a shard one after the other. Here
+twice, and asks a store for the chunks of a shard one after the other. Here                 [..] in a thread
 
-    chunk     get ──> [unpack, copy to its place in the result]        [..] in a thread
-    shard     get its index ──> all chunks wanted, as above, at a time
+    in a folder     [read, unpack, copy to its place; the next]   ten at a time
+    on a server     get ──> [unpack, copy to its place]
+    shard           get its index ──> all chunks wanted, as above, at a time
 
-What is fetched and how it is unpacked stays zarr's.
+Chunks with filters, or with several codecs, are unpacked by zarr.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -27,9 +30,7 @@ from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import RangeByteRequest
 from zarr.codecs import BytesCodec, ShardingCodec
 from zarr.codecs._v2 import V2Codec
-from zarr.core.chunk_grids import RegularChunkGrid
 from zarr.core.codec_pipeline import BatchedCodecPipeline, fill_value_or_default
-from zarr.core.indexing import get_indexer
 
 from bigdecon.io.decompression import decompress
 from bigdecon.io.guarded_store import GuardedStore
@@ -38,6 +39,11 @@ __all__ = ["BoundedBytes", "BoundedNumcodec", "ShardsSideBySide", "ThreadedPipel
 
 SMALL_CHUNK = 2**20
 """Bytes of a chunk, unpacked, below which it is not worth a request: a whole shard of them is one."""
+READERS = 10
+"""Threads of a process that read chunks in folders: disks in the network are waited for."""
+STORED_GROWTH = 2
+"""How much larger than unpacked a stored chunk may be: packing noise adds 1 %."""
+STORED_SLACK = 2**16
 LARGEST_SCRATCH = 2**23
 """Memory that each thread that unpacks chunks may keep; a chunk of 128³ in float32 has as much."""
 
@@ -85,8 +91,12 @@ class ThreadedPipeline(BatchedCodecPipeline):
                 others.append(each)
             else:
                 jobs.append((read, out.as_numpy_array()[place], codec, part, spec))
-        count = min(len(jobs), _cores())
-        shares = (asyncio.to_thread(_read_and_unpack, jobs[first::count]) for first in range(count))
+        count = min(len(jobs), READERS)
+        loop, failed = asyncio.get_running_loop(), threading.Event()
+        shares = (
+            loop.run_in_executor(_readers(os.getpid()), _read_and_unpack, jobs[first::count], failed)
+            for first in range(count)
+        )
         await asyncio.gather(super().read(others, out, drop_axes), *shares)
 
     async def read_batch(self, batch_info: Iterable[Any], out: Any, drop_axes: tuple[int, ...] = ()) -> None:
@@ -152,19 +162,22 @@ class ShardsSideBySide(ShardingCodec):
         part : that is wanted, in voxels of the shard
         """
         counts = self._get_chunks_per_shard(spec)
-        grid = RegularChunkGrid(chunk_shape=self.chunk_shape)
-        wanted = list(get_indexer(part, shape=spec.shape, chunk_grid=grid))
+        wanted = _cut(part, spec.shape, self.chunk_shape)
         index = await self._load_shard_index_maybe(getter, counts)
         if index is None:
             target[...] = fill_value_or_default(spec)
             return
         chunk_spec = self._get_chunk_spec(spec)
+        most = STORED_GROWTH * _decoded_bytes(chunk_spec) + STORED_SLACK
+        places = [index.get_chunk_slice(at) for at, *_ in wanted]
+        if any(bounds is not None and bounds[1] - bounds[0] > most for bounds in places):
+            raise ValueError(f"its index tells of chunks of more than {most} bytes")
         file: Any = getter
         if len(wanted) == math.prod(counts) and _decoded_bytes(chunk_spec) < SMALL_CHUNK:
             file = _InMemory(await getter.get(prototype=spec.prototype))
         chunks: list[Any] = [
-            (_PartOfFile(file, index.get_chunk_slice(at)), chunk_spec, inner, place, True)
-            for at, inner, place, *_ in wanted
+            (_PartOfFile(file, bounds), chunk_spec, inner, place, True)
+            for (_, inner, place), bounds in zip(wanted, places, strict=True)
         ]
         await self.codec_pipeline.read(chunks, spec.prototype.nd_buffer.from_numpy_array(target))
 
@@ -225,19 +238,44 @@ class _Scratch(threading.local):
 _packed, _unpacked = _Scratch(), _Scratch()
 
 
-def _read_and_unpack(jobs: Sequence[tuple[Any, ...]]) -> None:
-    """Do all with some chunks in one thread: to change threads for each takes a tenth of the time."""
+def _read_and_unpack(jobs: Sequence[tuple[Any, ...]], failed: threading.Event) -> None:
+    """Do all with some chunks in one thread: to change threads for each takes a tenth of the time.
+
+    Once a chunk has failed, nobody goes on with what is wanted no more.
+    """
     for read, target, codec, part, spec in jobs:
-        stored = read()
-        if stored is None:
-            target[...] = fill_value_or_default(spec)
-        else:
-            _unpack(target, codec, stored, part, spec)
+        if failed.is_set():
+            return
+        try:
+            stored = read()
+            if stored is None:
+                target[...] = fill_value_or_default(spec)
+            else:
+                _unpack(target, codec, stored, part, spec)
+        except BaseException:
+            failed.set()
+            raise
 
 
 @lru_cache(maxsize=1)
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _readers(pid: int) -> ThreadPoolExecutor:
+    """Start the threads anew after a fork, which they do not survive."""
+    return ThreadPoolExecutor(READERS, thread_name_prefix="read")
+
+
+def _cut(
+    part: Sequence[slice], shape: Sequence[int], chunk: Sequence[int]
+) -> list[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
+    """Give the chunks that a part of a shard touches: which, what of each, and where that goes."""
+    axes = []
+    for wanted, n, size in zip(part, shape, chunk, strict=True):
+        start, stop, _ = wanted.indices(n)
+        axis = []
+        for i in range(start // size, -(-stop // size)):
+            first, last = max(start, i * size), min(stop, (i + 1) * size)
+            axis.append((i, slice(first - i * size, last - i * size), slice(first - start, last - start)))
+        axes.append(axis)
+    return [tuple(zip(*each, strict=True)) for each in itertools.product(*axes)]
 
 
 def _unpack(target: NDArray[Any], codec: str, stored: NDArray[np.uint8], part: Any, spec: Any) -> None:

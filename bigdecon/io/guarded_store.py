@@ -8,7 +8,7 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from io import FileIO
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from bigdecon.untrusted import MAX_DOCUMENT_BYTES, shown
 
 __all__ = ["GuardedStore", "open_guarded", "read_document"]
 
-Memory = TypeVar("Memory", bytearray, NDArray[np.uint8])
+Bytes = NDArray[np.uint8]
 
 
 class GuardedStore(ReadOnlyStore):
@@ -53,12 +53,12 @@ class GuardedStore(ReadOnlyStore):
 
     def read(self, key: str, byte_range: ByteRequest | None = None) -> bytes | None:
         """Read a file or a range of its bytes as `read_into` does, into memory of its own."""
-        content = self.read_into(bytearray, key, byte_range)
-        return None if content is None else bytes(content)
+        content = self.read_into(_fresh, key, byte_range)
+        return None if content is None else content.tobytes()
 
     def read_into(
-        self, memory: Callable[[int], Memory], key: str, byte_range: ByteRequest | None = None
-    ) -> Memory | None:
+        self, memory: Callable[[int], Bytes], key: str, byte_range: ByteRequest | None = None
+    ) -> Bytes | None:
         """Read a file or a range of its bytes; None where there is none.
 
         Parameters
@@ -114,10 +114,12 @@ class GuardedStore(ReadOnlyStore):
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
         """Read a file or a range of its bytes; None where there is none."""
-        data = await asyncio.to_thread(self.read, key, byte_range)
+        data = await asyncio.to_thread(self.read_into, _fresh, key, byte_range)
         if data is None:
             return None
-        return Buffer.from_bytes(data) if prototype is None else prototype.buffer.from_bytes(data)
+        kind: type[Any] = Buffer if prototype is None else prototype.buffer
+        found: Buffer = kind.from_array_like(data)
+        return found
 
     async def exists(self, key: str) -> bool:
         """Whether there is a regular file of this name that may be read."""
@@ -134,6 +136,10 @@ class GuardedStore(ReadOnlyStore):
         with suppress(FileNotFoundError, NotADirectoryError):
             for name in await asyncio.to_thread(os.listdir, path):
                 yield name
+
+
+def _fresh(size: int) -> Bytes:
+    return np.empty(size, np.uint8)
 
 
 def _read_all(file: FileIO, content: memoryview) -> int:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from bigdecon.described import from_json
-from bigdecon.errors import OutputError
+from bigdecon.errors import OutputError, ReadError
 from bigdecon.io.provenance import PSFRecord
 from bigdecon.optics.psf import PSF
 from bigdecon.storage import places
@@ -65,8 +65,10 @@ def kept_array(folder: Place, sha256: str, voxel_size_um: tuple[float, ...] | No
 
     Raises
     ------
+    ReadError
+        if it cannot be read, now
     OutputError
-        if it is not there, or another one
+        if it is another one
     """
     place = folder / f"{sha256}.safetensors"
     try:
@@ -74,11 +76,16 @@ def kept_array(folder: Place, sha256: str, voxel_size_um: tuple[float, ...] | No
         if PSF(data, voxel_size_um).sha256 == sha256:
             return data
         reason = "it holds another PSF"
-    except (KeyError, OSError, SafetensorError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise ReadError(
+            f"the PSF that the run keeps in {place} cannot be read ({error}); "
+            "give the same command again: what is finished is kept."
+        ) from error
+    except (KeyError, SafetensorError, TypeError, ValueError) as error:
         reason = str(error)
     raise OutputError(
         f"the PSF that the run keeps in {place} cannot be read ({reason}); "
-        "remove the file if it is there, and give the same command again: what is finished is kept."
+        "remove the file, and give the same command again: what is finished is kept."
     )
 
 

@@ -14,7 +14,11 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Sequence
+from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +43,9 @@ __all__ = [
 
 LONGEST_SECONDS = 10.0
 """What a bundle may take: as much is lost with a worker, and waited for at the end of a run."""
+RECENT = 32
+"""Reports of workers on how long blocks took that count."""
+LOOK_SECONDS = 5.0
 ROUNDS = 6
 """Blocks for every thread that are known to the scheduler: some wait for others of their shard."""
 MEMORY_SHARE = 0.7
@@ -53,51 +60,87 @@ class Bundling:
     plan : of the run
     connection : to the workers
     keys : all regions, in the order of their turns
+    able : addresses of the workers that may do it; empty for all
     """
 
-    def __init__(self, plan: RunPlan, connection: Connection, keys: Sequence[RegionKey]) -> None:
-        self._plan = plan
-        self._workers = connection.n_workers
-        self._slots = connection.n_workers * connection.threads_per_worker
+    def __init__(
+        self, plan: RunPlan, connection: Connection, keys: Sequence[RegionKey], able: Sequence[str] = ()
+    ) -> None:
+        self._plan, self._connection, self._able = plan, connection, frozenset(able)
         self._blocks_in_region = len(plan.grid.blocks_within(plan.regions[0]))
-        self._fit: bool | None = None
-        self._memory: Callable[[], int] = lambda: _least_memory(connection)
-        self._threads = connection.threads_per_worker
+        self._longest = longest_block(plan)
         bundles = bundle_grid(plan.grid, plan.layout.write_shape)
         counts = [math.prod(len(cuts) - 1 for cuts in bundles.cuts_within(key.box)) for key in keys]
         left = itertools.accumulate(reversed(counts))
         self._left = dict(zip(reversed(keys), left, strict=True))
-        self._longest = longest_block(plan)
-        self._blocks, self._seconds = 0, 0.0
+        self._paces: dict[str, deque[float]] = {}
         self._lock = threading.Lock()
+        self._stopped = False
+        slots = connection.n_workers * connection.threads_per_worker
+        self._crew, self._looked = _Crew(connection.n_workers, slots, False), -math.inf
 
     def hear(self, event: BlocksRestored) -> None:
         """Take note of how long blocks took."""
         with self._lock:
-            self._blocks += event.blocks
-            self._seconds += event.seconds
+            paces = self._paces.setdefault(_channel_of(event.region), deque(maxlen=RECENT))
+            paces.append(event.seconds / max(1, event.blocks))
+
+    def stop(self) -> None:
+        """Go on block by block: workers died of bundles."""
+        self._stopped = True
 
     def suits(self, key: RegionKey) -> bool:
         """Tell whether a region is to be restored in bundles.
 
         At first nobody knows how long blocks take, and at the end there are too few bundles for all workers.
         """
-        return self._are_quick() and self._left[key] > self._slots and self._do_fit()
+        crew = self._look()
+        return self._are_quick(_channel_of(key.name)) and self._left[key] > crew.slots and crew.fits
 
     def in_flight(self) -> int:
         """Tell how many regions should be worked on at a time, for all threads to have something to do."""
-        if self._are_quick() and self._do_fit():
-            return self._slots + self._workers  # in each one bundle may be left
-        return max(2, -(-ROUNDS * self._slots // self._blocks_in_region))
+        crew = self._look()
+        if crew.fits and any(self._are_quick(channel) for channel in list(self._paces)):
+            return crew.slots + crew.workers  # in each one bundle may be left
+        return max(2, -(-ROUNDS * crew.slots // self._blocks_in_region))
 
-    def _are_quick(self) -> bool:
+    def _are_quick(self, channel: str) -> bool:
+        """Judge by the median: the first block of a worker also starts its GPU."""
         with self._lock:
-            return self._blocks > 0 and self._seconds / self._blocks <= self._longest
+            paces = self._paces.get(channel)
+            return paces is not None and not self._stopped and median(paces) <= self._longest
 
-    def _do_fit(self) -> bool:
-        if self._fit is None:  # asked for once there are workers
-            self._fit = bundles_fit(self._plan, self._threads, self._memory())
-        return self._fit
+    def _look(self) -> _Crew:
+        """Look at the workers that there are, now and then: some may come later, with other memory."""
+        if time.monotonic() > self._looked + LOOK_SECONDS:
+            self._looked = time.monotonic()
+            workers = self._connection.client.scheduler_info(n_workers=-1)["workers"]
+            found = [one for name, one in workers.items() if not self._able or name in self._able]
+            if found:
+                fits = all(
+                    bundles_fit(self._plan, one["nthreads"], int(one["memory_limit"] or 0)) for one in found
+                )
+                self._crew = _Crew(len(found), sum(one["nthreads"] for one in found), fits)
+        return self._crew
+
+
+class _Crew(NamedTuple):
+    """The workers that there are.
+
+    Attributes
+    ----------
+    workers, slots : processes, and threads of all of them
+    fits : whether bundles of all its threads fit the memory of each; not before there is one
+    """
+
+    workers: int
+    slots: int
+    fits: bool
+
+
+def _channel_of(region: str) -> str:
+    """Give the channel in the name of a region (`RegionKey.name`)."""
+    return region.split(".")[2]
 
 
 def longest_block(plan: RunPlan) -> float:
@@ -113,11 +156,11 @@ def most_are_bundled(plan: RunPlan, workers: WorkersPlanned, block_seconds: floa
     ----------
     plan : of the run
     workers : who will do it
-    block_seconds : that a block takes
+    block_seconds : that a block takes; the threads of a worker take turns
     """
     enough = count_bundles(plan) > 2 * workers.count * workers.threads
     fit = bundles_fit(plan, workers.threads, workers.memory_bytes)
-    return enough and fit and block_seconds <= longest_block(plan)
+    return enough and fit and workers.threads * block_seconds <= longest_block(plan)
 
 
 def blocks_in_bundle(plan: RunPlan) -> int:
@@ -158,9 +201,3 @@ def bundles_fit(plan: RunPlan, threads: int, memory: int) -> bool:
     program = PROGRAM_BYTES["cuda" if on_gpu else "cpu"]
     block = 0 if on_gpu else plan.bytes_per_worker
     return not memory or program + block + threads * bundle_bytes(plan) <= MEMORY_SHARE * memory
-
-
-def _least_memory(connection: Connection) -> int:
-    """Give the memory of the worker that has least, as the scheduler told the client; 0 for no limit."""
-    workers = connection.client.scheduler_info(n_workers=-1)["workers"].values()
-    return min((int(worker["memory_limit"]) for worker in workers if worker["memory_limit"]), default=0)

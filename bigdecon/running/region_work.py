@@ -54,14 +54,19 @@ class RegionWork:
         self._earlier, self._run_id, self._writer = earlier, run_id, writer
         self._suits_bundles = suits_bundles
         self._engine = plan.engine
-        self._attempts = 0
+        self._attempts, self._bundled = 0, False
+
+    def can_be_milder(self) -> bool:
+        """Tell whether the region was tried in bundles, and is going to be restored block by block."""
+        return self._bundled
 
     def build(self) -> Delayed:
         """Restore the blocks, write the shards."""
         earlier, self._earlier = self._earlier, None
         engine, self._engine = self._engine, "direct"
         self._attempts += 1
-        if self._attempts == 1 and earlier is None and self._suits_bundles(self._key):
+        self._bundled = self._attempts == 1 and earlier is None and self._suits_bundles(self._key)
+        if self._bundled:
             tasks, needed = self._in_bundles()
             written = list(tasks)
         else:

@@ -167,11 +167,16 @@ def restore_regions(
     connection.page.show_map(_map_outline(plan, run_id))
     workers = able_workers(plan, connection)
     walked = Walked()
-    bundling = Bundling(plan, connection, keys)
+    bundling = Bundling(plan, connection, keys, workers)
 
     def task(key: RegionKey, earlier: RegionRecord | None) -> Task[RegionKey]:
         work = RegionWork(plan, methods[key.channel], key, earlier, run_id, lease.id, bundling.suits)
-        return Task(key, work.build, "region", REGION_REMEDY, workers)
+
+        def can_be_milder() -> bool:
+            bundling.stop()
+            return work.can_be_milder()
+
+        return Task(key, work.build, "region", REGION_REMEDY, workers, can_be_milder)
 
     def done(key: RegionKey, record: RegionRecord) -> None:
         walked.add(key, record)

@@ -293,7 +293,8 @@ def write_unit(job: UnitJob, blocks: Iterable[RestoredBlock]) -> WrittenUnit:
         clipped += converted.n_clipped
         low, high = min(low, float(values.min())), max(high, float(values.max()))
     job.output.check_writer()
-    written = write_box(path, layout, 0, job.key.timepoint, job.key.channel, job.unit, output)
+    place = (0, job.key.timepoint, job.key.channel, job.unit)
+    written = write_box(path, layout, *place, output, job.output.writer)
     return WrittenUnit(Extent.from_box(job.unit), written, clipped, low, high, tuple(faults), skipped)
 
 

@@ -15,15 +15,18 @@ TEMPORARY = ".tmp-"
 """How the names of files begin that are not finished."""
 
 
-def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
+def write_durably(path: Path, data: bytes | Iterable[bytes], writer: str = "") -> None:
     """Replace `path` by `data`, or its pieces, in one step, on disk before the name changes.
+
+    The name of the unfinished file tells the writer, if there is one.
 
     Raises
     ------
     OSError
         if the folder is missing, not writable or full; `path` is then as it was
     """
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid4().hex}")
+    whose = f"{writer}-" if writer else ""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{whose}{uuid4().hex}")
     try:
         with open(temporary, "xb") as file:
             if isinstance(data, bytes):

@@ -42,12 +42,8 @@ def small(*choice, **how):
                    checkpoint_every=20, evaluate_every=50)
 
 training_settings.training_preset = small
-<<<<<<< HEAD
 block_size.REGION_VOXELS = 1
-=======
-planning.REGION_VOXELS = 1
 servers.FIRST_PAUSE_S = 0.02
->>>>>>> citime
 
 if __name__ == "__main__":
     main()

@@ -212,6 +212,22 @@ def test_a_dead_worker_is_replaced(connection, tmp_path):
 
 
 @pytest.mark.slow
+def test_what_kills_its_workers_is_tried_once_more_where_it_can_be_milder(connection):
+    milder, results = [False], []
+
+    def give_in() -> bool:
+        milder[0] = True
+        return True
+
+    def build() -> Call:
+        return Call(double, (4,)) if milder[0] else Call(die)
+
+    task = Task(0, build, "first-too-much", can_be_milder=give_in)
+    run_tasks(connection.client, [task], in_flight=1, on_done=lambda _, result: results.append(result))
+    assert results == [8]
+
+
+@pytest.mark.slow
 def test_a_task_that_kills_its_workers_is_named(connection):
     with pytest.raises(RunError, match="workers died one after the other in the task call-0"):
         run_tasks(connection.client, calls(1, die), in_flight=1)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numcodecs
 import numpy as np
 import pytest
@@ -129,9 +130,28 @@ def test_chunks_of_a_shard_are_fetched_at_the_same_time_or_all_at_once(
         return read(self, memory, key, byte_range)
 
     monkeypatch.setattr(GuardedStore, "read_into", noted)
-    monkeypatch.setattr("bigdecon.io.chunk_pipeline._cores", lambda: 2)
     np.testing.assert_array_equal(source[1:6, 1:8], data[1:6, 1:8])
     assert not meeting.broken
     asked[0] = 0
     np.testing.assert_array_equal(source[1:7, 1:8], data[1:7, 1:8])
     assert asked[0] == 2  # index and shard: its chunks are too small to be asked for one by one
+
+
+@pytest.mark.parametrize("length", [2**40, 2**63, 10**6])
+def test_a_shard_whose_index_claims_too_much_is_refused_before_it_is_read(
+    tmp_path: Path, length: int
+) -> None:
+    data = values((8, 8), "u2") + 1
+    zarr.create_array(tmp_path, data=data, chunks=(4, 4), shards=(8, 8))
+    file = tmp_path / "c" / "0" / "0"
+    content = file.read_bytes()
+    index = np.frombuffer(content[-68:-4], "<u8").reshape(2, 2, 2).copy()
+    index[1, 1, 1] = length
+    table = index.tobytes()
+    file.write_bytes(content[:-68] + table + google_crc32c.value(table).to_bytes(4, "little"))
+    source = open_zarr_source(str(tmp_path), "", 3)
+    np.testing.assert_array_equal(source[0:4, 0:8], data[0:4])
+    with pytest.raises(ReadError, match=r"chunk \(1, 1\)"):
+        source[5:8, 5:8]
+    with pytest.raises(ReadError, match=r"chunk \(1, 1\)"):
+        source[0:8, 0:8]

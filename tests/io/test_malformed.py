@@ -468,7 +468,7 @@ def test_no_way_to_read_leads_past_the_guards(tmp_path):
             if name == "_get_many":
                 arguments, options = ([(key, prototype, None)],), {}
             elif name == "read_into":
-                arguments = (bytearray, key)
+                arguments = (np.empty, key)
             elif name == "get_partial_values":
                 arguments, options = (prototype, [(key, None)]), {}
             else:

@@ -3,6 +3,7 @@ import json
 import os
 import resource
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 
 import hypothesis.extra.numpy as hnp
@@ -497,3 +498,16 @@ def test_an_output_is_not_created_over_something(tmp_path):
     with pytest.raises(OutputError, match="exists already"):
         create_ome_zarr(path, Volume.from_array(data), layout, name="a")
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_two_tasks_of_one_run_may_write_the_same_unit_at_the_same_time(tmp_path):
+    """A task that was given up may still be at it; neither takes the other's unfinished file away."""
+    path, layout, data = prepared(tmp_path, (64, 128, 128), **SMALL)
+    (box,) = write_boxes(layout.levels[0])
+    left = path / "0" / "c" / "0" / "0"
+    left.mkdir(parents=True)
+    (left / ".tmp-0-another-1a2b").write_bytes(b"torn")
+    with ThreadPoolExecutor(4) as pool:
+        tasks = [pool.submit(write_box, path, layout, 0, 0, 0, box, data[box], "a run") for _ in range(24)]
+        assert {task.result() for task in tasks} == {digest(data[box])}
+    assert [file.name for file in left.iterdir()] == ["0"]

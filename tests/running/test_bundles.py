@@ -115,16 +115,22 @@ def test_a_region_that_failed_goes_block_by_block(plan: RunPlan) -> None:
 
 
 def bundling(plan: RunPlan, workers: int = 1, threads: int = 1, memory: int = 0) -> Bundling:
-    info = {"workers": {"one": {"memory_limit": memory}, "other": {"memory_limit": 2 * memory}}}
-    client = SimpleNamespace(scheduler_info=lambda n_workers: info)
+    crew = {f"w{i}": {"memory_limit": memory, "nthreads": threads} for i in range(workers)}
+    return of_crew(plan, crew, workers, threads)
+
+
+def of_crew(
+    plan: RunPlan, crew: dict[str, Any], workers: int = 1, threads: int = 1, able: Any = ()
+) -> Bundling:
+    client = SimpleNamespace(scheduler_info=lambda n_workers: {"workers": crew})
     connection = SimpleNamespace(client=client, n_workers=workers, threads_per_worker=threads)
-    return Bundling(plan, connection, plan.work.keys())  # type: ignore[arg-type]
+    return Bundling(plan, connection, plan.work.keys(), able)  # type: ignore[arg-type]
 
 
 def suited(plan: RunPlan, seconds: float | None = 0.01, **how: int) -> list[RegionKey]:
     found = bundling(plan, **how)
     if seconds is not None:
-        found.hear(BlocksRestored("some", 4, 4 * seconds))
+        found.hear(BlocksRestored("l0.t0.c0.some", 4, 4 * seconds))
     return [key for key in regions_of(plan) if found.suits(key)]
 
 
@@ -148,7 +154,7 @@ def test_few_regions_are_in_flight_until_blocks_are_known_to_be_quick(plan: RunP
         found = bundling(small, workers, threads)
         blocks = found.in_flight() * len(small.grid.blocks_within(small.regions[0]))
         assert blocks >= 2 * workers * threads
-        found.hear(BlocksRestored("some", 1, 0.01))
+        found.hear(BlocksRestored("l0.t0.c0.some", 1, 0.01))
         assert found.in_flight() == workers * (threads + 1)
 
 
@@ -165,3 +171,44 @@ def test_memory_for_all_threads(plan: RunPlan) -> None:
     assert not suited(small, memory=limit - 2**20)
     assert not bundles_fit(small, 2 + 2**20 // bundle_bytes(small), limit)
     assert bundles_fit(small, 1000, 0)  # no limit
+
+
+def test_every_worker_needs_the_memory_for_its_own_threads(plan: RunPlan, monkeypatch: Any) -> None:
+    """Those that come later as well; and only those that may do it."""
+    small = cut(plan, 8, 16)
+    first = small.work.keys()[0]
+    enough = next(n for n in range(2**20, 2**40, 2**20) if bundles_fit(small, 2, n))
+    crew: dict[str, Any] = {}
+    found = of_crew(small, crew, 1, 2, able=("good", "late"))
+    found.hear(BlocksRestored("l0.t0.c0.some", 1, 0.01))
+    now = [1000.0]
+    monkeypatch.setattr("bigdecon.running.bundles.time.monotonic", lambda: now[0])
+
+    def suits() -> bool:
+        now[0] += 100
+        return found.suits(first)
+
+    assert not suits()  # nobody is there
+    crew["good"] = {"memory_limit": enough, "nthreads": 2}
+    crew["other"] = {"memory_limit": 1, "nthreads": 2}  # may not do it
+    assert suits()
+    crew["late"] = {"memory_limit": enough, "nthreads": 2**20 // bundle_bytes(small) + 3}
+    assert not suits()
+
+
+def test_each_channel_is_judged_by_the_median_of_its_latest_blocks(plan: RunPlan) -> None:
+    small = cut(plan, 8, 16)
+    first = small.work.keys()[0]
+    found = bundling(small)
+    found.hear(BlocksRestored("l0.t0.c0.some", 1, 60.0))  # the GPU starts
+    found.hear(BlocksRestored("l0.t0.c1.some", 1, 0.01))
+    assert not found.suits(first)
+    found.hear(BlocksRestored("l0.t0.c0.some", 4, 0.04))
+    found.hear(BlocksRestored("l0.t0.c0.some", 4, 0.04))
+    assert found.suits(first)
+    for _ in range(20):
+        found.hear(BlocksRestored("l0.t0.c1.some", 1, 60.0))
+    assert found.suits(first)
+    found.stop()
+    assert not found.suits(first)
+    assert found.in_flight() < 10
