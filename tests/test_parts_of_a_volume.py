@@ -51,7 +51,7 @@ def test_missing_chunks_are_restored_once_and_give_the_same_bytes(config, tmp_pa
     assert result.skipped >= 2
     model = {"model": str(result.output), "steps": None} if result.models else {}
     with monkeypatch.context() as patch:
-        patch.setattr("bigdecon.running.regions.BlockRules", lambda name, dim: BlockRules("", dim))
+        patch.setattr("bigdecon.running.region_work.BlockRules", lambda name, dim: BlockRules("", dim))
         plain = run(config, tmp_path, "plain", **model)
     assert plain.skipped == 0
     np.testing.assert_array_equal(voxels(result.output), voxels(plain.output))

@@ -8,13 +8,12 @@ import tifffile
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.abc.codec import ArrayBytesCodec
-from zarr.codecs import BytesCodec
 
 from bigdecon.diagnosis.shared_reads import ReadingBudget, decoded_bytes, groups_by_chunk, read_boxes
 from bigdecon.errors import ReadError
 from bigdecon.io.reading import open_volume
 from bigdecon.volume import Volume
+from tests.decoding import decoded_chunks
 
 SHAPE = (20, 45, 50)
 DATA = np.arange(np.prod(SHAPE), dtype="uint16").reshape(SHAPE)
@@ -22,17 +21,8 @@ DATA = np.arange(np.prod(SHAPE), dtype="uint16").reshape(SHAPE)
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Count the bytes that Zarr decodes."""
-    counts = []
-    decode = BytesCodec._decode_single
-
-    async def counted(self, data, spec):
-        counts.append(int(np.prod(spec.shape)) * spec.dtype.to_native_dtype().itemsize)
-        return await decode(self, data, spec)
-
-    assert issubclass(BytesCodec, ArrayBytesCodec)
-    monkeypatch.setattr(BytesCodec, "_decode_single", counted)
-    return counts
+    """Note the shape and the bytes of every chunk that is decoded."""
+    return decoded_chunks(monkeypatch)
 
 
 def store(path, chunks, data=DATA):
@@ -85,11 +75,11 @@ def test_what_is_counted_is_what_is_decoded(tmp_path, decoded, chunks):
     for stack in (volume.stack(), volume.crop((slice(1, 20), slice(2, 45), slice(5, 50))).stack()):
         decoded.clear()
         read_boxes(stack, boxes)
-        assert sum(decoded) == decoded_bytes([(stack, box) for box in boxes])
+        assert sum(size for _, size in decoded) == decoded_bytes([(stack, box) for box in boxes])
     decoded.clear()
     for box in boxes:
         stack[box]
-    assert sum(decoded) > decoded_bytes([(stack, box) for box in boxes])
+    assert sum(size for _, size in decoded) > decoded_bytes([(stack, box) for box in boxes])
 
 
 def test_rows_of_a_plain_tiff_cost_rows(tmp_path):

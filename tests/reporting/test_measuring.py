@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import zarr
-from zarr.codecs import BytesCodec
 
 from bigdecon.diagnosis.shared_reads import ReadingBudget
 from bigdecon.reporting.box_tasks import Measured
@@ -16,6 +15,7 @@ from bigdecon.reporting.measures import StackMeasures
 from bigdecon.reporting.measuring import measure_stack, run_here
 from bigdecon.reporting.samples import Sample
 from bigdecon.reporting.subject import find_subject
+from tests.decoding import decoded_chunks
 from tests.runs import specimen, write_image, write_in_chunks
 
 SAMPLE = Sample(((0, 64),), ((0,),))
@@ -63,16 +63,7 @@ def subject(tmp_path, restore, request):
 @pytest.fixture
 def decoded(monkeypatch):
     """Note the shape and the bytes of every chunk that is decoded."""
-    counts = []
-    decode = BytesCodec._decode_single
-
-    async def counted(self, data, spec):
-        if len(spec.shape) == 3:  # and not the index of a shard
-            counts.append((spec.shape, math.prod(spec.shape) * spec.dtype.to_native_dtype().itemsize))
-        return await decode(self, data, spec)
-
-    monkeypatch.setattr(BytesCodec, "_decode_single", counted)
-    return counts
+    return decoded_chunks(monkeypatch)
 
 
 def test_boxes_that_share_chunks_decode_them_once(subject, decoded):
